@@ -1,0 +1,146 @@
+/* t5bucket.h - relative position buckets and attention biases: the C interface.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Everything here reads one kind of table and writes it out over a grid of
+ * (query, key) pairs. The relative position of a pair, in tokens, is
+ *
+ *     d = key position - query position
+ *
+ * and a table says, for every head, which item belongs to which d. The items
+ * may be bucket numbers or trained weights: only their size matters here.
+ *
+ * Contract of every function
+ *   - It computes and cannot fail: arguments are the caller's to check, and
+ *     are asserted where that is cheap.
+ *   - It allocates nothing, keeps no state, and may run in any thread. Calls
+ *     that write to disjoint outputs may run at the same time.
+ *   - Inputs and outputs must not overlap, unless the function says otherwise.
+ *   - Arrays are aligned to their item and in native byte order.
+ *   - Results do not depend on the compiler, the platform or the split of the
+ *     work into calls.
+ */
+#ifndef T5BUCKET_H
+#define T5BUCKET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A table: a step function of the relative position, one row for each head.
+ *
+ *     d <  starts[0]                            item 0
+ *     starts[r - 1] <= d < starts[r]            item r
+ *     starts[num_ranges - 2] <= d               item num_ranges - 1
+ *
+ * T5's rule for num_buckets = 8, max_distance = 8, bidirectional, is
+ *
+ *     d         .. -4 | -3 -2 | -1 |  0 |  1 |  2  3 |  4 ..
+ *     starts            -3      -1    0    1    2       4
+ *     item          3 |   2   |  1 |  0 |  5 |   6   |  7
+ *
+ * The boundaries of the logarithmic buckets are integers, and this library's
+ * users decide them by integers: with e = max_exact, D = max_distance and m
+ * logarithmic buckets, the distance n is in bucket e + k or above exactly if
+ *
+ *     n^m * e^k >= D^k * e^m.
+ */
+typedef struct t5b_table {
+    const void *items;     /* num_heads x num_ranges items, row by row */
+    size_t itemsize;       /* bytes of an item: 1, 2, 4 or 8 */
+    size_t num_heads;      /* at least 1 */
+    size_t num_ranges;     /* at least 1 */
+    const int64_t *starts; /* num_ranges - 1 relative positions, ascending, each
+                              within [-2^62, 2^62]; or NULL: every range but the
+                              first and the last is one token wide, and
+                              starts[r - 1] would be origin + r */
+    int64_t origin;        /* read only if starts is NULL */
+} t5b_table;
+
+/* Signed types are the negative of the unsigned type of the same size. */
+typedef enum t5b_integer {
+    T5B_INT8 = -1,
+    T5B_INT16 = -2,
+    T5B_INT32 = -4,
+    T5B_INT64 = -8,
+    T5B_UINT8 = 1,
+    T5B_UINT16 = 2,
+    T5B_UINT32 = 4,
+    T5B_UINT64 = 8
+} t5b_integer;
+
+/* Where a matrix of shape (batch, num_heads, query_length, key_length) is
+ * written. Keys are adjacent; the other strides are free, in bytes. */
+typedef struct t5b_matrix {
+    void *data;
+    size_t query_length, key_length;
+    ptrdiff_t batch_stride, head_stride, query_stride;
+} t5b_matrix;
+
+/* ---- Consecutive positions (diagonals.c) --------------------------------
+ *
+ * Query i stands at query_offset + i and key j at key_offset + j. All pairs
+ * with the same j - i share an item, so the matrix holds query_length +
+ * key_length - 1 items a head, and each of its rows is a window of them:
+ *
+ *     diagonals   a b c d e f        query_length = 3, key_length = 4
+ *     row 0           c d e f
+ *     row 1         b c d e
+ *     row 2       a b c d
+ */
+
+/* Write each head's items for d = first, first + 1, ..., first + count - 1.
+ *
+ * first       within [-2^62 - 2^61, 2^62]
+ * diagonals   OUTPUT, num_heads x count items; heads are head_stride bytes
+ *             apart
+ */
+void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count,
+                        void *diagonals, ptrdiff_t head_stride);
+
+/* Write rows begin, ..., end - 1 of the matrix that the diagonals span. Row
+ * head * query_length + i is query i of that head; batch_stride is not used.
+ *
+ * diagonals   query_length + key_length - 1 items a head, heads adjacent
+ * matrix      OUTPUT
+ */
+void t5b_copy_diagonals(const void *diagonals, size_t itemsize, size_t begin, size_t end,
+                        const t5b_matrix *matrix);
+
+/* ---- Positions that are data (lookup.c) --------------------------------- */
+
+/* Write the first head's item for each of count relative positions.
+ *
+ * relative_position   count integers of the given type
+ * items               OUTPUT, count items; may be relative_position itself if
+ *                     the item sizes are equal
+ */
+void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integer type,
+                size_t count, void *items);
+
+/* Write rows begin, ..., end - 1 of the matrix over (query, key) pairs. Row
+ * batch * query_length + i is query i of that batch, for all heads.
+ * Differences outside of int64 count as its nearest end.
+ *
+ * query_positions     query_length positions a batch, batches adjacent
+ * key_positions       key_length positions a batch; batches are
+ *                     key_batch_stride items apart (0: all share one row)
+ * matrix              OUTPUT
+ */
+void t5b_lookup_pairs(const t5b_table *table, const int64_t *query_positions,
+                      const int64_t *key_positions, size_t key_batch_stride, size_t begin,
+                      size_t end, const t5b_matrix *matrix);
+
+/* ---- What was built (build.c) ------------------------------------------- */
+
+/* The compiler's name and version, for a bug report. A static string. */
+const char *t5b_get_compiler(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,7 @@
+# __main__.py - python -m t5bucket.
+# SPDX-License-Identifier: BSD-3-Clause
+import sys
+
+from t5bucket.cli import main
+
+sys.exit(main())

@@ -1,0 +1,134 @@
+# _checks.py - what a caller may pass: every argument is checked here, before any work.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT64_MAX) -> int:
+    """Check an integer (also a NumPy one, never a bool) within limits."""
+    if type(value) is not int:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be an integer, got {value!r}")
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    if value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value}")
+    return value  # type: ignore[no-any-return]
+
+
+def flag(name: str, value: Any) -> bool:
+    """Check a boolean."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def num_threads(value: Any) -> int | None:
+    """Check ``num_threads``: None, or at least 1."""
+    return None if value is None else integer("num_threads", value, 1)
+
+
+def lengths(query_length: Any, key_length: Any) -> tuple[int, int]:
+    """Check the shape of a grid."""
+    return integer("query_length", query_length, 0), integer("key_length", key_length, 0)
+
+
+def offset(query_offset: Any, key_offset: Any) -> int:
+    """Check both offsets and return the relative position of query 0 and key 0."""
+    return integer("key_offset", key_offset) - integer("query_offset", query_offset)
+
+
+def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
+    """Check integers of any dtype and shape and return them as an array."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # nested lists of different lengths
+        raise ValueError(f"{name} must be an array, got {value!r}") from None
+    if array.dtype.kind in "iu":
+        return array
+    if array.size == 0 and not isinstance(value, np.ndarray | np.generic):
+        return array.astype(np.int64)  # an empty list has no dtype of its own
+    if array.dtype.kind == "O" and all(type(item) is int for item in array.flat):
+        raise ValueError(f"{name} must fit in int64, got {max(array.flat, key=abs)}")
+    raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+
+
+def bucket_dtype(dtype: DTypeLike, num_buckets: int) -> np.dtype[Any]:
+    """Check a dtype that has to hold bucket numbers."""
+    checked = np.dtype(dtype)
+    if checked.kind not in "iu":
+        raise TypeError(f"dtype must be an integer type, got {checked}")
+    if np.iinfo(checked).max < num_buckets - 1:
+        raise ValueError(f"dtype must hold bucket {num_buckets - 1}, got {checked}")
+    return checked
+
+
+def bfloat16() -> np.dtype[Any]:
+    """The bfloat16 dtype, which NumPy has from an optional package."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError("bfloat16 needs ml_dtypes: pip install 't5bucket[bfloat16]'") from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def table(weight: ArrayLike) -> NDArray[Any]:
+    """Check a two-dimensional table of floating-point weights."""
+    try:
+        array = np.asarray(weight)
+    except ValueError:  # nested lists of different lengths
+        raise ValueError(f"weight must be two-dimensional, got {weight!r}") from None
+    if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(
+            f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}"
+        )
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"weight must be a table of buckets and heads, got shape {array.shape}")
+    return array
+
+
+def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Check ``out``, or allocate it if it is None."""
+    if out is None:
+        return allocate(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"out must have dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    return out
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Allocate an array, or raise MemoryError."""
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError):  # ValueError: more than an address can say
+        nbytes = math.prod(shape) * dtype.itemsize
+        raise MemoryError(
+            f"the result must fit in memory, got shape {shape} of {dtype}: {nbytes:.3g} bytes"
+        ) from None
+
+
+def is_direct(array: NDArray[Any]) -> bool:
+    """Whether a kernel can read or write this array: native items, adjacent on the last axis."""
+    return (
+        array.dtype.isnative
+        and array.flags.aligned
+        and (array.ndim == 0 or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize)
+    )

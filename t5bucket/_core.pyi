@@ -1,0 +1,34 @@
+# _core.pyi - types of the compiled wrappers.
+# SPDX-License-Identifier: BSD-3-Clause
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+@final
+class Table:
+    def __new__(
+        cls, items: NDArray[Any], starts: NDArray[np.int64] | None, origin: int = 0
+    ) -> Table: ...
+    def fill_diagonals(self, diagonals: NDArray[Any], first: int) -> None: ...
+    def lookup(
+        self,
+        relative_position: NDArray[Any],
+        type_code: int,
+        items: NDArray[Any],
+        begin: int,
+        end: int,
+    ) -> None: ...
+    def lookup_pairs(
+        self,
+        query_positions: NDArray[np.int64],
+        key_positions: NDArray[np.int64],
+        matrix: NDArray[Any],
+        begin: int,
+        end: int,
+    ) -> None: ...
+
+def copy_diagonals(
+    diagonals: NDArray[Any], matrix: NDArray[Any], begin: int, end: int
+) -> None: ...
+def get_compiler() -> str: ...

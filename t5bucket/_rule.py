@@ -1,0 +1,147 @@
+# _rule.py - a bucketing rule as a step function of the relative position, decided by integers.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t5bucket._checks import integer
+
+Range = tuple[int, int | None, int | None]  # (bucket, first, last); None is no bound
+
+# Up to here int64 has room for the sum of a distance and a length.
+LIMIT = 2**62
+
+
+class Rule:
+    """Which bucket each relative position ``d`` (tokens) falls in: an immutable value.
+
+    Range ``r`` is ``starts[r - 1] <= d < starts[r]``; the first and the last
+    range are unbounded. Everything the package computes comes from these two
+    arrays, so any rule that becomes constant far away can be used.
+
+    Parameters
+    ----------
+    starts : sequence of int
+        First relative position of each range but the first, ascending.
+    buckets : sequence of int
+        The bucket of each range, one more than `starts`.
+    """
+
+    __slots__ = ("_hash", "bucket_list", "buckets", "start_list", "starts")
+
+    def __init__(self, starts: list[int], buckets: list[int]) -> None:
+        self.start_list = starts
+        self.bucket_list = buckets
+        self.starts: NDArray[np.int64] = np.array(starts, np.int64)
+        self.buckets: NDArray[np.int64] = np.array(buckets, np.int64)
+        self.starts.flags.writeable = self.buckets.flags.writeable = False
+        self._hash = hash((tuple(starts), tuple(buckets)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rule):
+            return NotImplemented
+        return self.start_list == other.start_list and self.bucket_list == other.bucket_list
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @classmethod
+    def from_ranges(cls, ranges: Iterable[Range]) -> Rule:
+        """Rule with the given ranges; together they must hold every ``d`` once."""
+        checked = sorted((_check_range(entry) for entry in ranges), key=_by_first)
+        firsts = [first for _, first, _ in checked]
+        expected = [None, *(None if last is None else last + 1 for _, _, last in checked)]
+        if not checked or firsts != expected[:-1] or expected[-1] is not None or None in firsts[1:]:
+            raise ValueError("ranges must hold every relative position once, got gaps or overlaps")
+        return cls(firsts[1:], [bucket for bucket, _, _ in checked])
+
+    def bucket(self, relative_position: int) -> int:
+        """Bucket of one relative position."""
+        return self.bucket_list[bisect_right(self.start_list, relative_position)]
+
+    def distinguishes_future(self) -> bool:
+        """Whether some ``d > 0`` has another bucket than ``d = 0``."""
+        after_zero = self.bucket_list[bisect_right(self.start_list, 1) :]
+        return any(bucket != self.bucket(0) for bucket in after_zero)
+
+    def max_exact(self) -> int:
+        """How many distances ``n = 0, 1, ...`` into the past have bucket ``n`` to themselves."""
+        singles = {
+            first
+            for bucket, first, last in self.ranges()
+            if first is not None and bucket == -first and (last == first or first == 0)
+        }
+        return next(n for n in range(len(singles) + 1) if -n not in singles)
+
+    def ranges(self) -> list[Range]:
+        """``(bucket, first, last)`` of each range, in the order of the buckets."""
+        first = [None, *self.start_list]
+        last = [start - 1 for start in self.start_list]
+        order = sorted(range(len(self.buckets)), key=self.bucket_list.__getitem__)
+        return [(self.bucket_list[r], first[r], [*last, None][r]) for r in order]
+
+
+def _check_range(entry: Any) -> Range:
+    try:
+        bucket, first, last = entry
+    except (TypeError, ValueError):
+        raise TypeError(f"ranges must hold (bucket, first, last), got {entry!r}") from None
+    first = None if first is None else integer("first of ranges", first, -LIMIT, LIMIT)
+    last = None if last is None else integer("last of ranges", last, -LIMIT, LIMIT)
+    return integer("bucket of ranges", bucket), first, last
+
+
+def _by_first(entry: Range) -> int:
+    return -LIMIT - 1 if entry[1] is None else entry[1]
+
+
+# Equal schemes share their rule; it is small and never changes.
+@lru_cache(maxsize=256)
+def t5_rule(num_buckets: int, max_distance: int, bidirectional: bool) -> Rule:
+    """Rule of T5 for settings that have been checked."""
+    num_distance_buckets = num_buckets // 2 if bidirectional else num_buckets
+    max_exact = num_distance_buckets // 2
+    first_distance = [
+        *range(max_exact + 1),
+        *logarithmic_first_distances(max_exact, num_distance_buckets - max_exact, max_distance),
+    ]
+    # Far out in a crowded scheme some buckets begin where the next one does: they never occur.
+    occurring = [
+        bucket
+        for bucket, first in enumerate(first_distance)
+        if bucket + 1 == num_distance_buckets or first < first_distance[bucket + 1]
+    ]
+    beyond_zero = occurring[1:]
+    starts = [1 - first_distance[bucket] for bucket in reversed(beyond_zero)]
+    buckets = occurring[::-1]
+    if bidirectional:
+        starts += [first_distance[bucket] for bucket in beyond_zero]
+        buckets += [num_distance_buckets + bucket for bucket in beyond_zero]
+    return Rule(starts, buckets)
+
+
+def logarithmic_first_distances(
+    max_exact: int, num_logarithmic: int, max_distance: int
+) -> list[int]:
+    """First distance of each logarithmic bucket above ``max_exact``, exactly.
+
+    With ``e = max_exact``, ``m = num_logarithmic`` and ``D = max_distance``, the
+    definition ``floor(m * log(n/e) / log(D/e)) >= k`` is the integer fact
+    ``n**m >= D**k * e**(m - k)``, so no logarithm and no rounding takes part.
+    """
+    first_distances = []
+    first = max_exact
+    threshold = max_exact**num_logarithmic
+    for _ in range(1, num_logarithmic):
+        threshold = threshold // max_exact * max_distance
+        first = bisect_left(
+            range(max_distance), threshold, lo=first, key=lambda n: n**num_logarithmic
+        )
+        first_distances.append(first)
+    return first_distances

@@ -1,0 +1,189 @@
+# _table.py - items by relative position, written over grids: what buckets and biases share.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import math
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t5bucket import _core
+from t5bucket._checks import INT64_MAX, INT64_MIN, allocate, is_direct
+from t5bucket._positions import flatten_batch, to_int64
+from t5bucket._rule import Rule
+from t5bucket._threads import run
+
+# A rule that changes over at most this many tokens is looked up by index (the
+# table stays within a second-level cache); a wider one is searched.
+MAX_INDEXED_SPAN = 1 << 17
+
+
+class RelativeTable:
+    """A row of items for each head, one item for each range of a rule.
+
+    Buckets are one row of integers, a bias is a row of weights for each head;
+    all that follows copies items by their size. Arguments have been checked:
+    ``offset`` is the relative position of query 0 and key 0 (tokens, any size).
+
+    Parameters
+    ----------
+    rule : Rule
+    items : array, shape (num_heads, num_ranges), C-contiguous
+    """
+
+    def __init__(self, rule: Rule, items: NDArray[Any]) -> None:
+        self._rule = rule
+        self._items = items
+        self._steps = _core.Table(items, rule.starts)
+
+    @cached_property
+    def _lookup(self) -> _core.Table:
+        starts = self._rule.starts
+        if len(starts) == 0 or int(starts[-1]) - int(starts[0]) >= MAX_INDEXED_SPAN:
+            return self._steps
+        widths = np.concatenate(([1], np.diff(starts), [1]))
+        return _core.Table(np.repeat(self._items, widths, axis=1), None, int(starts[0]) - 1)
+
+    # ---- consecutive positions: (num_heads, query_length, key_length) ----
+
+    def _diagonals(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
+        shape = (len(self._items), max(0, query_length + key_length - 1))
+        diagonals = allocate(shape, self._items.dtype)
+        self._steps.fill_diagonals(diagonals, self._first(offset, query_length, shape[1]))
+        return diagonals
+
+    def _first(self, offset: int, query_length: int, count: int) -> int:
+        """Relative position of the first diagonal, moved to where int64 can count.
+
+        Outside of the rule's starts all items are the same, so that the move
+        does not change any.
+        """
+        starts = self._rule.start_list or [0]
+        return max(min(offset - query_length + 1, starts[-1]), starts[0] - count)
+
+    def view(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
+        """Read-only matrix whose rows are windows of one vector for each head."""
+        diagonals = self._diagonals(query_length, key_length, offset)
+        return _window(diagonals, query_length, key_length)
+
+    def fill_matrix(self, out: NDArray[Any], offset: int, num_threads: int | None) -> None:
+        """Write every row of ``out`` (num_heads, query, key), of any layout."""
+        num_heads, query_length, key_length = out.shape
+        if out.size == 0:
+            return
+        if query_length == 1 and is_direct(out):
+            self._steps.fill_diagonals(out, self._first(offset, 1, key_length))
+            return
+        diagonals = self._diagonals(query_length, key_length, offset)
+        if is_direct(out):
+            copy = partial(_core.copy_diagonals, diagonals, out)
+            run(copy, num_heads * query_length, out.nbytes, num_threads)
+        else:
+            np.copyto(out, _window(diagonals, query_length, key_length))
+
+    # ---- positions that are data ----
+
+    def fill(self, out: NDArray[Any], positions: NDArray[Any], num_threads: int | None) -> None:
+        """Write the first head's item for each of ``positions``; any layout, same shape."""
+        code = _type_code(positions.dtype)
+        contiguous = positions.flags.c_contiguous and out.flags.c_contiguous
+        if contiguous and is_direct(positions) and is_direct(out):
+            if np.may_share_memory(positions, out) and not _is_same_memory(positions, out):
+                positions = positions.copy()
+            work = partial(self._lookup.lookup, positions, code, out)
+            run(work, out.size, out.nbytes, num_threads)
+            return
+        each: Any = ["contig", "aligned", "nbo"]
+        with np.nditer(
+            [positions, out],
+            flags=["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
+            op_flags=[["readonly", *each], ["writeonly", *each]],
+            op_dtypes=[positions.dtype.newbyteorder("="), self._items.dtype],
+            casting="equiv",
+        ) as chunks:
+            for source, target in chunks:
+                self._lookup.lookup(source, code, target, 0, target.size)
+
+    def fill_pairs(
+        self,
+        out: NDArray[Any],
+        query_positions: NDArray[Any],
+        key_positions: NDArray[Any],
+        num_threads: int | None,
+    ) -> None:
+        """Write ``out`` (..., num_heads, q, k) for positions (..., q) and (..., k)."""
+        if out.size == 0:
+            return
+        batch_shape = out.shape[:-3]
+        matrix_shape = out.shape[-3:]
+        num_batches = math.prod(batch_shape)
+        target = out if _is_flat(out) else allocate(out.shape, self._items.dtype)
+        flat = target.reshape(num_batches, *matrix_shape)
+        query = flatten_batch(query_positions, batch_shape)
+        key = flatten_batch(key_positions, batch_shape)
+        self._fill_flat_pairs(flat, query, key, num_threads)
+        if target is not out:
+            np.copyto(out, target)
+
+    def _fill_flat_pairs(
+        self,
+        out: NDArray[Any],
+        query: NDArray[Any],
+        key: NDArray[Any],
+        num_threads: int | None,
+    ) -> None:
+        as_int64 = to_int64(query, key)
+        if as_int64 is None:
+            self._fill_rows_of_any_size(out, query, key)
+            return
+        # The kernel strides over the batches of keys alone, by 0 if they share one row.
+        query, key = (np.ascontiguousarray(positions) for positions in as_int64)
+        query = np.ascontiguousarray(np.broadcast_to(query, (len(out), query.shape[1])))
+        key = np.broadcast_to(key, (len(out), key.shape[1]))
+        work = partial(self._lookup.lookup_pairs, query, key, out)
+        run(work, query.size, out.nbytes, num_threads)
+
+    def _fill_rows_of_any_size(
+        self, out: NDArray[Any], query: NDArray[Any], key: NDArray[Any]
+    ) -> None:
+        """Negative positions together with some above int64: exact in Python's integers."""
+        origin = np.zeros((1, 1), np.int64)
+        for batch, row in np.ndindex(len(out), out.shape[2]):
+            keys = key[batch % len(key)].astype(object)
+            difference = keys - int(query[batch % len(query), row])
+            relative = np.clip(difference, INT64_MIN, INT64_MAX).astype(np.int64)[None]
+            self._fill_flat_pairs(out[batch : batch + 1, :, row : row + 1], origin, relative, 1)
+
+
+def _is_flat(out: NDArray[Any]) -> bool:
+    """Whether a kernel can write ``out`` with one stride for all batch axes."""
+    return is_direct(out) and (out.ndim <= 4 or out.flags.c_contiguous)
+
+
+def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDArray[Any]:
+    """``matrix[h, i, j] = diagonals[h, query_length - 1 - i + j]`` without a copy."""
+    shape = (len(diagonals), query_length, key_length)
+    if query_length == 0 or key_length == 0:
+        matrix = np.empty(shape, diagonals.dtype)
+    else:
+        itemsize = diagonals.itemsize
+        matrix = np.ndarray(
+            shape,
+            diagonals.dtype,
+            buffer=diagonals,
+            offset=(query_length - 1) * itemsize,
+            strides=(diagonals.strides[0], -itemsize, itemsize),
+        )
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _type_code(dtype: np.dtype[Any]) -> int:
+    """The C core's ``t5b_integer`` of a dtype."""
+    return dtype.itemsize if dtype.kind == "u" else -dtype.itemsize
+
+
+def _is_same_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a.itemsize == b.itemsize and a.ctypes.data == b.ctypes.data

@@ -1,0 +1,202 @@
+# _weight_files.py - read one table out of a weight file, which may be hostile.
+# SPDX-License-Identifier: BSD-3-Clause
+"""Nothing is unpickled, and nothing is allocated by a header's word alone.
+
+The formats are read here, with NumPy, so that loading needs no other package
+and copies only the one small table out of a checkpoint of any size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t5bucket._checks import bfloat16
+
+Loaders = dict[str, Callable[[], NDArray[Any]]]
+
+
+class Kind(NamedTuple):
+    """What the name of a model's tensor tells of it."""
+
+    name: str
+    heads_first: bool
+    max_distance: int
+
+
+KINDS = (
+    Kind("relative_attention_bias.weight", False, 128),  # T5 and its relatives, MPNet
+    Kind("rel_attn_embed.weight", False, 800),  # WavLM
+    Kind("rel_pos_bias.weight", True, 128),  # LayoutLMv2, LayoutLMv3
+)
+AXIS_KINDS = (
+    Kind("rel_pos_x_bias.weight", True, 256),
+    Kind("rel_pos_y_bias.weight", True, 256),
+)
+UNKNOWN_KIND = Kind("", False, 128)
+
+SAFETENSORS_DTYPES = {
+    "F16": lambda: np.dtype("<f2"),
+    "BF16": bfloat16,
+    "F32": lambda: np.dtype("<f4"),
+    "F64": lambda: np.dtype("<f8"),
+}
+DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    RecursionError,
+    RuntimeError,  # an encrypted member
+    NotImplementedError,  # a compression that zipfile does not know
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def load_table(
+    path: str | os.PathLike[str], tensor: str | None
+) -> tuple[NDArray[Any], str, Kind]:
+    """Load a table; return it with its tensor's name and kind.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ValueError
+        If it is no weight file, or the tensor is missing or cannot be chosen.
+    """
+    path = Path(path)
+    try:
+        open_file = FORMATS[path.suffix]
+    except KeyError:
+        expected = ", ".join(FORMATS)
+        raise ValueError(f"path must end in one of {expected}, got {path}") from None
+    try:
+        loaders = open_file(path)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    name = _choose(loaders, tensor, path)
+    try:
+        return loaders[name](), name, _kind(name)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"path must be a sound {path.suffix} file, got {path} ({error})")
+
+
+def _choose(loaders: Loaders, tensor: str | None, path: Path) -> str:
+    if tensor is not None:
+        if tensor in loaders:
+            return tensor
+        raise ValueError(f"tensor must be one of {_listing(loaders)} in {path}, got {tensor!r}")
+    candidates = [name for name in loaders if _kind(name) in KINDS]
+    if not candidates and len(loaders) == 1:
+        candidates = list(loaders)
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise ValueError(f"tensor must name one of {_listing(candidates)} in {path}, got None")
+    expected = ", ".join(kind.name for kind in KINDS)
+    raise ValueError(
+        f"path must hold a tensor named ...{expected}, got {path} with {_listing(loaders)}; "
+        "name another one by tensor="
+    )
+
+
+def _listing(names: Any) -> str:
+    shown = sorted(names)
+    rest = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
+    return ", ".join(map(repr, shown[:20])) + rest if shown else "no tensor"
+
+
+def _kind(name: str) -> Kind:
+    for kind in KINDS + AXIS_KINDS:
+        if f".{name}".endswith(f".{kind.name}"):
+            return kind
+    return UNKNOWN_KIND
+
+
+# ---- formats: a file's path -> its tensors, each loaded when asked for ----
+
+
+def _open_npy(path: Path) -> Loaders:
+    array = np.lib.format.open_memmap(path, mode="r")  # checks the size, does not read
+    return {path.stem: lambda: _restore_bfloat16(np.array(array))}
+
+
+def _open_npz(path: Path) -> Loaders:
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".npy")]
+    return {name.removesuffix(".npy"): partial(_read_npz, path, name) for name in members}
+
+
+def _read_npz(path: Path, name: str) -> NDArray[Any]:
+    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran_order, dtype = read_header(member)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects")
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes > archive.getinfo(name).compress_size * DEFLATE_MAX_RATIO:
+            raise ValueError(f"{name} says that it has {nbytes} bytes")
+        data = member.read(nbytes)
+    array: NDArray[Any] = np.frombuffer(data, dtype)  # a short read fails in the next line
+    return _restore_bfloat16(array.reshape(shape, order="F" if fortran_order else "C"))
+
+
+def _restore_bfloat16(array: NDArray[Any]) -> NDArray[Any]:
+    """NumPy's formats write bfloat16 as two bytes without a meaning."""
+    return array.view(bfloat16()) if array.dtype == np.dtype("V2") else array
+
+
+def _open_safetensors(path: Path) -> Loaders:
+    with path.open("rb") as file:
+        nbytes = os.fstat(file.fileno()).st_size
+        header_nbytes = int.from_bytes(file.read(8), "little")
+        if nbytes < 8 or header_nbytes > nbytes - 8:
+            raise ValueError(f"the header says that it has {header_nbytes} bytes")
+        header = json.loads(file.read(header_nbytes))
+    data_begin = 8 + header_nbytes
+    return {
+        name: partial(_read_safetensors, path, data_begin, nbytes - data_begin, name, entry)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _read_safetensors(
+    path: Path, data_begin: int, data_nbytes: int, name: str, entry: Any
+) -> NDArray[Any]:
+    if entry["dtype"] not in SAFETENSORS_DTYPES:
+        raise ValueError(f"{name} has dtype {entry['dtype']}, not one of F16, BF16, F32, F64")
+    dtype = SAFETENSORS_DTYPES[entry["dtype"]]()
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in [*shape, begin, end]):
+        raise ValueError(f"{name} has shape {shape} at {begin} to {end}")
+    if end > data_nbytes or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} has shape {shape}, but {end - begin} of {data_nbytes} bytes")
+    with path.open("rb") as file:
+        file.seek(data_begin + begin)
+        return np.frombuffer(file.read(end - begin), dtype).reshape(shape)
+
+
+FORMATS = {".safetensors": _open_safetensors, ".npy": _open_npy, ".npz": _open_npz}

@@ -1,0 +1,45 @@
+# capi.pxd - the C interface (src_c/t5bucket.h) for Cython: cimport from t5bucket.capi.
+# SPDX-License-Identifier: BSD-3-Clause
+
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t
+
+
+cdef extern from "t5bucket.h" nogil:
+    ctypedef struct t5b_table:
+        const void *items
+        size_t itemsize
+        size_t num_heads
+        size_t num_ranges
+        const int64_t *starts
+        int64_t origin
+
+    ctypedef enum t5b_integer:
+        pass
+
+    ctypedef struct t5b_matrix:
+        void *data
+        size_t query_length
+        size_t key_length
+        ptrdiff_t batch_stride
+        ptrdiff_t head_stride
+        ptrdiff_t query_stride
+
+    void t5b_fill_diagonals(
+        const t5b_table *table, int64_t first, size_t count,
+        void *diagonals, ptrdiff_t head_stride) noexcept
+
+    void t5b_copy_diagonals(
+        const void *diagonals, size_t itemsize, size_t begin, size_t end,
+        const t5b_matrix *matrix) noexcept
+
+    void t5b_lookup(
+        const t5b_table *table, const void *relative_position, t5b_integer type,
+        size_t count, void *items) noexcept
+
+    void t5b_lookup_pairs(
+        const t5b_table *table, const int64_t *query_positions,
+        const int64_t *key_positions, size_t key_batch_stride,
+        size_t begin, size_t end, const t5b_matrix *matrix) noexcept
+
+    const char *t5b_get_compiler() noexcept

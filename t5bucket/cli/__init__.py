@@ -1,0 +1,46 @@
+# __init__.py - the command line: parse, run a command, turn errors into exit codes.
+# SPDX-License-Identifier: BSD-3-Clause
+"""The ``t5bucket`` command; each module of this package is one of its subcommands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import t5bucket
+from t5bucket.cli import bias, buckets, info
+from t5bucket.cli._options import UsageError
+
+COMMANDS = (bias, buckets, info)
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 (failed) or 2 (usage)."""
+    parser = argparse.ArgumentParser(
+        prog="t5bucket",
+        description="T5 relative position buckets and attention-bias matrices: fast and exact.",
+    )
+    parser.add_argument("--version", action="version", version=f"t5bucket {t5bucket.__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    parsed = parser.parse_args(arguments)
+    try:
+        parsed.run(parsed)
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"t5bucket: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:  # the reader has seen enough; Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+        print(f"t5bucket: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("t5bucket: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return OK

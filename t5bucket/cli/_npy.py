@@ -1,0 +1,63 @@
+# _npy.py - write a .npy file through a memory map, whole or not at all.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@contextmanager
+def new_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """Map a new file to be filled; it gets its name when the block ends without an error.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be made, or the disk has no room for all of it.
+    """
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.is_dir():
+        raise IsADirectoryError(f"out must be a file, got the folder {path}")
+    try:
+        with partial_path.open("xb+") as file:
+            np.lib.format.write_array_header_1_0(file, _header(shape, dtype))
+            begin = file.tell()
+            _reserve(file, begin, int(np.prod(shape, dtype=object)) * dtype.itemsize)
+            # An empty array cannot be mapped, and has nothing to be filled with.
+            mapped = (
+                np.memmap(file, np.uint8, "r+", begin) if 0 not in shape else np.empty(0, np.uint8)
+            )
+            yield mapped.view(dtype).reshape(shape)
+            if isinstance(mapped, np.memmap):
+                mapped.flush()
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
+    # bfloat16 is no type of NumPy's own: its format keeps two bytes without a meaning.
+    descr = "<V2" if dtype.name == "bfloat16" else np.lib.format.dtype_to_descr(dtype)
+    return {"descr": descr, "fortran_order": False, "shape": shape}
+
+
+def _reserve(file: IO[bytes], begin: int, nbytes: int) -> None:
+    """Take the room on disk now: a map into a full disk would kill the process later."""
+    file.flush()
+    if nbytes == 0:
+        return
+    if nbytes > 2**63 - 1 - begin:
+        raise OSError(f"out must fit on a disk, got {nbytes:.3g} bytes")
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), begin, nbytes)
+        return
+    zeros = bytes(1 << 20)  # macOS
+    for written in range(0, nbytes, len(zeros)):
+        file.write(zeros[: nbytes - written])
+    file.flush()

@@ -1,0 +1,93 @@
+# _options.py - options that several commands share.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib.resources import as_file, files
+from typing import Any
+
+from t5bucket import Buckets, RelativeAttentionBias
+
+EMBEDDED_TABLE = "all-mpnet-base-v2.relative_attention_bias.safetensors"
+
+
+class UsageError(Exception):
+    """Options that do not fit: exit code 2."""
+
+
+def integer(minimum: int) -> Callable[[str], int]:
+    """Argument type of an integer that is at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
+        if not minimum <= value < 2**63:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
+        return value
+
+    return parse
+
+
+def add_scheme_options(parser: argparse.ArgumentParser) -> None:
+    """Add what describes a scheme, apart from its number of buckets."""
+    parser.add_argument(
+        "--max-distance", type=int, metavar="D", help="distance where the last bucket begins"
+    )
+    parser.add_argument(
+        "--unidirectional",
+        action="store_true",
+        help="a decoder's scheme: future keys share bucket 0",
+    )
+
+
+def add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names a table and its scheme."""
+    parser.add_argument(
+        "weights",
+        nargs="?",
+        metavar="WEIGHTS",
+        help=".safetensors, .npy or .npz file (default: the trained table of all-mpnet-base-v2)",
+    )
+    parser.add_argument("--tensor", metavar="NAME", help="the tensor, where the file has several")
+    parser.add_argument(
+        "--heads-first", action="store_true", default=None, help="the table is (heads, buckets)"
+    )
+    add_scheme_options(parser)
+
+
+def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
+    """Load the table that the options of `add_weights_options` name."""
+    if options.weights is None:
+        with as_file(files("t5bucket") / "data" / EMBEDDED_TABLE) as path:
+            bias = RelativeAttentionBias.load(path, tensor=options.tensor)
+    else:
+        bias = RelativeAttentionBias.load(
+            options.weights, tensor=options.tensor, heads_first=options.heads_first
+        )
+    if options.max_distance is None and not options.unidirectional:
+        return bias
+    default = bias.buckets
+    buckets = make_buckets(
+        default.num_buckets,
+        default.max_distance if options.max_distance is None else options.max_distance,
+        default.bidirectional and not options.unidirectional,
+    )
+    return RelativeAttentionBias(bias.weight, buckets, heads_first=bias.heads_first)
+
+
+def make_buckets(*settings: Any) -> Buckets:
+    """Make a scheme out of option values; what does not fit is a usage error."""
+    try:
+        return Buckets(*settings)
+    except ValueError as error:
+        raise UsageError(error) from None
+
+
+def print_fields(fields: dict[str, object]) -> None:
+    """Print names and values in two columns."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        print(f"{name:{width}}  {value}")

@@ -1,0 +1,49 @@
+# info.py - t5bucket info: what a bug report needs.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from t5bucket import _core
+from t5bucket._threads import available_cpus, default_num_threads
+from t5bucket.cli._options import print_fields
+
+OPTIONAL_PACKAGES = ("ml_dtypes", "tqdm", "matplotlib", "torch", "transformers")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "info",
+        help="show versions, compiler, instruction set and threads",
+        description="Show what a bug report needs.",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print versions and settings."""
+    fields: dict[str, object] = {
+        "t5bucket": version("t5bucket"),
+        "Python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "NumPy": version("numpy"),
+        "platform": platform.platform(),
+        "compiler": _core.get_compiler(),
+        "instruction set": f"portable C, built for {platform.machine()}",
+        "processors": available_cpus(),
+        "threads": default_num_threads(),
+        "byte order": sys.byteorder,
+    }
+    print_fields(fields | {name: installed_version(name) for name in OPTIONAL_PACKAGES})
+
+
+def installed_version(name: str) -> str:
+    """Version of a package, without importing it."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
