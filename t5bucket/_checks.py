@@ -94,8 +94,10 @@ def table(weight: ArrayLike) -> NDArray[Any]:
         raise TypeError(
             f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}"
         )
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"weight must be a table of buckets and heads, got shape {array.shape}")
+    if array.ndim != 2:
+        raise ValueError(f"weight must have two axes, buckets and heads, got shape {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"weight must not be empty, got shape {array.shape}")
     return array
 
 

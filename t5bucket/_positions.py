@@ -42,10 +42,13 @@ def flatten_batch(positions: NDArray[Any], batch_shape: tuple[int, ...]) -> NDAr
 
 
 def to_int64(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Both as int64 with unchanged differences; None if int64 cannot hold them together."""
+    """Copy both to int64 with unchanged differences; None if int64 cannot hold them together.
+
+    Copies, because the output may share memory with the positions.
+    """
     both = (query, key)
     if all(x.dtype != np.uint64 or x.max(initial=0) <= INT64_MAX for x in both):
-        return query.astype(np.int64, copy=False), key.astype(np.int64, copy=False)
+        return query.astype(np.int64, order="C"), key.astype(np.int64, order="C")
     if any(x.min(initial=0) < 0 for x in both):
         return None
     half = np.uint64(2**63)  # move both from [0, 2^64) to [-2^63, 2^63)

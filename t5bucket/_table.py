@@ -66,6 +66,7 @@ class RelativeTable:
     def view(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
         """Read-only matrix whose rows are windows of one vector for each head."""
         diagonals = self._diagonals(query_length, key_length, offset)
+        diagonals.flags.writeable = False
         return _window(diagonals, query_length, key_length)
 
     def fill_matrix(self, out: NDArray[Any], offset: int, num_threads: int | None) -> None:
@@ -139,7 +140,7 @@ class RelativeTable:
             self._fill_rows_of_any_size(out, query, key)
             return
         # The kernel strides over the batches of keys alone, by 0 if they share one row.
-        query, key = (np.ascontiguousarray(positions) for positions in as_int64)
+        query, key = as_int64
         query = np.ascontiguousarray(np.broadcast_to(query, (len(out), query.shape[1])))
         key = np.broadcast_to(key, (len(out), key.shape[1]))
         work = partial(self._lookup.lookup_pairs, query, key, out)
@@ -164,20 +165,14 @@ def _is_flat(out: NDArray[Any]) -> bool:
 
 def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDArray[Any]:
     """``matrix[h, i, j] = diagonals[h, query_length - 1 - i + j]`` without a copy."""
-    shape = (len(diagonals), query_length, key_length)
-    if query_length == 0 or key_length == 0:
-        matrix = np.empty(shape, diagonals.dtype)
-    else:
-        itemsize = diagonals.itemsize
-        matrix = np.ndarray(
-            shape,
-            diagonals.dtype,
-            buffer=diagonals,
-            offset=(query_length - 1) * itemsize,
-            strides=(diagonals.strides[0], -itemsize, itemsize),
-        )
-    matrix.flags.writeable = False
-    return matrix
+    itemsize = diagonals.itemsize
+    return np.ndarray(
+        (len(diagonals), query_length, key_length),
+        diagonals.dtype,
+        buffer=diagonals,
+        offset=max(0, query_length - 1) * itemsize,
+        strides=(diagonals.strides[0], -itemsize, itemsize),
+    )
 
 
 def _type_code(dtype: np.dtype[Any]) -> int:

@@ -12,11 +12,11 @@ import json
 import math
 import os
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,18 +53,6 @@ SAFETENSORS_DTYPES = {
 }
 DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
 
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    RecursionError,
-    RuntimeError,  # an encrypted member
-    NotImplementedError,  # a compression that zipfile does not know
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
 
 def load_table(
     path: str | os.PathLike[str], tensor: str | None
@@ -79,24 +67,24 @@ def load_table(
         If it is no weight file, or the tensor is missing or cannot be chosen.
     """
     path = Path(path)
-    try:
-        open_file = FORMATS[path.suffix]
-    except KeyError:
-        expected = ", ".join(FORMATS)
-        raise ValueError(f"path must end in one of {expected}, got {path}") from None
-    try:
-        loaders = open_file(path)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from None
+    if path.suffix not in FORMATS:
+        raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {path}")
+    with _refusing_damage(path):
+        loaders = FORMATS[path.suffix](path)
     name = _choose(loaders, tensor, path)
-    try:
+    with _refusing_damage(path):
         return loaders[name](), name, _kind(name)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"path must be a sound {path.suffix} file, got {path} ({error})")
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    """Turn whatever the parsers make of a damaged file into a ValueError."""
+    try:
+        yield
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"path must be a sound {path.suffix} file, got {path} ({error})") from None
 
 
 def _choose(loaders: Loaders, tensor: str | None, path: Path) -> str:
@@ -135,32 +123,39 @@ def _kind(name: str) -> Kind:
 
 
 def _open_npy(path: Path) -> Loaders:
-    array = np.lib.format.open_memmap(path, mode="r")  # checks the size, does not read
-    return {path.stem: lambda: _restore_bfloat16(np.array(array))}
+    def read() -> NDArray[Any]:
+        with path.open("rb") as file:
+            return _parse_npy(file, os.fstat(file.fileno()).st_size)
+
+    return {path.stem: read}
 
 
 def _open_npz(path: Path) -> Loaders:
+    def read(name: str) -> NDArray[Any]:
+        with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+            max_nbytes = archive.getinfo(name).compress_size * DEFLATE_MAX_RATIO
+            return _parse_npy(member, max_nbytes)
+
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
-    return {name.removesuffix(".npy"): partial(_read_npz, path, name) for name in members}
+    return {name.removesuffix(".npy"): partial(read, name) for name in members}
 
 
-def _read_npz(path: Path, name: str) -> NDArray[Any]:
-    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
-        version = np.lib.format.read_magic(member)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran_order, dtype = read_header(member)
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects")
-        nbytes = math.prod(shape) * dtype.itemsize
-        if nbytes > archive.getinfo(name).compress_size * DEFLATE_MAX_RATIO:
-            raise ValueError(f"{name} says that it has {nbytes} bytes")
-        data = member.read(nbytes)
-    array: NDArray[Any] = np.frombuffer(data, dtype)  # a short read fails in the next line
-    return _restore_bfloat16(array.reshape(shape, order="F" if fortran_order else "C"))
+def _parse_npy(file: IO[bytes], max_nbytes: int) -> NDArray[Any]:
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, fortran_order, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    nbytes = math.prod(shape) * dtype.itemsize
+    if not 0 <= nbytes <= max_nbytes:
+        raise ValueError(f"its header says {nbytes} bytes")
+    array: NDArray[Any] = np.frombuffer(file.read(nbytes), dtype)
+    array = array.reshape(shape, order="F" if fortran_order else "C")
+    return _restore_bfloat16(array)
 
 
 def _restore_bfloat16(array: NDArray[Any]) -> NDArray[Any]:

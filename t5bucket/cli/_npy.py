@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def new_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterato
         with partial_path.open("xb+") as file:
             np.lib.format.write_array_header_1_0(file, _header(shape, dtype))
             begin = file.tell()
-            _reserve(file, begin, int(np.prod(shape, dtype=object)) * dtype.itemsize)
+            _reserve(file, path, begin, math.prod(shape) * dtype.itemsize)
             # An empty array cannot be mapped, and has nothing to be filled with.
             mapped = (
                 np.memmap(file, np.uint8, "r+", begin) if 0 not in shape else np.empty(0, np.uint8)
@@ -47,17 +48,20 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
     return {"descr": descr, "fortran_order": False, "shape": shape}
 
 
-def _reserve(file: IO[bytes], begin: int, nbytes: int) -> None:
+def _reserve(file: IO[bytes], path: Path, begin: int, nbytes: int) -> None:
     """Take the room on disk now: a map into a full disk would kill the process later."""
     file.flush()
     if nbytes == 0:
         return
     if nbytes > 2**63 - 1 - begin:
         raise OSError(f"out must fit on a disk, got {nbytes:.3g} bytes")
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), begin, nbytes)
-        return
-    zeros = bytes(1 << 20)  # macOS
-    for written in range(0, nbytes, len(zeros)):
-        file.write(zeros[: nbytes - written])
-    file.flush()
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), begin, nbytes)
+        else:  # macOS
+            zeros = bytes(1 << 20)
+            for written in range(0, nbytes, len(zeros)):
+                file.write(zeros[: nbytes - written])
+            file.flush()
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} for {nbytes} bytes", str(path)) from None

@@ -1,0 +1,330 @@
+# test_weight_files.py - RelativeAttentionBias.load: what it finds, and what it refuses.
+# SPDX-License-Identifier: BSD-3-Clause
+import io
+import json
+import pickle
+import struct
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import t5bucket as tb
+
+load = tb.RelativeAttentionBias.load
+DATA = files("t5bucket") / "data" / "all-mpnet-base-v2.relative_attention_bias.safetensors"
+T5 = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+T5_DECODER = "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+DTYPES = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
+
+
+def safetensors(tensors: dict[str, Any]) -> bytes:
+    """Serialize arrays as a safetensors file."""
+    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()} | {np.dtype(np.int8): "I8"}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for name, array in tensors.items():
+        offsets = [len(data), len(data) + array.nbytes]
+        header[name] = {
+            "dtype": names[array.dtype],
+            "shape": array.shape,
+            "data_offsets": offsets,
+        }
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def table(num_buckets: int = 32, num_heads: int = 2, dtype: Any = np.float32) -> Any:
+    """Table without a repeated weight."""
+    return np.arange(num_buckets * num_heads).reshape(num_buckets, num_heads).astype(dtype)
+
+
+def write(path: Path, tensors: dict[str, Any]) -> Path:
+    """Write tensors in the format of the path's suffix."""
+    if path.suffix == ".safetensors":
+        path.write_bytes(safetensors(tensors))
+    elif path.suffix == ".npz":
+        np.savez(path, **tensors)
+    else:
+        (array,) = tensors.values()
+        np.save(path, array)
+    return path
+
+
+SUFFIXES = [".safetensors", ".npz", ".npy"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", DTYPES.values())
+def test_each_format_keeps_every_bit(tmp_path: Path, suffix: str, dtype: Any) -> None:
+    bias = load(write(tmp_path / f"x{suffix}", {T5: table(dtype=dtype)}))
+    assert bias.dtype == dtype
+    assert np.array_equal(bias.weight, table(dtype=dtype))
+    assert bias.buckets == tb.Buckets(32, 128)
+
+
+def test_the_embedded_table_is_the_real_one() -> None:
+    bias = load(str(DATA))
+    assert bias.num_heads == 12
+    assert bias.dtype == np.float32
+    assert bias.buckets == tb.Buckets(32, 128)
+    assert 1 < np.abs(bias.weight).max() < 100
+    assert len(np.unique(bias.weight)) > 300
+
+
+@pytest.mark.parametrize("compress", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npz_compressed_or_in_fortran_order(tmp_path: Path, compress: Any, order: Any) -> None:
+    compress(tmp_path / "x.npz", table=np.asarray(table(), order=order))
+    assert np.array_equal(load(tmp_path / "x.npz").weight, table())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@pytest.mark.parametrize(
+    ("name", "max_distance", "heads_first", "bidirectional"),
+    [
+        (T5, 128, False, True),
+        (T5_DECODER, 128, False, False),
+        ("relative_attention_bias.weight", 128, False, True),
+        ("encoder.layers.0.attention.rel_attn_embed.weight", 800, False, True),
+        ("layoutlmv3.encoder.rel_pos_bias.weight", 128, True, True),
+    ],
+)
+def test_the_tensor_is_found_by_its_name(
+    tmp_path: Path,
+    suffix: str,
+    name: str,
+    max_distance: int,
+    heads_first: bool,
+    bidirectional: bool,
+) -> None:
+    weight = table(64).T.copy() if heads_first else table(64)
+    others = {"shared.weight": np.ones((7, 3)), "my_rel_pos_bias.weights": np.ones((4, 4))}
+    bias = load(write(tmp_path / f"x{suffix}", {**others, name: weight}))
+    assert bias.buckets == tb.Buckets(64, max_distance, bidirectional)
+    assert bias.heads_first == heads_first
+    assert bias.num_heads == 2
+    assert np.array_equal(bias.weight, weight)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_a_single_tensor_of_any_name_is_taken(tmp_path: Path, suffix: str) -> None:
+    assert load(write(tmp_path / f"x{suffix}", {"table": table()})).num_heads == 2
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_several_candidates_are_listed_and_one_can_be_named(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", {T5: table(), T5_DECODER: table() + 1, "z": table()})
+    with pytest.raises(ValueError, match="tensor must name one of") as caught:
+        load(path)
+    assert T5 in str(caught.value)
+    assert T5_DECODER in str(caught.value)
+    assert "'z'" not in str(caught.value)
+    assert load(path, tensor=T5_DECODER).weight[0, 0] == 1
+    assert not load(path, tensor=T5_DECODER).buckets.bidirectional
+    assert load(path, tensor="z").buckets == tb.Buckets()
+
+
+def test_layoutlm_axes_can_be_named(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.safetensors",
+        {
+            "encoder.rel_pos_bias.weight": table().T.copy(),
+            "encoder.rel_pos_x_bias.weight": table(64).T.copy(),
+        },
+    )
+    assert load(path).buckets == tb.Buckets(32, 128)
+    assert load(path, tensor="encoder.rel_pos_x_bias.weight").buckets == tb.Buckets(64, 256)
+
+
+def test_no_candidate_lists_what_there_is(tmp_path: Path) -> None:
+    tensors = {f"layer.{i}": np.ones((2, 2)) for i in range(30)}
+    with pytest.raises(ValueError, match=r"must hold a tensor .* 'layer\.0'.* and 10 more"):
+        load(write(tmp_path / "x.npz", tensors))
+
+
+def test_a_wrong_tensor_name_lists_what_there_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.npz", {"table": table()})
+    with pytest.raises(ValueError, match="tensor must be one of 'table' in .*, got 'tabel'"):
+        load(path, tensor="tabel")
+
+
+def test_given_buckets_and_orientation_win(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.npy", {"": table(33).T.copy()})
+    bias = load(path, buckets=tb.Buckets.from_textbook(32, 1024), heads_first=True)
+    assert bias.buckets == tb.Buckets(33, 1024, False)
+    with pytest.raises(ValueError, match="one row for each of the 32 buckets, got 33"):
+        load(path, buckets=tb.Buckets(32, 128), heads_first=True)
+
+
+def test_a_config_beside_the_file_describes_the_scheme(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.safetensors", {T5: table(), T5_DECODER: table()})
+    config = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 300}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(path, tensor=T5).buckets == tb.Buckets(32, 300)
+    assert load(path, tensor=T5_DECODER).buckets == tb.Buckets(32, 300, False)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert load(path, tensor=T5).buckets == tb.Buckets(32, 128)
+
+
+# ---- bad files ----
+
+
+def test_missing_files_and_folders_are_os_errors(tmp_path: Path) -> None:
+    for name in ("x.npy", "x.npz", "x.safetensors"):
+        with pytest.raises(FileNotFoundError):
+            load(tmp_path / name)
+        (tmp_path / name).mkdir()
+        with pytest.raises(OSError):
+            load(tmp_path / name)
+
+
+def test_unknown_suffixes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end in one of \.safetensors, \.npy, \.npz, got"):
+        load(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 200, b"{}", b"PK\3\4" * 9])
+def test_garbage_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="path must be a sound"):
+        load(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_truncation_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", {T5: table(4, 2)})
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="must"):
+            load(path)
+
+
+def hostile_header(**changes: Any) -> bytes:
+    entry = {"dtype": "F32", "shape": [32, 2], "data_offsets": [0, 256]} | changes
+    text = json.dumps({"x": entry}).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(256)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        struct.pack("<Q", 2**64 - 1) + b"{}",
+        struct.pack("<Q", 2**40) + b"{}" + bytes(100),
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 4) + b'"ab"',
+        struct.pack("<Q", 8) + b'{"x": 3}',
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        hostile_header(shape=[2**62, 2**62]),
+        hostile_header(shape=[-32, -2]),
+        hostile_header(shape=[32.0, 2]),
+        hostile_header(shape=[True, 64]),
+        hostile_header(shape="ab"),
+        hostile_header(shape=None),
+        hostile_header(data_offsets=[0, 2**62]),
+        hostile_header(data_offsets=[256, 0]),
+        hostile_header(data_offsets=[-256, 0]),
+        hostile_header(data_offsets=[128, 384]),
+        hostile_header(data_offsets=[0]),
+        hostile_header(data_offsets=None),
+        hostile_header(dtype="I8"),
+        hostile_header(dtype=["F32"]),
+        hostile_header(dtype=None),
+    ],
+)
+def test_hostile_safetensors_headers_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="path must be a sound"):
+        load(path)
+
+
+def npy_header(shape: Any, descr: Any = "<f4") -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(2**40, 2), (2**62, 2**62), (-1, -64), (32, 3)])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_npy_headers_that_promise_too_much_are_refused(
+    tmp_path: Path, shape: Any, suffix: str
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    content = npy_header(shape) + bytes(256)
+    if suffix == ".npy":
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", content)
+    with pytest.raises(ValueError, match="path must be a sound"):
+        load(path)
+
+
+class Bomb:
+    """Unpickling an instance fails the test."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("unpickled",)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_objects_are_never_unpickled(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    hostile = np.array([[Bomb()]], dtype=object)
+    if suffix == ".npy":
+        np.save(path, hostile, allow_pickle=True)
+    else:
+        np.savez(path, x=hostile)
+    with pytest.raises(ValueError, match="path must be a sound"):
+        load(path)
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match="path must be a sound"):
+        load(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("weight", "error"),
+    [
+        (np.ones(32, np.float32), "two axes"),
+        (np.ones((2, 32, 2), np.float32), "two axes"),
+        (np.ones((32, 0), np.float32), "(empty|sound)"),
+        (np.ones((2, 2), np.int8), "(float16, bfloat16|dtype I8)"),
+    ],
+)
+def test_what_is_no_table_is_refused(
+    tmp_path: Path, suffix: str, weight: Any, error: str
+) -> None:
+    path = write(tmp_path / f"x{suffix}", {"x": weight})
+    with pytest.raises((ValueError, TypeError), match=error):
+        load(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_changed_bytes_load_or_are_refused(
+    tmp_path: Path, suffix: str, data: st.DataObject
+) -> None:
+    path = write(tmp_path / f"x{suffix}", {T5: table(4, 2)})
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        assert load(path).weight.ndim == 2
+    except (ValueError, TypeError) as error:
+        assert "must" in str(error)
