@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
 from t5bucket._buckets import Buckets
-from t5bucket._config import find_settings, read_json
 from t5bucket._table import RelativeTable
-from t5bucket._weight_files import Kind, load_table
+from t5bucket._weight_files import load_table
 
 
 class RelativeAttentionBias:
@@ -74,14 +72,12 @@ class RelativeAttentionBias:
             [3., 1., 7.]]], dtype=float32)
     """
 
-    def __init__(
-        self, weight: ArrayLike, buckets: Buckets, *, heads_first: bool = False
-    ) -> None:
+    def __init__(self, weight: ArrayLike, buckets: Buckets, *, heads_first: bool = False) -> None:
         if not isinstance(buckets, Buckets):
             raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
         heads_first = _checks.flag("heads_first", heads_first)
         table = _checks.table(weight)
-        _check_rows(table.shape[1 if heads_first else 0], buckets.num_buckets)
+        _check_length(table.shape, heads_first, buckets.num_buckets)
         table = table.astype(table.dtype.newbyteorder("="), order="C", copy=True)
         table.flags.writeable = False
         self._weight = table
@@ -141,17 +137,13 @@ class RelativeAttentionBias:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "table.npy")
         ...     np.save(path, np.zeros((32, 12), np.float32))
-        ...     tb.RelativeAttentionBias.load(path)
-        <RelativeAttentionBias: 12 heads of float32, Buckets(num_buckets=32, max_distance=128, bidirectional=True)>
+        ...     bias = tb.RelativeAttentionBias.load(path)
+        >>> bias.num_heads, bias.buckets
+        (12, Buckets(num_buckets=32, max_distance=128, bidirectional=True))
         """
-        weight, name, kind = load_table(path, tensor)
-        weight = _checks.table(weight)
-        if heads_first is None:
-            heads_first = kind.heads_first
-        if buckets is None:
-            num_buckets = weight.shape[1 if heads_first else 0]
-            buckets = _default_buckets(Path(path), name, kind, num_buckets)
-        return cls(weight, buckets, heads_first=heads_first)
+        table = load_table(path, tensor, heads_first)
+        buckets = Buckets(*table.settings) if buckets is None else buckets
+        return cls(table.weight, buckets, heads_first=table.heads_first)
 
     @property
     def weight(self) -> NDArray[Any]:
@@ -275,9 +267,7 @@ class RelativeAttentionBias:
         return self._table.view(*lengths, _checks.offset(query_offset, key_offset))
 
     def __repr__(self) -> str:
-        return (
-            f"<RelativeAttentionBias: {self.num_heads} heads of {self.dtype}, {self.buckets!r}>"
-        )
+        return f"<RelativeAttentionBias: {self.num_heads} heads of {self.dtype}, {self.buckets!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.weight, self.buckets, self.heads_first)
@@ -333,28 +323,18 @@ def compute_bias(
     return bias.matrix(query_length, key_length, query_offset=query_offset, out=out)
 
 
-def _check_rows(num_rows: int, num_buckets: int) -> None:
-    if num_rows == num_buckets:
+def _check_length(shape: tuple[int, ...], heads_first: bool, num_buckets: int) -> None:
+    length = shape[1 if heads_first else 0]
+    if length == num_buckets:
         return
+    axis = "column" if heads_first else "row"
     reason = ""
-    if num_rows == num_buckets - 1:
-        reason = (
-            f": buckets 0 to n_b = {num_rows} make n_b + 1 = {num_buckets} parameters, not n_b"
-        )
+    if length == num_buckets - 1:
+        reason = f": buckets 0 to n_b = {length} make n_b + 1 = {num_buckets} parameters, not n_b"
     raise ValueError(
-        f"weight must have one row for each of the {num_buckets} buckets, "
-        f"got {num_rows} rows{reason}"
+        f"weight must have one {axis} for each of the {num_buckets} buckets, "
+        f"got {length} {axis}s{reason}"
     )
-
-
-def _default_buckets(path: Path, name: str, kind: Kind, num_buckets: int) -> Buckets:
-    bidirectional = "decoder" not in name.split(".")
-    config_path = path.with_name("config.json")
-    settings = find_settings(read_json(config_path)) if config_path.is_file() else None
-    if settings is None:
-        return Buckets(num_buckets, kind.max_distance, bidirectional)
-    config_num_buckets, max_distance, config_bidirectional = settings
-    return Buckets(config_num_buckets, max_distance, bidirectional and config_bidirectional)
 
 
 def _restore(weight: NDArray[Any], buckets: Buckets, heads_first: bool) -> RelativeAttentionBias:

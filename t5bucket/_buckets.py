@@ -610,7 +610,5 @@ def _check_bucket_numbers(name: str, buckets: NDArray[Any], num_buckets: int) ->
         )
 
 
-def _restore(
-    ranges: list[Range], max_distance: int, num_buckets: int
-) -> Buckets:
+def _restore(ranges: list[Range], max_distance: int, num_buckets: int) -> Buckets:
     return Buckets.from_ranges(ranges, max_distance=max_distance, num_buckets=num_buckets)

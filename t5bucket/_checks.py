@@ -67,7 +67,10 @@ def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
 
 def bucket_dtype(dtype: DTypeLike, num_buckets: int) -> np.dtype[Any]:
     """Check a dtype that has to hold bucket numbers."""
-    checked = np.dtype(dtype)
+    try:
+        checked = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be an integer type, got {dtype!r}") from None
     if checked.kind not in "iu":
         raise TypeError(f"dtype must be an integer type, got {checked}")
     if np.iinfo(checked).max < num_buckets - 1:
@@ -76,7 +79,7 @@ def bucket_dtype(dtype: DTypeLike, num_buckets: int) -> np.dtype[Any]:
 
 
 def bfloat16() -> np.dtype[Any]:
-    """The bfloat16 dtype, which NumPy has from an optional package."""
+    """Return the bfloat16 dtype, which NumPy has from an optional package."""
     try:
         import ml_dtypes
     except ImportError:
@@ -89,11 +92,9 @@ def table(weight: ArrayLike) -> NDArray[Any]:
     try:
         array = np.asarray(weight)
     except ValueError:  # nested lists of different lengths
-        raise ValueError(f"weight must be two-dimensional, got {weight!r}") from None
+        raise ValueError(f"weight must have two axes, got {weight!r}") from None
     if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-        raise TypeError(
-            f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}"
-        )
+        raise TypeError(f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}")
     if array.ndim != 2:
         raise ValueError(f"weight must have two axes, buckets and heads, got shape {array.shape}")
     if array.size == 0:

@@ -42,7 +42,7 @@ def read_config(config: object) -> tuple[Any, Any, bool]:
 
 
 def find_settings(config: object) -> tuple[Any, Any, bool] | None:
-    """Settings of the buckets, or None if a configuration has none."""
+    """Find the settings of the buckets, or None if a configuration has none."""
     get = _getter(config)
     for fields in FAMILIES:
         num_buckets = get(fields.num_buckets)

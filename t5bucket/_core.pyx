@@ -4,7 +4,6 @@
 
 from cpython.buffer cimport (
     PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
-from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t
 
 from t5bucket.capi cimport (

@@ -54,6 +54,8 @@ class Rule:
     @classmethod
     def from_ranges(cls, ranges: Iterable[Range]) -> Rule:
         """Rule with the given ranges; together they must hold every ``d`` once."""
+        if not isinstance(ranges, Iterable):
+            raise TypeError(f"ranges must be iterable, got {ranges!r}")
         checked = sorted((_check_range(entry) for entry in ranges), key=_by_first)
         firsts = [first for _, first, _ in checked]
         expected = [None, *(None if last is None else last + 1 for _, _, last in checked)]

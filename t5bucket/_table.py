@@ -176,7 +176,7 @@ def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDAr
 
 
 def _type_code(dtype: np.dtype[Any]) -> int:
-    """The C core's ``t5b_integer`` of a dtype."""
+    """Return the C core's ``t5b_integer`` of a dtype."""
     return dtype.itemsize if dtype.kind == "u" else -dtype.itemsize
 
 

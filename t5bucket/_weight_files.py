@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket._checks import bfloat16
+from t5bucket._checks import table as check_table
+from t5bucket._config import find_settings, read_json
 
 Loaders = dict[str, Callable[[], NDArray[Any]]]
 
@@ -54,10 +56,18 @@ SAFETENSORS_DTYPES = {
 DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
 
 
+class LoadedTable(NamedTuple):
+    """A table, and what its name and the model's configuration tell of it."""
+
+    weight: NDArray[Any]
+    heads_first: bool
+    settings: tuple[Any, Any, bool]  # (num_buckets, max_distance, bidirectional), not checked
+
+
 def load_table(
-    path: str | os.PathLike[str], tensor: str | None
-) -> tuple[NDArray[Any], str, Kind]:
-    """Load a table; return it with its tensor's name and kind.
+    path: str | os.PathLike[str], tensor: str | None, heads_first: bool | None
+) -> LoadedTable:
+    """Load a table.
 
     Raises
     ------
@@ -65,6 +75,8 @@ def load_table(
         If the file cannot be opened.
     ValueError
         If it is no weight file, or the tensor is missing or cannot be chosen.
+    TypeError
+        If the tensor is no table of floating-point numbers.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -73,7 +85,22 @@ def load_table(
         loaders = FORMATS[path.suffix](path)
     name = _choose(loaders, tensor, path)
     with _refusing_damage(path):
-        return loaders[name](), name, _kind(name)
+        array = loaders[name]()
+    weight = check_table(array)
+    kind = _kind(name)
+    if heads_first is None:
+        heads_first = kind.heads_first
+    num_buckets = weight.shape[1 if heads_first else 0]
+    return LoadedTable(weight, heads_first, _find_settings(path, name, kind, num_buckets))
+
+
+def _find_settings(path: Path, name: str, kind: Kind, num_buckets: int) -> tuple[Any, Any, bool]:
+    bidirectional = "decoder" not in name.split(".")
+    config_path = path.with_name("config.json")
+    settings = find_settings(read_json(config_path)) if config_path.is_file() else None
+    if settings is None:
+        return num_buckets, kind.max_distance, bidirectional
+    return settings[0], settings[1], bidirectional and settings[2]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 
-def bucket(relative_position, num_buckets, max_distance, bidirectional):
+def bucket(relative_position: int, num_buckets: int, max_distance: int, bidirectional: bool) -> int:
     """Bucket of one relative position: ``n`` is in ``e + k`` or above iff n^m e^k >= D^k e^m."""
     count = num_buckets // 2 if bidirectional else num_buckets
     n = abs(relative_position) if bidirectional else max(-relative_position, 0)

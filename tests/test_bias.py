@@ -39,7 +39,7 @@ def test_matrix_is_the_weight_of_each_bucket_bit_for_bit(
     buckets: tb.Buckets, heads: int, dtype: Any, q: int, k: int, query_offset: int, key_offset: int
 ) -> None:
     weight = random_weight(buckets.num_buckets, heads, dtype)
-    at = {"query_offset": query_offset, "key_offset": key_offset}
+    at: Any = {"query_offset": query_offset, "key_offset": key_offset}
     matrix = tb.RelativeAttentionBias(weight, buckets).matrix(q, k, **at)
     assert matrix.dtype == dtype
     assert matrix.shape == (heads, q, k)
@@ -81,7 +81,7 @@ def test_view_equals_matrix(
     buckets: tb.Buckets, dtype: Any, q: int, k: int, query_offset: int, key_offset: int
 ) -> None:
     bias = tb.RelativeAttentionBias(random_weight(buckets.num_buckets, 2, dtype), buckets)
-    at = {"query_offset": query_offset, "key_offset": key_offset}
+    at: Any = {"query_offset": query_offset, "key_offset": key_offset}
     view = bias.view(q, k, **at)
     assert view.dtype == dtype
     assert view.shape == (2, q, k)
@@ -92,6 +92,7 @@ def test_view_is_read_only_and_small() -> None:
     bias = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
     view = bias.view(4096, 4096)
     assert not view.flags.writeable
+    assert view.base is not None
     assert view.base.nbytes == 12 * 8191 * 4
     with pytest.raises(ValueError, match="read-only"):
         view[0, 0, 0] = 1

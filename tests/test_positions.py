@@ -243,7 +243,9 @@ def test_a_large_grid_is_the_same_on_any_number_of_threads() -> None:
 
 
 @given(schemes, st.data())
-def test_grid_at_agrees_with_subtraction_in_python(buckets: tb.Buckets, data: st.DataObject) -> None:
+def test_grid_at_agrees_with_subtraction_in_python(
+    buckets: tb.Buckets, data: st.DataObject
+) -> None:
     dtype = data.draw(st.tuples(integer_dtypes, integer_dtypes))
     query = data.draw(positions(dtype[0], max_dims=1).map(np.atleast_1d))
     key = data.draw(positions(dtype[1], max_dims=1).map(np.atleast_1d))

@@ -111,8 +111,7 @@ def test_textbook_first_buckets_are_one_to_one() -> None:
 
 def test_textbook_figure_ranges() -> None:
     by_bucket = {
-        bucket: (first, last)
-        for bucket, first, last in tb.Buckets.from_textbook(32, 1024).ranges()
+        bucket: (first, last) for bucket, first, last in tb.Buckets.from_textbook(32, 1024).ranges()
     }
     assert by_bucket[16] == (-20, -16)
     assert by_bucket[17] == (-26, -21)

@@ -1,5 +1,6 @@
 # test_weight_files.py - RelativeAttentionBias.load: what it finds, and what it refuses.
 # SPDX-License-Identifier: BSD-3-Clause
+import contextlib
 import io
 import json
 import pickle
@@ -152,7 +153,7 @@ def test_no_candidate_lists_what_there_is(tmp_path: Path) -> None:
 
 def test_a_wrong_tensor_name_lists_what_there_is(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", {"table": table()})
-    with pytest.raises(ValueError, match="tensor must be one of 'table' in .*, got 'tabel'"):
+    with pytest.raises(ValueError, match=r"tensor must be one of 'table' in .*, got 'tabel'"):
         load(path, tensor="tabel")
 
 
@@ -160,7 +161,7 @@ def test_given_buckets_and_orientation_win(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npy", {"": table(33).T.copy()})
     bias = load(path, buckets=tb.Buckets.from_textbook(32, 1024), heads_first=True)
     assert bias.buckets == tb.Buckets(33, 1024, False)
-    with pytest.raises(ValueError, match="one row for each of the 32 buckets, got 33"):
+    with pytest.raises(ValueError, match="one column for each of the 32 buckets, got 33"):
         load(path, buckets=tb.Buckets(32, 128), heads_first=True)
 
 
@@ -182,7 +183,7 @@ def test_missing_files_and_folders_are_os_errors(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             load(tmp_path / name)
         (tmp_path / name).mkdir()
-        with pytest.raises(OSError):
+        with pytest.raises(IsADirectoryError):
             load(tmp_path / name)
 
 
@@ -305,9 +306,7 @@ def test_objects_are_never_unpickled(tmp_path: Path, suffix: str) -> None:
         (np.ones((2, 2), np.int8), "(float16, bfloat16|dtype I8)"),
     ],
 )
-def test_what_is_no_table_is_refused(
-    tmp_path: Path, suffix: str, weight: Any, error: str
-) -> None:
+def test_what_is_no_table_is_refused(tmp_path: Path, suffix: str, weight: Any, error: str) -> None:
     path = write(tmp_path / f"x{suffix}", {"x": weight})
     with pytest.raises((ValueError, TypeError), match=error):
         load(path)
@@ -324,7 +323,5 @@ def test_changed_bytes_load_or_are_refused(
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    try:
-        assert load(path).weight.ndim == 2
-    except (ValueError, TypeError) as error:
-        assert "must" in str(error)
+    with contextlib.suppress(ValueError, TypeError):
+        assert load(path).weight.shape == (4, 2)

@@ -8,6 +8,7 @@ from importlib.resources import as_file, files
 from typing import Any
 
 from t5bucket import Buckets, RelativeAttentionBias
+from t5bucket._weight_files import load_table
 
 EMBEDDED_TABLE = "all-mpnet-base-v2.relative_attention_bias.safetensors"
 
@@ -16,7 +17,7 @@ class UsageError(Exception):
     """Options that do not fit: exit code 2."""
 
 
-def integer(minimum: int) -> Callable[[str], int]:
+def integer(minimum: int = -(2**63)) -> Callable[[str], int]:
     """Argument type of an integer that is at least `minimum`."""
 
     def parse(text: str) -> int:
@@ -24,8 +25,10 @@ def integer(minimum: int) -> Callable[[str], int]:
             value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
-        if not minimum <= value < 2**63:
+        if value < minimum:
             raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
+        if value >= 2**63:
+            raise argparse.ArgumentTypeError(f"must be at most {2**63 - 1}, got {text}")
         return value
 
     return parse
@@ -34,7 +37,7 @@ def integer(minimum: int) -> Callable[[str], int]:
 def add_scheme_options(parser: argparse.ArgumentParser) -> None:
     """Add what describes a scheme, apart from its number of buckets."""
     parser.add_argument(
-        "--max-distance", type=int, metavar="D", help="distance where the last bucket begins"
+        "--max-distance", type=integer(), metavar="D", help="distance where the last bucket begins"
     )
     parser.add_argument(
         "--unidirectional",
@@ -62,20 +65,16 @@ def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
     """Load the table that the options of `add_weights_options` name."""
     if options.weights is None:
         with as_file(files("t5bucket") / "data" / EMBEDDED_TABLE) as path:
-            bias = RelativeAttentionBias.load(path, tensor=options.tensor)
+            table = load_table(path, options.tensor, options.heads_first)
     else:
-        bias = RelativeAttentionBias.load(
-            options.weights, tensor=options.tensor, heads_first=options.heads_first
-        )
-    if options.max_distance is None and not options.unidirectional:
-        return bias
-    default = bias.buckets
+        table = load_table(options.weights, options.tensor, options.heads_first)
+    num_buckets, max_distance, bidirectional = table.settings
     buckets = make_buckets(
-        default.num_buckets,
-        default.max_distance if options.max_distance is None else options.max_distance,
-        default.bidirectional and not options.unidirectional,
+        num_buckets,
+        max_distance if options.max_distance is None else options.max_distance,
+        bidirectional and not options.unidirectional,
     )
-    return RelativeAttentionBias(bias.weight, buckets, heads_first=bias.heads_first)
+    return RelativeAttentionBias(table.weight, buckets, heads_first=table.heads_first)
 
 
 def make_buckets(*settings: Any) -> Buckets:

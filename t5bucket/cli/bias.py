@@ -33,8 +33,20 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("--query-length", type=integer(0), default=512, metavar="N", help="(default: 512)")
     add("--key-length", type=integer(0), metavar="N", help="(default: that of the query)")
-    add("--query-offset", type=int, default=0, metavar="N", help="position of query 0 (default: 0)")
-    add("--key-offset", type=int, default=0, metavar="N", help="position of key 0 (default: 0)")
+    add(
+        "--query-offset",
+        type=integer(),
+        default=0,
+        metavar="N",
+        help="position of query 0 (default: 0)",
+    )
+    add(
+        "--key-offset",
+        type=integer(),
+        default=0,
+        metavar="N",
+        help="position of key 0 (default: 0)",
+    )
     add("--dtype", choices=DTYPES, help="convert the table first (default: keep its type)")
     add("--num-threads", type=integer(1), metavar="N", help="(default: by size)")
     add(
@@ -86,7 +98,7 @@ def fill(
     options: argparse.Namespace,
     report: Callable[[int], object],
 ) -> tuple[float, str]:
-    """Fill a matrix tile by tile; return the seconds of that alone, and the SHA-256 of all items."""
+    """Fill a matrix tile by tile; return the seconds of that alone, and a SHA-256 of it all."""
     seconds = 0.0
     checksum = hashlib.sha256()
     for head, rows in tiles(matrix):
@@ -100,7 +112,7 @@ def fill(
             num_threads=options.num_threads,
         )
         seconds += time.perf_counter() - begin
-        checksum.update(one_head.reshape(-1).view(np.uint8))
+        checksum.update(memoryview(one_head.reshape(-1).view(np.uint8)))
         report(one_head.nbytes)
     return seconds, checksum.hexdigest()
 

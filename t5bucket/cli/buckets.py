@@ -7,7 +7,7 @@ from typing import Any
 
 from t5bucket import Buckets
 from t5bucket._rule import Range
-from t5bucket.cli._options import UsageError, add_scheme_options, make_buckets
+from t5bucket.cli._options import UsageError, add_scheme_options, integer, make_buckets
 
 
 def add_parser(subparsers: Any) -> None:
@@ -18,13 +18,13 @@ def add_parser(subparsers: Any) -> None:
         description="Show the relative positions (key - query, in tokens) of each bucket.",
     )
     add = parser.add_argument
-    add("--num-buckets", type=int, metavar="N", help="(default: 32)")
+    add("--num-buckets", type=integer(), metavar="N", help="(default: 32)")
     add_scheme_options(parser)
     add("--config", metavar="FILE", help="the scheme of a Hugging Face config.json")
     add(
         "--textbook",
         nargs=2,
-        type=int,
+        type=integer(),
         metavar=("N_B", "DIST_MAX"),
         help="the textbook's scheme and notation: buckets 0 to N_B of the offset query - key",
     )

@@ -1,0 +1,323 @@
+# test_cli.py - the command line, as a process: output, files, exit codes.
+# SPDX-License-Identifier: BSD-3-Clause
+import hashlib
+import importlib.metadata
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import t5bucket as tb
+
+COMMAND = [sys.executable, "-m", "t5bucket"]
+
+
+def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def fields(*arguments: object) -> dict[str, str]:
+    """Run a command that succeeds, and parse its two columns."""
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return {
+        line.split("  ")[0]: line.split("  ", 1)[1].strip() for line in result.stdout.splitlines()
+    }
+
+
+def refused(code: int, message: str, *arguments: object, **options: Any) -> None:
+    """Run a command that fails with a message and without a traceback."""
+    result = run(*arguments, **options)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+# ---- bias ----
+
+
+def test_bias_of_the_embedded_table_prints_shape_speed_and_checksum() -> None:
+    printed = fields("bias", "--query-length", 20, "--key-length", 30, "--query-offset", 10)
+    assert printed["shape"] == "(12, 20, 30)"
+    assert printed["dtype"] == "float32"
+    assert float(printed["seconds"]) >= 0
+    assert float(printed["GB/s"]) >= 0
+    assert len(printed["sha256"]) == 64
+
+
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16", "float64"])
+def test_bias_writes_what_matrix_computes(dtype: str | None, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((33, 3), np.float32)
+    np.save(tmp_path / "table.npy", weight)
+    out = tmp_path / "bias.npy"
+    options = ["--query-length", 40, "--key-length", 50, "--query-offset", 300, "--key-offset", -7]
+    options += ["--max-distance", 200, "--unidirectional", "--num-threads", 2, "--out", out]
+    options += ["--dtype", dtype] if dtype else []
+    printed = fields("bias", tmp_path / "table.npy", *options)
+    converted = weight.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype or np.float32)
+    expected = tb.RelativeAttentionBias(converted, tb.Buckets(33, 200, False)).matrix(
+        40, 50, query_offset=300, key_offset=-7
+    )
+    written = np.load(out)
+    if dtype == "bfloat16":
+        written = written.view(ml_dtypes.bfloat16)
+    assert written.dtype == expected.dtype
+    assert np.array_equal(written, expected)
+    assert printed["sha256"] == hashlib.sha256(expected.tobytes()).hexdigest()
+    assert printed["out"] == str(out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bias.npy", "table.npy"]
+
+
+def test_bias_in_many_tiles_is_the_whole_matrix(tmp_path: Path) -> None:
+    out = tmp_path / "bias.npy"
+    fields(
+        "bias", "--query-length", 1500, "--key-length", 12_000, "--dtype", "float16", "--out", out
+    )
+    written = np.load(out, mmap_mode="r")
+    assert written.shape == (12, 1500, 12_000)
+    (table,) = Path(tb.__file__).parent.glob("data/*.safetensors")
+    bias = tb.RelativeAttentionBias.load(table)
+    half = tb.RelativeAttentionBias(bias.weight.astype(np.float16), bias.buckets)
+    assert np.array_equal(written, half.view(1500, 12_000))
+
+
+def test_bias_with_and_without_out_has_one_checksum(tmp_path: Path) -> None:
+    arguments = ("bias", "--query-length", 300)
+    assert fields(*arguments)["sha256"] == fields(*arguments, "--out", tmp_path / "x.npy")["sha256"]
+
+
+def test_bias_of_no_queries_is_a_valid_file(tmp_path: Path) -> None:
+    fields("bias", "--query-length", 0, "--key-length", 5, "--out", tmp_path / "x.npy")
+    assert np.load(tmp_path / "x.npy").shape == (12, 0, 5)
+
+
+def test_bias_replaces_an_existing_file_only_when_it_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "bias.npy"
+    out.write_bytes(b"old")
+    refused(1, "must fit on a disk", "bias", "--query-length", 10**15, "--out", out)
+    assert out.read_bytes() == b"old"
+    fields("bias", "--query-length", 4, "--out", out)
+    assert np.load(out).shape == (12, 4, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["bias.npy"]
+
+
+def test_bias_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    fields("bias", "--query-length", 4, "--out", tmp_path / "x.npy")
+    assert (tmp_path / "x.npy").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_file_size_limit_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    out = tmp_path / "x.npy"
+    refused(1, str(out), "bias", "--query-length", 2048, "--out", out, preexec_fn=limit)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("mount"),
+    reason="mounting a small file system takes root on Linux",
+)
+def test_a_full_disk_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
+    try:
+        out = tmp_path / "x.npy"
+        refused(1, "No space left on device", "bias", "--query-length", 2048, "--out", out)
+        assert list(tmp_path.iterdir()) == []
+        fields("bias", "--query-length", 100, "--out", out)
+        assert np.load(out).shape == (12, 100, 100)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_an_output_path_that_cannot_be_written_fails(tmp_path: Path) -> None:
+    refused(1, "No such file or directory", "bias", "--out", tmp_path / "no" / "x.npy")
+    (tmp_path / "folder.npy").mkdir()
+    refused(1, "out must be a file", "bias", "--out", tmp_path / "folder.npy")
+    (tmp_path / "file").touch()
+    refused(1, "Not a directory", "bias", "--out", tmp_path / "file" / "x.npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.npy"]
+
+
+def test_a_matrix_that_does_not_fit_in_memory_fails() -> None:
+    refused(1, "must fit in memory", "bias", "--query-length", 10**8)
+
+
+def test_bad_weight_files_fail(tmp_path: Path) -> None:
+    refused(1, "No such file", "bias", tmp_path / "x.npy")
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 30)
+    refused(1, "must be a sound .safetensors file", "bias", tmp_path / "x.safetensors")
+    refused(1, "path must end in one of", "bias", tmp_path / "x.bin")
+    np.save(tmp_path / "x.npy", np.ones((32, 12), int))
+    refused(1, "weight must be float16", "bias", tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", a=np.ones((4, 2)), b=np.ones((4, 2)))
+    refused(1, "'a', 'b'", "bias", tmp_path / "x.npz")
+    assert fields("bias", tmp_path / "x.npz", "--tensor", "b")["shape"] == "(2, 512, 512)"
+    printed = fields(
+        "bias", tmp_path / "x.npz", "--tensor", "b", "--heads-first", "--unidirectional"
+    )
+    assert printed["buckets"] == "Buckets(num_buckets=2, max_distance=128, bidirectional=False)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["nothing"], "invalid choice: 'nothing'"),
+        (["bias", "--query-length", "-1"], "--query-length: must be at least 0, got -1"),
+        (["bias", "--key-length", "x"], "--key-length: must be an integer, got 'x'"),
+        (["bias", "--query-offset", "1.5"], "--query-offset: must be an integer, got '1.5'"),
+        (["bias", "--key-offset", str(2**63)], "--key-offset: must be at most"),
+        (["bias", "--num-threads", "0"], "--num-threads: must be at least 1, got 0"),
+        (["bias", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["bias", "--out", "bias.npz"], "--out must end in .npy, got bias.npz"),
+        (["bias", "--max-distance", "8"], "max_distance must be greater than max_exact = 8, got 8"),
+        (["bias", "a.npy", "b.npy"], "unrecognized arguments: b.npy"),
+        (["buckets", "--num-buckets", "3"], "num_buckets must be at least 4, got 3"),
+        (["buckets", "--num-buckets", "1.5"], "--num-buckets: must be an integer, got '1.5'"),
+        (["buckets", "--textbook", "32", "16"], "dist_max must be at least 17, got 16"),
+        (["buckets", "--textbook", "32"], "expected 2 arguments"),
+        (["buckets", "--textbook", "32", "99", "--num-buckets", "8"], "exclude each other"),
+        (["buckets", "--config", "x", "--unidirectional"], "exclude each other"),
+        (["info", "more"], "unrecognized arguments: more"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], message: str) -> None:
+    refused(2, message, *arguments)
+
+
+# ---- buckets ----
+
+
+def rows(*arguments: object) -> dict[int, str]:
+    """Run ``buckets`` and parse its table."""
+    result = run("buckets", *arguments)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()[2:]]
+    return {int(bucket): described for bucket, described in lines}
+
+
+def test_buckets_shows_the_ranges() -> None:
+    table = rows()
+    assert table[0] == "0"
+    assert table[8] == "-11 to -8"
+    assert table[15] == "-91 and below"
+    assert table[31] == "91 and beyond"
+    assert len(table) == 31
+    assert rows("--num-buckets", 64, "--max-distance", 256)[63] == "216 and beyond"
+    assert rows("--unidirectional")[0] == "0 and beyond"
+
+
+def test_buckets_in_the_textbooks_notation() -> None:
+    table = rows("--textbook", 32, 1024)
+    assert table[0] == "0 and below"
+    assert table[4] == "4"
+    assert table[16] == "16 to 20"
+    assert table[17] == "21 to 26"
+    assert table[18] == "27 to 33"
+    assert table[32] == "802 and beyond"
+    assert len(table) == 33
+
+
+def test_buckets_of_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"num_buckets": 320, "max_bucket_distance": 800}))
+    assert len(rows("--config", path)) == 319
+    refused(1, "No such file", "buckets", "--config", tmp_path / "no.json")
+    path.write_text("{}")
+    refused(1, "config must have relative position buckets", "buckets", "--config", path)
+
+
+# ---- info and the rest ----
+
+
+def test_info_has_what_a_bug_report_needs() -> None:
+    printed = fields("info")
+    assert printed["t5bucket"] == tb.__version__ == importlib.metadata.version("t5bucket")
+    assert printed["NumPy"] == np.__version__
+    assert printed["Python"].startswith(".".join(map(str, sys.version_info[:3])))
+    assert int(printed["threads"]) >= 1
+    assert any(name in printed["compiler"] for name in ("GCC", "lang", "MSVC"))
+    assert printed["instruction set"]
+    assert printed["ml_dtypes"] == ml_dtypes.__version__
+
+
+def test_the_installed_command_is_the_module() -> None:
+    script = Path(sys.executable).with_name("t5bucket")
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == run("--version").stdout == f"t5bucket {tb.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["bias"], ["buckets"], ["info"]])
+def test_help_describes_each_command(command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.returncode == 0
+    assert "usage: t5bucket" in result.stdout
+
+
+def test_a_reader_that_stops_early_is_no_traceback() -> None:
+    process = subprocess.Popen(
+        [
+            *COMMAND,
+            "buckets",
+            "--num-buckets",
+            "9000",
+            "--max-distance",
+            "9001",
+            "--unidirectional",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as stdout, process.stderr as stderr:
+        stdout.readline()
+        stdout.close()
+        assert stderr.read() == ""
+        assert process.wait() == 1
+
+
+def test_it_works_without_the_optional_packages(tmp_path: Path) -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['tqdm', 'ml_dtypes', 'matplotlib']));"
+    script = f"{blocked} from t5bucket.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "bias", "--out", str(tmp_path / "x.npy")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert np.load(tmp_path / "x.npy").shape == (12, 512, 512)
+    result = subprocess.run(
+        [*command, "--dtype", "bfloat16"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert "pip install 't5bucket[bfloat16]'" in result.stderr
+
+
+def test_importing_the_package_imports_none_of_its_options() -> None:
+    script = """
+import sys, numpy
+before = set(sys.modules)
+import t5bucket
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+heavy = {"torch", "transformers", "dask", "matplotlib", "tqdm", "ml_dtypes", "multiprocessing",
+         "importlib.metadata", "argparse"}
+print(sorted(new & heavy))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
