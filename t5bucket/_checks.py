@@ -84,7 +84,8 @@ def bfloat16() -> np.dtype[Any]:
         import ml_dtypes
     except ImportError:
         raise ImportError("bfloat16 needs ml_dtypes: pip install 't5bucket[bfloat16]'") from None
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def table(weight: ArrayLike) -> NDArray[Any]:

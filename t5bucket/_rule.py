@@ -57,11 +57,12 @@ class Rule:
         if not isinstance(ranges, Iterable):
             raise TypeError(f"ranges must be iterable, got {ranges!r}")
         checked = sorted((_check_range(entry) for entry in ranges), key=_by_first)
-        firsts = [first for _, first, _ in checked]
-        expected = [None, *(None if last is None else last + 1 for _, _, last in checked)]
-        if not checked or firsts != expected[:-1] or expected[-1] is not None or None in firsts[1:]:
+        bounds = [first for _, first, _ in checked] + [None]
+        afters = [None] + [None if last is None else last + 1 for _, _, last in checked]
+        starts = [start for start in bounds[1:-1] if start is not None]
+        if not checked or bounds != afters or len(starts) != len(checked) - 1:
             raise ValueError("ranges must hold every relative position once, got gaps or overlaps")
-        return cls(firsts[1:], [bucket for bucket, _, _ in checked])
+        return cls(starts, [bucket for bucket, _, _ in checked])
 
     def bucket(self, relative_position: int) -> int:
         """Bucket of one relative position."""

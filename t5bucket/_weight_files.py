@@ -170,7 +170,7 @@ def _open_npz(path: Path) -> Loaders:
 
 def _parse_npy(file: IO[bytes], max_nbytes: int) -> NDArray[Any]:
     version = np.lib.format.read_magic(file)
-    read_header = {
+    read_header: Any = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }[version]

@@ -12,5 +12,5 @@ def bucket(relative_position: int, num_buckets: int, max_distance: int, bidirect
     if n < e:
         return base + n
     n_to_m, e_to_m = n**m, e**m
-    passed = sum(n_to_m * e**k >= max_distance**k * e_to_m for k in range(1, m))
+    passed: int = sum(n_to_m * e**k >= max_distance**k * e_to_m for k in range(1, m))
     return base + e + passed

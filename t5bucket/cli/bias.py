@@ -112,7 +112,7 @@ def fill(
             num_threads=options.num_threads,
         )
         seconds += time.perf_counter() - begin
-        checksum.update(memoryview(one_head.reshape(-1).view(np.uint8)))
+        checksum.update(one_head.reshape(-1).view(np.uint8).data)
         report(one_head.nbytes)
     return seconds, checksum.hexdigest()
 

@@ -1,0 +1,32 @@
+# schemes.py - building a scheme: integer boundaries, decided once.
+# SPDX-License-Identifier: BSD-3-Clause
+import pickle
+
+import t5bucket as tb
+
+
+class Build:
+    """A new scheme; none is in the cache."""
+
+    param_names = ("num_buckets", "max_distance")
+    params = ([32, 320, 1024], [2_000, 100_000])
+
+    def setup(self, num_buckets: int, max_distance: int) -> None:
+        self.max_distance = max_distance
+
+    def time_build(self, num_buckets: int, max_distance: int) -> None:
+        self.max_distance += 1
+        tb.Buckets(num_buckets, self.max_distance)
+
+
+class Reuse:
+    """A scheme that exists already, as in every later call and every worker process."""
+
+    def setup(self) -> None:
+        self.pickled = pickle.dumps(tb.Buckets(32, 128))
+
+    def time_construct(self) -> None:
+        tb.Buckets(32, 128)
+
+    def time_unpickle(self) -> None:
+        pickle.loads(self.pickled)
