@@ -19,7 +19,7 @@ NUM_BUCKETS, MAX_DISTANCE = 32, 128
 
 
 def t5_attention(weight: Any) -> Any:
-    """Transformers' T5 attention with this table."""
+    """Make transformers' T5 attention with this table."""
     try:
         import torch
         from transformers import T5Config
@@ -37,7 +37,7 @@ def t5_attention(weight: Any) -> Any:
 
 
 def t5_bucket_function() -> Any:
-    """Transformers' function of relative positions."""
+    """Find transformers' function of relative positions."""
     return t5_attention(np.zeros((NUM_BUCKETS, 1), np.float32))._relative_position_bucket
 
 

@@ -110,11 +110,17 @@ class Buckets:
                 f"max_distance must be greater than max_exact = {max_exact}, got {max_distance}"
             )
         rule = t5_rule(num_buckets, max_distance, bidirectional)
-        self._set(num_buckets, max_distance, bidirectional, max_exact, rule, True)
+        self._set(
+            num_buckets=num_buckets,
+            max_distance=max_distance,
+            bidirectional=bidirectional,
+            max_exact=max_exact,
+            _rule=rule,
+            _is_t5=True,
+        )
 
-    def _set(self, *values: Any) -> None:
-        names = ("num_buckets", "max_distance", "bidirectional", "max_exact", "_rule", "_is_t5")
-        for name, value in zip(names, values, strict=True):
+    def _set(self, **attributes: Any) -> None:
+        for name, value in attributes.items():
             object.__setattr__(self, name, value)
 
     # ---- other ways to make one ----
@@ -217,19 +223,8 @@ class Buckets:
         """
         num_buckets = _checks.integer("num_buckets", num_buckets, 1)
         max_distance = _checks.integer("max_distance", max_distance, 1, LIMIT)
-        if not callable(function):
-            raise TypeError(f"function must be callable, got {function!r}")
-        positions = _checks.allocate((2 * max_distance + 1,), np.dtype(np.int64))
-        positions[:] = np.arange(-max_distance, max_distance + 1)
-        buckets = _checks.integers("the result of function", function(positions.copy()))
-        if buckets.shape != positions.shape:
-            raise ValueError(
-                f"the result of function must have shape {positions.shape}, got {buckets.shape}"
-            )
-        _check_bucket_numbers("the result of function", buckets, num_buckets)
-        changes = np.flatnonzero(buckets[1:] != buckets[:-1]) + 1
-        rule = Rule(positions[changes].tolist(), buckets[[0, *changes]].tolist())
-        return cls._from_rule(rule, max_distance, num_buckets)
+        rule = Rule.from_function(function, max_distance)
+        return cls._from_rule("the result of function", rule, max_distance, num_buckets)
 
     @classmethod
     def from_ranges(
@@ -270,11 +265,8 @@ class Buckets:
         """
         num_buckets = _checks.integer("num_buckets", num_buckets, 1)
         max_distance = _checks.integer("max_distance", max_distance, 1, LIMIT)
-        rule = Rule.from_ranges(ranges)
-        _check_bucket_numbers("ranges", rule.buckets, num_buckets)
-        if any(abs(start) > max_distance + 1 for start in rule.start_list):
-            raise ValueError(f"ranges must change within max_distance = {max_distance} tokens")
-        return cls._from_rule(rule, max_distance, num_buckets)
+        rule = Rule.from_ranges(ranges, max_distance)
+        return cls._from_rule("ranges", rule, max_distance, num_buckets)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | str | PathLike[str] | object) -> Buckets:
@@ -311,10 +303,20 @@ class Buckets:
         return cls(*read_config(config))
 
     @classmethod
-    def _from_rule(cls, rule: Rule, max_distance: int, num_buckets: int) -> Buckets:
+    def _from_rule(cls, name: str, rule: Rule, max_distance: int, num_buckets: int) -> Buckets:
+        lowest, highest = min(rule.bucket_list), max(rule.bucket_list)
+        if lowest < 0 or highest >= num_buckets:
+            raise ValueError(
+                f"{name} must hold buckets in [0, {num_buckets}), got {lowest} to {highest}"
+            )
         self = cls.__new__(cls)
         self._set(
-            num_buckets, max_distance, rule.distinguishes_future(), rule.max_exact(), rule, False
+            num_buckets=num_buckets,
+            max_distance=max_distance,
+            bidirectional=rule.distinguishes_future(),
+            max_exact=rule.max_exact(),
+            _rule=rule,
+            _is_t5=False,
         )
         return self
 
@@ -379,8 +381,8 @@ class Buckets:
         >>> import numpy as np
         >>> import t5bucket as tb
         >>> buckets = tb.Buckets(32, 128, bidirectional=False)
-        >>> buckets(-4)
-        np.int64(4)
+        >>> int(buckets(-4))
+        4
         >>> buckets(np.array([[-16, -19], [3, -1000]]), dtype=np.uint8)
         array([[16, 17],
                [ 0, 31]], dtype=uint8)
@@ -600,14 +602,6 @@ def relative_position_bucket(
 @lru_cache(maxsize=64)
 def _bucket_table(rule: Rule, dtype: np.dtype[Any]) -> RelativeTable:
     return RelativeTable(rule, rule.buckets.astype(dtype)[None])
-
-
-def _check_bucket_numbers(name: str, buckets: NDArray[Any], num_buckets: int) -> None:
-    if buckets.min() < 0 or buckets.max() >= num_buckets:
-        raise ValueError(
-            f"{name} must hold buckets in [0, {num_buckets}), "
-            f"got {buckets.min()} to {buckets.max()}"
-        )
 
 
 def _restore(ranges: list[Range], max_distance: int, num_buckets: int) -> Buckets:

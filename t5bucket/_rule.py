@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from t5bucket._checks import integer
+from t5bucket._checks import allocate, integer, integers
 
 Range = tuple[int, int | None, int | None]  # (bucket, first, last); None is no bound
 
@@ -52,7 +52,24 @@ class Rule:
         return self._hash
 
     @classmethod
-    def from_ranges(cls, ranges: Iterable[Range]) -> Rule:
+    def from_function(
+        cls, function: Callable[[NDArray[np.int64]], ArrayLike], max_distance: int
+    ) -> Rule:
+        """Rule that a function of an array of positions computes, constant beyond a distance."""
+        if not callable(function):
+            raise TypeError(f"function must be callable, got {function!r}")
+        positions = allocate((2 * max_distance + 1,), np.dtype(np.int64))
+        positions[:] = np.arange(-max_distance, max_distance + 1)
+        buckets = integers("the result of function", function(positions.copy()))
+        if buckets.shape != positions.shape:
+            raise ValueError(
+                f"the result of function must have shape {positions.shape}, got {buckets.shape}"
+            )
+        changes = np.flatnonzero(buckets[1:] != buckets[:-1]) + 1
+        return cls(positions[changes].tolist(), buckets[[0, *changes]].tolist())
+
+    @classmethod
+    def from_ranges(cls, ranges: Iterable[Range], max_distance: int) -> Rule:
         """Rule with the given ranges; together they must hold every ``d`` once."""
         if not isinstance(ranges, Iterable):
             raise TypeError(f"ranges must be iterable, got {ranges!r}")
@@ -62,6 +79,8 @@ class Rule:
         starts = [start for start in bounds[1:-1] if start is not None]
         if not checked or bounds != afters or len(starts) != len(checked) - 1:
             raise ValueError("ranges must hold every relative position once, got gaps or overlaps")
+        if any(abs(start) > max_distance + 1 for start in starts):
+            raise ValueError(f"ranges must change within max_distance = {max_distance} tokens")
         return cls(starts, [bucket for bucket, _, _ in checked])
 
     def bucket(self, relative_position: int) -> int:

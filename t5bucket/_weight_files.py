@@ -47,7 +47,7 @@ AXIS_KINDS = (
 )
 UNKNOWN_KIND = Kind("", False, 128)
 
-SAFETENSORS_DTYPES = {
+SAFETENSORS_DTYPES: dict[str, Callable[[], np.dtype[Any]]] = {
     "F16": lambda: np.dtype("<f2"),
     "BF16": bfloat16,
     "F32": lambda: np.dtype("<f4"),

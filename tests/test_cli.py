@@ -243,6 +243,31 @@ def test_buckets_of_a_configuration(tmp_path: Path) -> None:
     refused(1, "config must have relative position buckets", "buckets", "--config", path)
 
 
+# ---- plot ----
+
+
+def test_plot_writes_a_picture(tmp_path: Path) -> None:
+    out = tmp_path / "bias.png"
+    assert run("plot", "--length", 20, "--out", out).stdout == f"{out}\n"
+    assert out.read_bytes().startswith(b"\x89PNG")
+    refused(1, "not supported", "plot", "--out", tmp_path / "bias.xyz")
+    refused(1, "out must be a file", "plot", "--out", tmp_path)
+    refused(2, "--length: must be at least 1, got 0", "plot", "--length", 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["bias.png"]
+
+
+def test_plot_without_matplotlib_names_the_extra(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None;"
+    )
+    script += "from t5bucket.cli import main; sys.exit(main(['plot']))"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 1
+    assert "pip install 't5bucket[plot]'" in result.stderr
+
+
 # ---- info and the rest ----
 
 

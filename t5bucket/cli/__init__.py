@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 
 import t5bucket
-from t5bucket.cli import bias, buckets, info
+from t5bucket.cli import bias, buckets, info, plot
 from t5bucket.cli._options import UsageError
 
-COMMANDS = (bias, buckets, info)
+COMMANDS = (bias, buckets, plot, info)
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from t5bucket import RelativeAttentionBias
 from t5bucket._checks import allocate, bfloat16
-from t5bucket.cli._npy import new_npy
+from t5bucket.cli._files import new_npy
 from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias, print_fields
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")

@@ -1,4 +1,4 @@
-# _npy.py - write a .npy file through a memory map, whole or not at all.
+# _files.py - write a file whole or not at all; a .npy file through a memory map.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ from numpy.typing import NDArray
 
 
 @contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; the file gets its name when the block ends without an error."""
+    if path.is_dir():
+        raise IsADirectoryError(f"out must be a file, got the folder {path}")
+    partial_path = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial_path
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+@contextmanager
 def new_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Map a new file to be filled; it gets its name when the block ends without an error.
+    """Map a new file to be filled, as `whole_file`.
 
     Raises
     ------
     OSError
         If the file cannot be made, or the disk has no room for all of it.
     """
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    if path.is_dir():
-        raise IsADirectoryError(f"out must be a file, got the folder {path}")
-    try:
-        with partial_path.open("xb+") as file:
-            np.lib.format.write_array_header_1_0(file, _header(shape, dtype))
-            begin = file.tell()
-            _reserve(file, path, begin, math.prod(shape) * dtype.itemsize)
-            # An empty array cannot be mapped, and has nothing to be filled with.
-            mapped = (
-                np.memmap(file, np.uint8, "r+", begin) if 0 not in shape else np.empty(0, np.uint8)
-            )
+    with whole_file(path) as partial_path, partial_path.open("xb+") as file:
+        np.lib.format.write_array_header_1_0(file, _header(shape, dtype))
+        begin = file.tell()
+        _reserve(file, path, begin, math.prod(shape) * dtype.itemsize)
+        if 0 in shape:  # it cannot be mapped, and has nothing to be filled with
+            yield np.empty(shape, dtype)
+        else:
+            mapped = np.memmap(file, np.uint8, "r+", begin)
             yield mapped.view(dtype).reshape(shape)
-            if isinstance(mapped, np.memmap):
-                mapped.flush()
-        partial_path.replace(path)
-    finally:
-        partial_path.unlink(missing_ok=True)
+            mapped.flush()
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:

@@ -1,0 +1,147 @@
+# plot.py - pictures of schemes and biases, with Matplotlib (the extra "plot").
+# SPDX-License-Identifier: BSD-3-Clause
+"""Draw a scheme's bucket grid and a table's bias by distance.
+
+Both functions draw into Matplotlib axes, the current ones by default, and
+return them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from t5bucket._bias import RelativeAttentionBias
+from t5bucket._buckets import Buckets
+from t5bucket._checks import integer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_bias", "plot_grid"]
+
+
+def plot_grid(
+    buckets: Buckets, query_length: int, key_length: int, *, ax: Axes | None = None
+) -> Axes:
+    """Draw the bucket of each pair of positions as a picture.
+
+    Parameters
+    ----------
+    buckets : Buckets
+        The scheme.
+    query_length, key_length : int
+        Number of positions (tokens), at least 1.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+        `ax` if given.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    TypeError, ValueError
+        If a length is no integer of at least 1.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> import t5bucket as tb
+    >>> from t5bucket.plot import plot_grid
+    >>> plot_grid(tb.Buckets(32, 128), 64, 64).get_xlabel()
+    'key position'
+    """
+    query_length = integer("query_length", query_length, 1)
+    key_length = integer("key_length", key_length, 1)
+    ax = _axes(ax)
+    image = ax.imshow(buckets.grid(query_length, key_length), interpolation="nearest")
+    ax.figure.colorbar(image, ax=ax, label="bucket")
+    ax.set_xlabel("key position")
+    ax.set_ylabel("query position")
+    return ax
+
+
+def plot_bias(
+    bias: RelativeAttentionBias,
+    *,
+    distance: int | None = None,
+    heads: Iterable[int] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the bias by relative position, a line for each head.
+
+    Parameters
+    ----------
+    bias : RelativeAttentionBias
+        The table.
+    distance : int, optional
+        Largest distance (tokens) to show, at least 1. By default somewhat more
+        than the scheme's `max_distance`.
+    heads : iterable of int, optional
+        The heads to show. By default all.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+        `ax` if given.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    TypeError, ValueError
+        If `distance` or a head is no integer, or out of range.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> import numpy as np
+    >>> import t5bucket as tb
+    >>> from t5bucket.plot import plot_bias
+    >>> bias = tb.RelativeAttentionBias(np.ones((32, 12)), tb.Buckets())
+    >>> len(plot_bias(bias, heads=[0, 3]).lines)
+    2
+    """
+    if distance is None:
+        distance = bias.buckets.max_distance * 5 // 4
+    distance = integer("distance", distance, 1)
+    shown = range(bias.num_heads) if heads is None else heads
+    shown = [integer("head", head, 0, bias.num_heads - 1) for head in shown]
+    relative_position = np.arange(-distance, distance + 1)
+    values = bias.view(1, 2 * distance + 1, key_offset=-distance)[:, 0].astype(np.float64)
+    ax = _axes(ax)
+    for head in shown:
+        # The default cycle has ten colours, a usual table twelve heads.
+        style = "-" if head % 20 < 10 else "--"
+        ax.plot(relative_position, values[head], style, drawstyle="steps-mid", label=f"head {head}")
+    exact = bias.buckets.max_exact or 1
+    ax.set_xscale("symlog", linthresh=exact)  # linear where the buckets are
+    ticks = [n for n in (exact, bias.buckets.max_distance) if n <= distance]
+    ax.set_xticks(
+        [*(-n for n in ticks), 0, *ticks], [*(f"-{n}" for n in ticks), "0", *map(str, ticks)]
+    )
+    ax.minorticks_off()
+    ax.set_xlabel("key position - query position (tokens)")
+    ax.set_ylabel("bias")
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise ImportError("plots need Matplotlib: pip install 't5bucket[plot]'") from None
+    return pyplot.gca()

@@ -1,0 +1,74 @@
+# test_documentation.py - every example runs, and the files say what they should.
+# SPDX-License-Identifier: BSD-3-Clause
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import t5bucket as tb
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(tb.__path__, "t5bucket.")
+    if not module.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", ["t5bucket", *MODULES])
+def test_examples_in_docstrings(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize("path", ["README.md"])
+def test_examples_in_pages(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, namespace)
+
+
+def public_functions() -> list[Any]:
+    names = [getattr(tb, name) for name in tb.__all__ if name != "__version__"]
+    methods = [
+        method
+        for cls in (tb.Buckets, tb.RelativeAttentionBias)
+        for name, method in inspect.getmembers(cls)
+        if (inspect.isfunction(method) or inspect.ismethod(method))
+        and (not name.startswith("_") or name == "__call__")
+    ]
+    return [*names, *methods]
+
+
+@pytest.mark.parametrize("function", public_functions(), ids=lambda f: f.__qualname__)
+def test_every_public_function_has_an_example_and_names_its_parameters(function: Any) -> None:
+    text = inspect.getdoc(function) or ""
+    assert ">>> " in text
+    parameters = inspect.signature(function).parameters
+    for name in set(parameters) - {"self", "cls"}:
+        assert re.search(rf"^[\w, ]*\b{name}\b[\w, ]* : ", text, re.MULTILINE), name
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^## \[(\S+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == tb.__version__
+
+
+@pytest.mark.parametrize("pattern", ["t5bucket/**/*.py*", "src_c/*", "tests/*.py", "benchmarks/*"])
+def test_every_file_says_what_it_is_for_in_its_first_lines(pattern: str) -> None:
+    paths = [
+        path
+        for path in ROOT.glob(pattern)
+        if path.suffix in (".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".json")
+    ]
+    assert paths
+    for path in paths:
+        if not path.name.startswith("_core.c"):  # generated
+            assert f"{path.name} - " in path.read_text()[:200], path
