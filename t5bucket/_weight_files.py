@@ -108,9 +108,11 @@ def _refusing_damage(path: Path) -> Iterator[None]:
     """Turn whatever the parsers make of a damaged file into a ValueError."""
     try:
         yield
-    except (OSError, ImportError, MemoryError):
+    except (ImportError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename:  # else a seek to a place that is not
+            raise
         raise ValueError(f"path must be a sound {path.suffix} file, got {path} ({error})") from None
 
 
