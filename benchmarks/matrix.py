@@ -37,14 +37,12 @@ def prepare(implementation: str, dtype: str, length: int) -> peers.Call:
         bias = tb.RelativeAttentionBias(weight, tb.Buckets(peers.NUM_BUCKETS, peers.MAX_DISTANCE))
         return lambda: bias.matrix(length, length, out=out, num_threads=1)
     if implementation == "memset (limit)":
-        return lambda: out.view(np.uint8).fill(0)
+        return lambda: peers.memset(out)
     if implementation == "numpy take":
         grid = peers.windows(peers.diagonal_buckets(length, length), length, length)
         by_head = np.ascontiguousarray(weight.T)
         return lambda: np.take(by_head, grid, axis=1, out=out, mode="clip")
-    return lambda: np.copyto(
-        out, peers.windows(weight[peers.diagonal_buckets(length, length)].T, length, length)
-    )
+    return lambda: np.copyto(out, peers.bias_windows(weight, length))
 
 
 class Matrix:
