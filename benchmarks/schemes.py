@@ -9,9 +9,11 @@ class Build:
     """A new scheme; none is in the cache."""
 
     param_names = ("num_buckets", "max_distance")
-    params = ([32, 320, 1024], [2_000, 100_000])
+    params = ([32, 320, 1024], [128, 1_000, 100_000])
 
     def setup(self, num_buckets: int, max_distance: int) -> None:
+        if max_distance <= num_buckets // 4:
+            raise NotImplementedError("no such scheme")
         self.max_distance = max_distance
 
     def time_build(self, num_buckets: int, max_distance: int) -> None:

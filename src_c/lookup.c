@@ -15,33 +15,11 @@
 #include <assert.h>
 #include <string.h>
 
+#include "positions.h"
+#include "stream.h"
 #include "table.h"
 
-enum { BLOCK_LENGTH = 512 }; /* 6 KiB of scratch on the stack */
-
-#define LOAD(type) \
-    for (size_t i = 0; i < count; i++) \
-        relative_position[i] = (int64_t)((const type *)source)[offset + i]
-
-static void load_block(const void *source, t5b_integer type, size_t offset, size_t count,
-                       int64_t *relative_position)
-{
-    switch (type) {
-    case T5B_INT8: LOAD(int8_t); break;
-    case T5B_INT16: LOAD(int16_t); break;
-    case T5B_INT32: LOAD(int32_t); break;
-    case T5B_INT64: LOAD(int64_t); break;
-    case T5B_UINT8: LOAD(uint8_t); break;
-    case T5B_UINT16: LOAD(uint16_t); break;
-    case T5B_UINT32: LOAD(uint32_t); break;
-    case T5B_UINT64:
-        for (size_t i = 0; i < count; i++) {
-            const uint64_t position = ((const uint64_t *)source)[offset + i];
-            relative_position[i] = position > INT64_MAX ? INT64_MAX : (int64_t)position;
-        }
-        break;
-    }
-}
+enum { BLOCK_LENGTH = 512 }; /* 10 KiB of scratch on the stack */
 
 static void subtract_block(const int64_t *key_positions, int64_t query_position, size_t count,
                            int64_t *relative_position)
@@ -106,8 +84,21 @@ static void take_block(const void *items, size_t itemsize, const uint32_t *range
     }
 }
 
+static void write_block(const void *items, size_t itemsize, const uint32_t *range, size_t count,
+                        int streaming, unsigned char *target)
+{
+    uint64_t taken[BLOCK_LENGTH];
+
+    if (streaming) {
+        take_block(items, itemsize, range, count, taken);
+        stream_row(target, (const unsigned char *)taken, count * itemsize);
+    } else {
+        take_block(items, itemsize, range, count, target);
+    }
+}
+
 void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integer type,
-                size_t count, void *items)
+                size_t count, int streaming, void *items)
 {
     int64_t block[BLOCK_LENGTH];
     uint32_t range[BLOCK_LENGTH];
@@ -115,16 +106,18 @@ void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integ
     assert(table->num_ranges > 0 && table->num_ranges - 1 <= UINT32_MAX);
     for (size_t begin = 0; begin < count; begin += BLOCK_LENGTH) {
         const size_t length = count - begin < BLOCK_LENGTH ? count - begin : BLOCK_LENGTH;
-        load_block(relative_position, type, begin, length, block);
+        load_positions((const unsigned char *)relative_position + begin * get_nbytes(type), type,
+                       length, block);
         locate_block(table, block, length, range);
-        take_block(table->items, table->itemsize, range, length,
-                   (unsigned char *)items + begin * table->itemsize);
+        write_block(table->items, table->itemsize, range, length, streaming,
+                    (unsigned char *)items + begin * table->itemsize);
     }
+    finish_stream();
 }
 
 static void lookup_row(const t5b_table *table, int64_t query_position,
-                       const int64_t *key_positions, size_t key_length, unsigned char *row,
-                       ptrdiff_t head_stride)
+                       const int64_t *key_positions, size_t key_length, int streaming,
+                       unsigned char *row, ptrdiff_t head_stride)
 {
     int64_t block[BLOCK_LENGTH];
     uint32_t range[BLOCK_LENGTH];
@@ -135,22 +128,23 @@ static void lookup_row(const t5b_table *table, int64_t query_position,
         subtract_block(key_positions + begin, query_position, length, block);
         locate_block(table, block, length, range);
         for (size_t head = 0; head < table->num_heads; head++)
-            take_block(get_items(table, head), table->itemsize, range, length,
-                       row + (ptrdiff_t)head * head_stride + begin * table->itemsize);
+            write_block(get_items(table, head), table->itemsize, range, length, streaming,
+                        row + (ptrdiff_t)head * head_stride + begin * table->itemsize);
     }
 }
 
 void t5b_lookup_pairs(const t5b_table *table, const int64_t *query_positions,
                       const int64_t *key_positions, size_t key_batch_stride, size_t begin,
-                      size_t end, const t5b_matrix *matrix)
+                      size_t end, int streaming, const t5b_matrix *matrix)
 {
     assert(table->num_ranges > 0 && table->num_ranges - 1 <= UINT32_MAX);
     for (size_t row = begin; row < end; row++) {
         const size_t batch = row / matrix->query_length, query = row % matrix->query_length;
         lookup_row(table, query_positions[row], key_positions + batch * key_batch_stride,
-                   matrix->key_length,
+                   matrix->key_length, streaming,
                    (unsigned char *)matrix->data + (ptrdiff_t)batch * matrix->batch_stride +
                        (ptrdiff_t)query * matrix->query_stride,
                    matrix->head_stride);
     }
+    finish_stream();
 }

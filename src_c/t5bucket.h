@@ -17,6 +17,9 @@
  *     that write to disjoint outputs may run at the same time.
  *   - Inputs and outputs must not overlap, unless the function says otherwise.
  *   - Arrays are aligned to their item and in native byte order.
+ *   - Where a function takes `streaming`, nonzero writes past the caches: about
+ *     twice as fast for an output that the last-level cache does not hold, and
+ *     slower for one that it does.
  *   - Results do not depend on the compiler, the platform or the split of the
  *     work into calls.
  */
@@ -94,7 +97,6 @@ typedef struct t5b_matrix {
 
 /* Write each head's items for d = first, first + 1, ..., first + count - 1.
  *
- * first       within [-2^62 - 2^61, 2^62]
  * diagonals   OUTPUT, num_heads x count items; heads are head_stride bytes
  *             apart
  */
@@ -108,7 +110,7 @@ void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count,
  * matrix      OUTPUT
  */
 void t5b_copy_diagonals(const void *diagonals, size_t itemsize, size_t begin, size_t end,
-                        const t5b_matrix *matrix);
+                        int streaming, const t5b_matrix *matrix);
 
 /* ---- Positions that are data (lookup.c) --------------------------------- */
 
@@ -119,7 +121,7 @@ void t5b_copy_diagonals(const void *diagonals, size_t itemsize, size_t begin, si
  *                     the item sizes are equal
  */
 void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integer type,
-                size_t count, void *items);
+                size_t count, int streaming, void *items);
 
 /* Write rows begin, ..., end - 1 of the matrix over (query, key) pairs. Row
  * batch * query_length + i is query i of that batch, for all heads.
@@ -132,7 +134,54 @@ void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integ
  */
 void t5b_lookup_pairs(const t5b_table *table, const int64_t *query_positions,
                       const int64_t *key_positions, size_t key_batch_stride, size_t begin,
-                      size_t end, const t5b_matrix *matrix);
+                      size_t end, int streaming, const t5b_matrix *matrix);
+
+/* ---- T5's own rule, counted (count.c) -----------------------------------
+ *
+ * Where a scheme has few boundaries, counting those that a distance has passed
+ * is several times as fast as looking it up:
+ *
+ *     n       = bidirectional ? |d| : max(-d, 0)
+ *     bucket  = min(n, max_exact) + (number of boundaries <= n)
+ *               + (bidirectional && d > 0 ? future_base : 0)
+ */
+typedef struct t5b_scheme {
+    int64_t max_exact;         /* distances below it have a bucket of their own */
+    int64_t future_base;       /* first bucket of the future's distances, at least
+                                  max_exact + num_boundaries; 0 if not bidirectional */
+    int bidirectional;         /* 0 or 1 */
+    const int64_t *boundaries; /* first distance of each bucket above max_exact,
+                                  ascending, all above max_exact */
+    size_t num_boundaries;
+} t5b_scheme;
+
+enum { T5B_MAX_COUNTED_BOUNDARIES = 64 };
+
+/* Whether t5b_implementation.count_buckets can be used: at most that many
+ * boundaries, and none beyond 2^14. */
+int t5b_can_count(const t5b_scheme *scheme);
+
+/* The counting kernel for one set of processor features. All give the same
+ * buckets; the caller chooses one, once. */
+typedef struct t5b_implementation {
+    const char *name;         /* of the feature, or "portable" */
+    int (*is_supported)(void); /* by the processor that this runs on: 0 or 1 */
+
+    /* Write the bucket of each of count relative positions.
+     *
+     * relative_position   count integers of the given type
+     * itemsize            bytes of an item: 1, 2, 4 or 8, wide enough
+     * items               OUTPUT, count unsigned integers; may be
+     *                     relative_position itself if the item sizes are equal
+     */
+    void (*count_buckets)(const t5b_scheme *scheme, const void *relative_position,
+                          t5b_integer type, size_t count, size_t itemsize, int streaming,
+                          void *items);
+} t5b_implementation;
+
+/* The implementations of this build, the best first and "portable" last; NULL
+ * after that. */
+const t5b_implementation *t5b_get_implementation(size_t index);
 
 /* ---- What was built (build.c) ------------------------------------------- */
 

@@ -7,6 +7,14 @@
 array([14,  1,  0, 17, 30])
 """
 
+try:
+    from t5bucket import _core as _core
+except ImportError as error:
+    raise ImportError(
+        f"t5bucket's extension module cannot be imported ({error}). In its source tree, start "
+        "Python with -P, or from another folder, or install with: pip install --editable ."
+    ) from error
+
 from t5bucket._bias import RelativeAttentionBias, compute_bias
 from t5bucket._buckets import Buckets, relative_position_bucket
 

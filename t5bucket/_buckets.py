@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -304,6 +303,9 @@ class Buckets:
 
     @classmethod
     def _from_rule(cls, name: str, rule: Rule, max_distance: int, num_buckets: int) -> Buckets:
+        bidirectional, max_exact = rule.distinguishes_future(), rule.max_exact()
+        if rule.is_t5(num_buckets, max_distance, bidirectional):
+            return cls(num_buckets, max_distance, bidirectional)
         lowest, highest = min(rule.bucket_list), max(rule.bucket_list)
         if lowest < 0 or highest >= num_buckets:
             raise ValueError(
@@ -313,8 +315,8 @@ class Buckets:
         self._set(
             num_buckets=num_buckets,
             max_distance=max_distance,
-            bidirectional=rule.distinguishes_future(),
-            max_exact=rule.max_exact(),
+            bidirectional=bidirectional,
+            max_exact=max_exact,
             _rule=rule,
             _is_t5=False,
         )
@@ -388,16 +390,18 @@ class Buckets:
                [ 0, 31]], dtype=uint8)
         """
         checked = _checks.bucket_dtype(dtype, self.num_buckets)
-        num_threads = _checks.num_threads(num_threads)
+        if num_threads is not None:
+            num_threads = _checks.num_threads(num_threads)
         if type(relative_position) is int and out is None and -(2**63) <= relative_position < 2**64:
             return checked.type(self._rule.bucket(relative_position))
         positions = _checks.integers("relative_position", relative_position)
-        target = out
-        if out is None and not positions.flags.c_contiguous:
-            target = np.empty_like(positions, checked, subok=False)  # the same layout
-        target = _checks.output(target, positions.shape, checked)
-        self._table(checked).fill(target, positions, num_threads)
-        return target[()] if out is None and target.ndim == 0 else target
+        table = self._table(checked)
+        if out is not None:
+            table.fill(_checks.output(out, positions.shape, checked), positions, num_threads)
+            return out
+        result = _checks.allocate(positions.shape, checked, like=positions)
+        table.fill(result, positions, num_threads, is_new=True)
+        return result if result.ndim else result[()]
 
     def grid(
         self,
@@ -513,7 +517,14 @@ class Buckets:
         return target
 
     def _table(self, dtype: np.dtype[Any]) -> RelativeTable:
-        return _bucket_table(self._rule, dtype.newbyteorder("="))
+        try:
+            return self._rule.tables[dtype]
+        except KeyError:
+            native = dtype.newbyteorder("=")
+            table = RelativeTable(
+                self._rule, self._rule.buckets.astype(native)[None], self._rule.counter
+            )
+            return self._rule.tables.setdefault(dtype, table)
 
     # ---- an immutable value ----
 
@@ -596,12 +607,6 @@ def relative_position_bucket(
     """
     buckets = Buckets(num_buckets, max_distance, bidirectional)
     return buckets(relative_position, dtype=dtype, out=out)
-
-
-# A table has a few kilobytes, at most one megabyte, and never changes.
-@lru_cache(maxsize=64)
-def _bucket_table(rule: Rule, dtype: np.dtype[Any]) -> RelativeTable:
-    return RelativeTable(rule, rule.buckets.astype(dtype)[None])
 
 
 def _restore(ranges: list[Range], max_distance: int, num_buckets: int) -> Buckets:

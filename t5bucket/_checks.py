@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+# The usual ways to name an integer type, for the sake of small calls.
+INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
+    name: np.dtype(code) for code in "bBhHiIqQ" for name in (np.dtype(code), np.dtype(code).type)
+}
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -37,7 +41,9 @@ def flag(name: str, value: Any) -> bool:
 
 def num_threads(value: Any) -> int | None:
     """Check ``num_threads``: None, or at least 1."""
-    return None if value is None else integer("num_threads", value, 1)
+    if value is None:
+        return None
+    return integer("num_threads", value, 1)
 
 
 def lengths(query_length: Any, key_length: Any) -> tuple[int, int]:
@@ -52,6 +58,8 @@ def offset(query_offset: Any, key_offset: Any) -> int:
 
 def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
     """Check integers of any dtype and shape and return them as an array."""
+    if type(value) is np.ndarray and value.dtype.kind in "iu":
+        return value
     try:
         array = np.asarray(value)
     except ValueError:  # nested lists of different lengths
@@ -60,20 +68,25 @@ def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
         return array
     if array.size == 0 and not isinstance(value, np.ndarray | np.generic):
         return array.astype(np.int64)  # an empty list has no dtype of its own
-    if array.dtype.kind == "O" and all(type(item) is int for item in array.flat):
-        raise ValueError(f"{name} must fit in int64, got {max(array.flat, key=abs)}")
+    if array.dtype.kind in "Of" and not isinstance(value, np.ndarray | np.generic):
+        items = np.asarray(value, object).ravel().tolist()  # NumPy makes floats of [-1, 2**63]
+        if items and all(type(item) is int for item in items):
+            raise ValueError(f"{name} must fit in int64, got {max(items, key=abs)}")
     raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
 
 
 def bucket_dtype(dtype: DTypeLike, num_buckets: int) -> np.dtype[Any]:
     """Check a dtype that has to hold bucket numbers."""
     try:
-        checked = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype must be an integer type, got {dtype!r}") from None
-    if checked.kind not in "iu":
-        raise TypeError(f"dtype must be an integer type, got {checked}")
-    if np.iinfo(checked).max < num_buckets - 1:
+        checked = INTEGER_DTYPES[dtype]
+    except (KeyError, TypeError):
+        try:
+            checked = np.dtype(dtype)
+        except TypeError:
+            raise TypeError(f"dtype must be an integer type, got {dtype!r}") from None
+        if checked.kind not in "iu":
+            raise TypeError(f"dtype must be an integer type, got {checked}") from None
+    if num_buckets > 128 and num_buckets > 1 << 8 * checked.itemsize - (checked.kind == "i"):
         raise ValueError(f"dtype must hold bucket {num_buckets - 1}, got {checked}")
     return checked
 
@@ -118,10 +131,14 @@ def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[An
     return out
 
 
-def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Allocate an array, or raise MemoryError."""
+def allocate(
+    shape: tuple[int, ...], dtype: np.dtype[Any], like: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Allocate an array, in the memory order of another one, or raise MemoryError."""
     try:
-        return np.empty(shape, dtype)
+        if like is None or like.flags.c_contiguous:
+            return np.empty(shape, dtype)
+        return np.empty_like(like, dtype, subok=False)
     except (MemoryError, ValueError):  # ValueError: more than an address can say
         nbytes = math.prod(shape) * dtype.itemsize
         raise MemoryError(
@@ -131,8 +148,9 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def is_direct(array: NDArray[Any]) -> bool:
     """Whether a kernel can read or write this array: native items, adjacent on the last axis."""
+    flags = array.flags
     return (
-        array.dtype.isnative
-        and array.flags.aligned
-        and (array.ndim == 0 or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize)
+        flags.aligned
+        and array.dtype.isnative
+        and (flags.c_contiguous or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize)
     )

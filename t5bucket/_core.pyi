@@ -16,6 +16,7 @@ class Table:
         relative_position: NDArray[Any],
         type_code: int,
         items: NDArray[Any],
+        streaming: bool,
         begin: int,
         end: int,
     ) -> None: ...
@@ -24,9 +25,33 @@ class Table:
         query_positions: NDArray[np.int64],
         key_positions: NDArray[np.int64],
         matrix: NDArray[Any],
+        streaming: bool,
         begin: int,
         end: int,
     ) -> None: ...
 
-def copy_diagonals(diagonals: NDArray[Any], matrix: NDArray[Any], begin: int, end: int) -> None: ...
+@final
+class Counter:
+    def __new__(
+        cls,
+        max_exact: int,
+        future_base: int,
+        bidirectional: bool,
+        boundaries: NDArray[np.int64],
+    ) -> Counter: ...
+    def can_count(self) -> bool: ...
+    def lookup(
+        self,
+        relative_position: NDArray[Any],
+        type_code: int,
+        items: NDArray[Any],
+        streaming: bool,
+        begin: int,
+        end: int,
+    ) -> None: ...
+
+def copy_diagonals(
+    diagonals: NDArray[Any], matrix: NDArray[Any], streaming: bool, begin: int, end: int
+) -> None: ...
+def get_implementation() -> str: ...
 def get_compiler() -> str: ...

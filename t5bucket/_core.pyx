@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # cython: language_level=3, freethreading_compatible=True
 
+import os
+
 from cpython.buffer cimport (
     PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
 from libc.stdint cimport int64_t
 
 from t5bucket.capi cimport (
-    t5b_copy_diagonals, t5b_fill_diagonals, t5b_get_compiler, t5b_integer,
-    t5b_lookup, t5b_lookup_pairs, t5b_matrix, t5b_table)
+    t5b_can_count, t5b_copy_diagonals, t5b_fill_diagonals, t5b_get_compiler,
+    t5b_get_implementation, t5b_implementation, t5b_integer, t5b_lookup, t5b_lookup_pairs,
+    t5b_matrix, t5b_scheme, t5b_table)
 
 
 # A typed memoryview would ask for the format, which bfloat16 does not have and
@@ -23,15 +26,18 @@ cdef class Buffer:
     def __dealloc__(self):
         PyBuffer_Release(&self.view)
 
-    cdef t5b_matrix matrix(self) noexcept:
+    cdef void *element(self, size_t index) noexcept:
+        return <char *>self.view.buf + index * self.view.itemsize
+
+    cdef t5b_matrix matrix(self) noexcept:  # ([batch,] head, query, key)
         cdef int keys = self.view.ndim - 1
         cdef t5b_matrix matrix
         matrix.data = self.view.buf
         matrix.key_length = self.view.shape[keys]
         matrix.query_length = self.view.shape[keys - 1]
         matrix.query_stride = self.view.strides[keys - 1]
-        matrix.head_stride = self.view.strides[keys - 2] if keys >= 2 else 0
-        matrix.batch_stride = self.view.strides[keys - 3] if keys >= 3 else 0
+        matrix.head_stride = self.view.strides[keys - 2]
+        matrix.batch_stride = self.view.strides[keys - 3] if keys == 3 else 0
         return matrix
 
 
@@ -63,16 +69,21 @@ cdef class Table:
         with nogil:
             t5b_fill_diagonals(&self.table, first, count, out.view.buf, out.view.strides[0])
 
-    def lookup(self, relative_position, int type_code, items, size_t begin, size_t end):
+    def lookup(
+        self, relative_position, int type_code, items, bint streaming, size_t begin, size_t end
+    ):
         """Look up elements begin, ..., end - 1 of a C-contiguous array."""
         cdef Buffer source = Buffer(relative_position)
         cdef Buffer out = Buffer(items, True)
-        cdef const char *first = <const char *>source.view.buf + begin * source.view.itemsize
-        cdef char *first_item = <char *>out.view.buf + begin * out.view.itemsize
+        cdef const void *first = source.element(begin)
+        cdef void *first_item = out.element(begin)
         with nogil:
-            t5b_lookup(&self.table, first, <t5b_integer>type_code, end - begin, first_item)
+            t5b_lookup(
+                &self.table, first, <t5b_integer>type_code, end - begin, streaming, first_item)
 
-    def lookup_pairs(self, query_positions, key_positions, matrix, size_t begin, size_t end):
+    def lookup_pairs(
+        self, query_positions, key_positions, matrix, bint streaming, size_t begin, size_t end
+    ):
         """Look up rows begin, ..., end - 1 of ``matrix`` (batch, num_heads, query, key).
 
         Both positions are int64 and two-dimensional, ``query_positions`` is
@@ -85,18 +96,69 @@ cdef class Table:
         with nogil:
             t5b_lookup_pairs(
                 &self.table, <const int64_t *>queries.view.buf, <const int64_t *>keys.view.buf,
-                keys.view.strides[0] // sizeof(int64_t), begin, end, &described)
+                keys.view.strides[0] // sizeof(int64_t), begin, end, streaming, &described)
 
 
-def copy_diagonals(diagonals, matrix, size_t begin, size_t end):
-    """Copy rows begin, ..., end - 1 of ``matrix`` ([num_heads,] query, key)."""
+cdef class Counter:
+    """A ``t5b_scheme``, with the `lookup` of a table whose items are its buckets."""
+
+    cdef t5b_scheme scheme
+    cdef Buffer boundaries
+
+    def __cinit__(self, int64_t max_exact, int64_t future_base, bint bidirectional, boundaries):
+        self.boundaries = Buffer(boundaries)
+        self.scheme.max_exact = max_exact
+        self.scheme.future_base = future_base
+        self.scheme.bidirectional = bidirectional
+        self.scheme.boundaries = <const int64_t *>self.boundaries.view.buf
+        self.scheme.num_boundaries = self.boundaries.view.shape[0]
+
+    def can_count(self):
+        """Whether `lookup` works for this scheme."""
+        return bool(t5b_can_count(&self.scheme))
+
+    def lookup(
+        self, relative_position, int type_code, items, bint streaming, size_t begin, size_t end
+    ):
+        """Count elements begin, ..., end - 1 of a C-contiguous array."""
+        cdef Buffer source = Buffer(relative_position)
+        cdef Buffer out = Buffer(items, True)
+        cdef const void *first = source.element(begin)
+        cdef void *first_item = out.element(begin)
+        with nogil:
+            implementation.count_buckets(
+                &self.scheme, first, <t5b_integer>type_code, end - begin, out.view.itemsize,
+                streaming, first_item)
+
+
+def copy_diagonals(diagonals, matrix, bint streaming, size_t begin, size_t end):
+    """Copy rows begin, ..., end - 1 of ``matrix`` (num_heads, query, key)."""
     cdef Buffer source = Buffer(diagonals)
     cdef Buffer out = Buffer(matrix, True)
     cdef t5b_matrix described = out.matrix()
     with nogil:
-        t5b_copy_diagonals(source.view.buf, source.view.itemsize, begin, end, &described)
+        t5b_copy_diagonals(source.view.buf, source.view.itemsize, begin, end, streaming, &described)
 
 
 def get_compiler():
     """Name and version of the compiler that built the C core."""
     return t5b_get_compiler().decode()
+
+
+cdef const t5b_implementation *choose_implementation(disabled):
+    cdef size_t index = 0
+    cdef const t5b_implementation *candidate = t5b_get_implementation(0)
+    while candidate.name.decode() in disabled or not candidate.is_supported():
+        index += 1
+        candidate = t5b_get_implementation(index)
+    return candidate
+
+
+# Chosen once, at import. "portable" runs everywhere and cannot be disabled.
+cdef const t5b_implementation *implementation = choose_implementation(
+    set(os.environ.get("T5BUCKET_DISABLE_CPU", "").replace(",", " ").split()) - {"portable"})
+
+
+def get_implementation():
+    """Name of the implementation that counts buckets."""
+    return implementation.name.decode()

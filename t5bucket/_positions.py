@@ -47,10 +47,10 @@ def to_int64(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDAr
     Copies, because the output may share memory with the positions.
     """
     both = (query, key)
-    if all(x.dtype != np.uint64 or x.max(initial=0) <= INT64_MAX for x in both):
+    if all(x.dtype.str[1:] != "u8" or x.max(initial=0) <= INT64_MAX for x in both):
         return query.astype(np.int64, order="C"), key.astype(np.int64, order="C")
     if any(x.min(initial=0) < 0 for x in both):
         return None
     half = np.uint64(2**63)  # move both from [0, 2^64) to [-2^63, 2^63)
-    query, key = ((x.astype(np.uint64) ^ half).view(np.int64) for x in both)
+    query, key = ((x.astype(np.uint64, order="C") ^ half).view(np.int64) for x in both)
     return query, key

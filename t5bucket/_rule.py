@@ -5,12 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from t5bucket import _core
 from t5bucket._checks import allocate, integer, integers
+
+if TYPE_CHECKING:
+    from t5bucket._table import RelativeTable
 
 Range = tuple[int, int | None, int | None]  # (bucket, first, last); None is no bound
 
@@ -31,12 +35,18 @@ class Rule:
         First relative position of each range but the first, ascending.
     buckets : sequence of int
         The bucket of each range, one more than `starts`.
+    counter : Counter, optional
+        Gives the same buckets by counting boundaries, if that is faster.
     """
 
-    __slots__ = ("_hash", "bucket_list", "buckets", "start_list", "starts")
+    __slots__ = ("_hash", "bucket_list", "buckets", "counter", "start_list", "starts", "tables")
 
-    def __init__(self, starts: list[int], buckets: list[int]) -> None:
-        self.start_list = starts
+    def __init__(
+        self, starts: list[int], buckets: list[int], counter: _core.Counter | None = None
+    ) -> None:
+        self.counter = counter
+        self.tables: dict[np.dtype[Any], RelativeTable] = {}  # of buckets; made when asked for
+        self.start_list = starts  # lists for bisect, which single positions take
         self.bucket_list = buckets
         self.starts: NDArray[np.int64] = np.array(starts, np.int64)
         self.buckets: NDArray[np.int64] = np.array(buckets, np.int64)
@@ -101,6 +111,14 @@ class Rule:
         }
         return next(n for n in range(len(singles) + 1) if -n not in singles)
 
+    def is_t5(self, num_buckets: int, max_distance: int, bidirectional: bool) -> bool:
+        """Whether this is T5's rule for these settings, which may be invalid for it."""
+        max_exact = num_buckets // (4 if bidirectional else 2)
+        # The rule of a large scheme takes time, so look for its beginning first.
+        if not 1 <= max_exact < max_distance or self.max_exact() - max_exact not in (0, 1):
+            return False
+        return self == t5_rule(num_buckets, max_distance, bidirectional)
+
     def ranges(self) -> list[Range]:
         """``(bucket, first, last)`` of each range, in the order of the buckets."""
         first = [None, *self.start_list]
@@ -129,10 +147,10 @@ def t5_rule(num_buckets: int, max_distance: int, bidirectional: bool) -> Rule:
     """Rule of T5 for settings that have been checked."""
     num_distance_buckets = num_buckets // 2 if bidirectional else num_buckets
     max_exact = num_distance_buckets // 2
-    first_distance = [
-        *range(max_exact + 1),
-        *logarithmic_first_distances(max_exact, num_distance_buckets - max_exact, max_distance),
-    ]
+    boundaries = logarithmic_first_distances(
+        max_exact, num_distance_buckets - max_exact, max_distance
+    )
+    first_distance = [*range(max_exact + 1), *boundaries]
     # Far out in a crowded scheme some buckets begin where the next one does: they never occur.
     occurring = [
         bucket
@@ -145,7 +163,9 @@ def t5_rule(num_buckets: int, max_distance: int, bidirectional: bool) -> Rule:
     if bidirectional:
         starts += [first_distance[bucket] for bucket in beyond_zero]
         buckets += [num_distance_buckets + bucket for bucket in beyond_zero]
-    return Rule(starts, buckets)
+    future_base = num_distance_buckets if bidirectional else 0
+    counter = _core.Counter(max_exact, future_base, bidirectional, np.array(boundaries, np.int64))
+    return Rule(starts, buckets, counter if counter.can_count() else None)
 
 
 def logarithmic_first_distances(

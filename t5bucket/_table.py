@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from t5bucket import _core
 from t5bucket._checks import INT64_MAX, INT64_MIN, allocate, is_direct
+from t5bucket._machine import CACHE_NBYTES
 from t5bucket._positions import flatten_batch, to_int64
 from t5bucket._rule import Rule
-from t5bucket._threads import run
+from t5bucket._threads import PART_NBYTES, run
 
 # A rule that changes over at most this many tokens is looked up by index (the
 # table stays within a second-level cache); a wider one is searched.
 MAX_INDEXED_SPAN = 1 << 17
+# Larger outputs are written past the caches. Copying rows on a processor with a
+# cache of 32 MiB, ordinary stores win up to 12 MiB by a factor of two, and lose
+# from 19 MiB on by the same.
+STREAM_NBYTES = CACHE_NBYTES // 2
 
 
 class RelativeTable:
@@ -31,12 +36,17 @@ class RelativeTable:
     ----------
     rule : Rule
     items : array, shape (num_heads, num_ranges), C-contiguous
+    counter : Counter, optional
+        Gives the same items element by element, but faster.
     """
 
-    def __init__(self, rule: Rule, items: NDArray[Any]) -> None:
+    def __init__(
+        self, rule: Rule, items: NDArray[Any], counter: _core.Counter | None = None
+    ) -> None:
         self._rule = rule
         self._items = items
         self._steps = _core.Table(items, rule.starts)
+        self._counter = counter
 
     @cached_property
     def _lookup(self) -> _core.Table:
@@ -79,33 +89,47 @@ class RelativeTable:
             return
         diagonals = self._diagonals(query_length, key_length, offset)
         if is_direct(out):
-            copy = partial(_core.copy_diagonals, diagonals, out)
+            copy = partial(_core.copy_diagonals, diagonals, out, out.nbytes > STREAM_NBYTES)
             run(copy, num_heads * query_length, out.nbytes, num_threads)
         else:
             np.copyto(out, _window(diagonals, query_length, key_length))
 
     # ---- positions that are data ----
 
-    def fill(self, out: NDArray[Any], positions: NDArray[Any], num_threads: int | None) -> None:
-        """Write the first head's item for each of ``positions``; any layout, same shape."""
-        code = _type_code(positions.dtype)
-        contiguous = positions.flags.c_contiguous and out.flags.c_contiguous
-        if contiguous and is_direct(positions) and is_direct(out):
-            if np.may_share_memory(positions, out) and not _is_same_memory(positions, out):
+    def fill(
+        self,
+        out: NDArray[Any],
+        positions: NDArray[Any],
+        num_threads: int | None,
+        is_new: bool = False,
+    ) -> None:
+        """Write the first head's item for each of ``positions``; any layout, same shape.
+
+        An output that `is_new` shares no memory with the positions.
+        """
+        lookup = (self._counter or self._lookup).lookup
+        dtype = positions.dtype
+        code = dtype.itemsize if dtype.kind == "u" else -dtype.itemsize  # the C core's t5b_integer
+        if _is_plain(positions) and _is_plain(out):
+            if not is_new and _overlaps(positions, out):
                 positions = positions.copy()
-            work = partial(self._lookup.lookup, positions, code, out)
-            run(work, out.size, out.nbytes, num_threads)
+            nbytes = out.nbytes
+            if nbytes <= PART_NBYTES and num_threads is None:  # what `run` would do
+                lookup(positions, code, out, False, 0, out.size)
+            else:
+                work = partial(lookup, positions, code, out, nbytes > STREAM_NBYTES)
+                run(work, out.size, nbytes, num_threads)
             return
         each: Any = ["contig", "aligned", "nbo"]
         with np.nditer(
             [positions, out],
             flags=["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
             op_flags=[["readonly", *each], ["writeonly", *each]],
-            op_dtypes=[positions.dtype.newbyteorder("="), self._items.dtype],
+            op_dtypes=[dtype.newbyteorder("="), self._items.dtype],
             casting="equiv",
         ) as chunks:
             for source, target in chunks:
-                self._lookup.lookup(source, code, target, 0, target.size)
+                lookup(source, code, target, False, 0, target.size)
 
     def fill_pairs(
         self,
@@ -143,7 +167,8 @@ class RelativeTable:
         query, key = as_int64
         query = np.ascontiguousarray(np.broadcast_to(query, (len(out), query.shape[1])))
         key = np.broadcast_to(key, (len(out), key.shape[1]))
-        work = partial(self._lookup.lookup_pairs, query, key, out)
+        streaming = out.nbytes > STREAM_NBYTES
+        work = partial(self._lookup.lookup_pairs, query, key, out, streaming)
         run(work, query.size, out.nbytes, num_threads)
 
     def _fill_rows_of_any_size(
@@ -151,9 +176,9 @@ class RelativeTable:
     ) -> None:
         """Negative positions together with some above int64: exact in Python's integers."""
         origin = np.zeros((1, 1), np.int64)
+        query, key = query.astype(object), key.astype(object)  # copies, as `to_int64` makes
         for batch, row in np.ndindex(len(out), out.shape[2]):
-            keys = key[batch % len(key)].astype(object)
-            difference = keys - int(query[batch % len(query), row])
+            difference = key[batch % len(key)] - query[batch % len(query), row]
             relative = np.clip(difference, INT64_MIN, INT64_MAX).astype(np.int64)[None]
             self._fill_flat_pairs(out[batch : batch + 1, :, row : row + 1], origin, relative, 1)
 
@@ -161,6 +186,11 @@ class RelativeTable:
 def _is_flat(out: NDArray[Any]) -> bool:
     """Whether a kernel can write ``out`` with one stride for all batch axes."""
     return is_direct(out) and (out.ndim <= 4 or out.flags.c_contiguous)
+
+
+def _is_plain(array: NDArray[Any]) -> bool:
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned and array.dtype.isnative
 
 
 def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDArray[Any]:
@@ -175,10 +205,8 @@ def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDAr
     )
 
 
-def _type_code(dtype: np.dtype[Any]) -> int:
-    """Return the C core's ``t5b_integer`` of a dtype."""
-    return dtype.itemsize if dtype.kind == "u" else -dtype.itemsize
-
-
-def _is_same_memory(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    return a.itemsize == b.itemsize and a.ctypes.data == b.ctypes.data
+def _overlaps(positions: NDArray[Any], out: NDArray[Any]) -> bool:
+    """Whether a block could be written before it is read; item on item it cannot."""
+    if not np.may_share_memory(positions, out):
+        return False
+    return positions.itemsize != out.itemsize or positions.ctypes.data != out.ctypes.data

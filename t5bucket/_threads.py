@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path
+
+from t5bucket._machine import available_cpus
 
 # A part is small enough that Ctrl-C is answered between two of them, and large
 # enough that the interpreter's share in it does not show.
@@ -35,11 +35,11 @@ def run(
     num_threads : int or None
         None chooses by `nbytes`.
     """
-    if num_threads is None:
-        num_threads = choose_num_threads(nbytes)
-    if num_threads == 1 and nbytes <= PART_NBYTES:
+    if nbytes <= PART_NBYTES and (num_threads is None or num_threads == 1):
         work(0, count)
         return
+    if num_threads is None:
+        num_threads = choose_num_threads(nbytes)
     num_parts = max(num_threads, -(-nbytes // PART_NBYTES))
     parts = _Parts(count, max(1, -(-count // num_parts)))
 
@@ -99,9 +99,7 @@ def _start_helpers(target: Callable[[], None], count: int) -> list[threading.Thr
 
 def choose_num_threads(nbytes: int) -> int:
     """Threads for a call that writes `nbytes`, where the caller left the choice to us."""
-    if nbytes < 2 * THREAD_NBYTES:
-        return 1
-    return min(default_num_threads(), nbytes // THREAD_NBYTES)
+    return max(1, min(default_num_threads(), nbytes // THREAD_NBYTES))
 
 
 def default_num_threads() -> int:
@@ -125,21 +123,3 @@ def default_num_threads() -> int:
 def _is_worker_process() -> bool:
     process = sys.modules.get("multiprocessing.process")  # every worker has it imported
     return process is not None and process.parent_process() is not None
-
-
-def available_cpus() -> int:
-    """Processors by affinity and by the control group's quota."""
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS or Windows
-        cpus = os.cpu_count() or 1
-    return min(cpus, _cgroup_cpus() or cpus)
-
-
-@cache
-def _cgroup_cpus() -> int | None:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, int(quota) // int(period))
-    except (OSError, ValueError):  # no cgroup v2, or a quota of "max"
-        return None

@@ -1,4 +1,4 @@
-# capi.pxd - the C interface (src_c/t5bucket.h) for Cython: cimport from t5bucket.capi.
+# capi.pxd - the C interface, src_c/t5bucket.h, for the wrappers.
 # SPDX-License-Identifier: BSD-3-Clause
 
 from libc.stddef cimport ptrdiff_t
@@ -31,15 +31,33 @@ cdef extern from "t5bucket.h" nogil:
 
     void t5b_copy_diagonals(
         const void *diagonals, size_t itemsize, size_t begin, size_t end,
-        const t5b_matrix *matrix) noexcept
+        int streaming, const t5b_matrix *matrix) noexcept
 
     void t5b_lookup(
         const t5b_table *table, const void *relative_position, t5b_integer type,
-        size_t count, void *items) noexcept
+        size_t count, int streaming, void *items) noexcept
 
     void t5b_lookup_pairs(
         const t5b_table *table, const int64_t *query_positions,
         const int64_t *key_positions, size_t key_batch_stride,
-        size_t begin, size_t end, const t5b_matrix *matrix) noexcept
+        size_t begin, size_t end, int streaming, const t5b_matrix *matrix) noexcept
+
+    ctypedef struct t5b_scheme:
+        int64_t max_exact
+        int64_t future_base
+        int bidirectional
+        const int64_t *boundaries
+        size_t num_boundaries
+
+    int t5b_can_count(const t5b_scheme *scheme) noexcept
+
+    ctypedef struct t5b_implementation:
+        const char *name
+        int (*is_supported)() noexcept nogil
+        void (*count_buckets)(
+            const t5b_scheme *scheme, const void *relative_position, t5b_integer type,
+            size_t count, size_t itemsize, int streaming, void *items) noexcept nogil
+
+    const t5b_implementation *t5b_get_implementation(size_t index) noexcept
 
     const char *t5b_get_compiler() noexcept

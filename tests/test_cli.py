@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,25 @@ def test_bias_in_many_tiles_is_the_whole_matrix(tmp_path: Path) -> None:
 def test_bias_with_and_without_out_has_one_checksum(tmp_path: Path) -> None:
     arguments = ("bias", "--query-length", 300)
     assert fields(*arguments)["sha256"] == fields(*arguments, "--out", tmp_path / "x.npy")["sha256"]
+
+
+def test_bias_takes_offsets_at_the_ends_of_int64(tmp_path: Path) -> None:
+    arguments = ["bias", "--query-length", 12_000, "--key-length", 3000, "--dtype", "float16"]
+    out = tmp_path / "x.npy"
+    fields(*arguments, "--query-offset", 2**63 - 1, "--out", out)
+    written = np.load(out, mmap_mode="r")
+    assert (written == written[:, :1, :1]).all()
+
+
+def test_a_terminated_process_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "x.npy"
+    arguments = ["bias", "--query-length", "20000", "--key-length", "20000", "--out", str(out)]
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL)
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bias_of_no_queries_is_a_valid_file(tmp_path: Path) -> None:
@@ -250,7 +270,7 @@ def test_plot_writes_a_picture(tmp_path: Path) -> None:
     out = tmp_path / "bias.png"
     assert run("plot", "--length", 20, "--out", out).stdout == f"{out}\n"
     assert out.read_bytes().startswith(b"\x89PNG")
-    refused(1, "not supported", "plot", "--out", tmp_path / "bias.xyz")
+    refused(1, "'xyz' is not supported", "plot", "--out", tmp_path / "bias.xyz")
     refused(1, "out must be a file", "plot", "--out", tmp_path)
     refused(2, "--length: must be at least 1, got 0", "plot", "--length", 0)
     assert [path.name for path in tmp_path.iterdir()] == ["bias.png"]
@@ -288,7 +308,7 @@ def test_the_installed_command_is_the_module() -> None:
     assert result.stdout == run("--version").stdout == f"t5bucket {tb.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["bias"], ["buckets"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["bias"], ["buckets"], ["plot"], ["info"]])
 def test_help_describes_each_command(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.returncode == 0
@@ -330,6 +350,23 @@ def test_it_works_without_the_optional_packages(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert "pip install 't5bucket[bfloat16]'" in result.stderr
+
+
+def test_importing_the_source_tree_says_what_to_do(tmp_path: Path) -> None:
+    shutil.copytree(
+        Path(tb.__file__).parent,
+        tmp_path / "t5bucket",
+        ignore=shutil.ignore_patterns("_core*", "__pycache__"),
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", "import t5bucket"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 1
+    assert "pip install --editable ." in result.stderr.splitlines()[-1]
 
 
 def test_importing_the_package_imports_none_of_its_options() -> None:

@@ -25,14 +25,19 @@ def test_examples_in_docstrings(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize("path", ["README.md"])
-def test_examples_in_pages(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
-    assert blocks
+def test_the_readmes_example_runs_and_shows_its_true_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, namespace)
+    exec(block, namespace)
+    shown = re.findall(r"^(\S+\(.*\)) +# (array\(.*?\)|\([\d, ]+\))", block, re.MULTILINE)
+    assert len(shown) == 2
+    for expression, result in shown:
+        value = eval(expression, namespace)
+        assert repr(value if result.startswith("array") else value.shape) == result
+    assert namespace["bias"].view(100_000, 100_000).base.nbytes // 10**6 == 9
 
 
 def public_functions() -> list[Any]:

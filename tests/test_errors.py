@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 import t5bucket
+from t5bucket import plot
 
 tb: Any = t5bucket  # wrong types are the point here
+plot_grid: Any = plot.plot_grid
+plot_bias: Any = plot.plot_bias
 BUCKETS = tb.Buckets(32, 128)
 WIDE = tb.Buckets(320, 800)
 BIAS = tb.RelativeAttentionBias(np.ones((32, 2), np.float32), BUCKETS)
@@ -118,6 +121,17 @@ POSITIONS: list[Case] = [
     (lambda: BUCKETS(2**64), ValueError, f"relative_position must fit in int64, got {2**64}"),
     (lambda: BUCKETS(-(2**63) - 1), ValueError, f"must fit in int64, got {-(2**63) - 1}"),
     (lambda: BUCKETS([0, 2**70]), ValueError, f"relative_position must fit in int64, got {2**70}"),
+    (lambda: BUCKETS([-1, 2**63]), ValueError, f"must fit in int64, got {2**63}"),
+    (
+        lambda: BUCKETS(np.broadcast_to(np.int8(0), (2**31, 2**31))),
+        MemoryError,
+        "must fit in memory",
+    ),
+    (
+        lambda: BUCKETS(np.broadcast_to(np.int8(0), (2**20, 2**23))),
+        MemoryError,
+        "must fit in memory",
+    ),
     (lambda: tb.relative_position_bucket(0.5), TypeError, "relative_position must be integers"),
     (lambda: BUCKETS.grid_at(3), ValueError, "query_positions must have at least one axis"),
     (lambda: BUCKETS.grid_at([1], 3), ValueError, "key_positions must have at least one axis"),
@@ -164,6 +178,15 @@ def lengths_and_offsets(call: Callable[..., Any]) -> list[Case]:
         (lambda: call(2, 2, query_offset=2**63), ValueError, "query_offset must be at most"),
     ]
 
+
+PLOTS: list[Case] = [
+    (lambda: plot_grid(BUCKETS, 0, 2), ValueError, "query_length must be at least 1, got 0"),
+    (lambda: plot_grid(BUCKETS, 2, 1.5), TypeError, "key_length must be an integer, got 1.5"),
+    (lambda: plot_bias(BIAS, distance=0), ValueError, "distance must be at least 1, got 0"),
+    (lambda: plot_bias(BIAS, heads=[2]), ValueError, "head must be at most 1, got 2"),
+    (lambda: plot_bias(BIAS, heads=[-1]), ValueError, "head must be at least 0, got -1"),
+    (lambda: plot_bias(BIAS, heads=["a"]), TypeError, "head must be an integer, got 'a'"),
+]
 
 GRIDS: list[Case] = [
     *lengths_and_offsets(BUCKETS.grid),
@@ -234,7 +257,7 @@ WEIGHTS: list[Case] = [
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "message"), SCHEMES + POSITIONS + DTYPES_AND_THREADS + GRIDS + WEIGHTS
+    ("call", "error", "message"), SCHEMES + POSITIONS + DTYPES_AND_THREADS + GRIDS + WEIGHTS + PLOTS
 )
 def test_bad_input_is_refused_with_a_message_that_names_it(
     call: Callable[[], Any], error: type[Exception], message: str

@@ -7,6 +7,8 @@ import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from strategies import (
     FLOATS,
     INTEGERS,
@@ -231,6 +233,21 @@ def test_offsets_at_the_ends_of_int64_saturate(query_offset: int, key_offset: in
     assert np.array_equal(grid, np.broadcast_to(expected, (3, 4)))
 
 
+def test_a_rule_that_changes_at_the_limits_has_no_overflow() -> None:
+    limit = 2**62
+    buckets = tb.Buckets.from_ranges(
+        [(0, None, -limit), (1, 1 - limit, limit - 1), (2, limit, None)],
+        max_distance=limit,
+        num_buckets=3,
+    )
+    for offset in (-limit - 5, -limit, limit - 5, limit):
+        relative = [offset + j for j in range(10)]
+        expected = [buckets(d) for d in relative]
+        assert buckets.grid(1, 10, key_offset=offset)[0].tolist() == expected
+        assert buckets.grid(2, 10, key_offset=offset)[0].tolist() == expected
+        assert buckets(relative).tolist() == expected
+
+
 def test_a_large_grid_is_the_same_on_any_number_of_threads() -> None:
     buckets = tb.Buckets(32, 128)
     one = buckets.grid(3000, 4001, num_threads=1)
@@ -242,18 +259,39 @@ def test_a_large_grid_is_the_same_on_any_number_of_threads() -> None:
 # ---- grids of positions that are data ----
 
 
+def rows(dtype: Any, batch: tuple[int, ...]) -> st.SearchStrategy[NDArray[Any]]:
+    limits = np.iinfo(dtype)
+    near = st.integers(max(-300, limits.min), min(300, limits.max))
+    length = st.integers(0, 4)
+    return length.flatmap(
+        lambda n: hnp.arrays(dtype, (*batch, n), elements=near | hnp.from_dtype(dtype))
+    )
+
+
 @given(schemes, st.data())
 def test_grid_at_agrees_with_subtraction_in_python(
     buckets: tb.Buckets, data: st.DataObject
 ) -> None:
-    dtype = data.draw(st.tuples(integer_dtypes, integer_dtypes))
-    query = data.draw(positions(dtype[0], max_dims=1).map(np.atleast_1d))
-    key = data.draw(positions(dtype[1], max_dims=1).map(np.atleast_1d))
+    batch = data.draw(st.sampled_from([(), (1,), (2,), (3,)]))
+    query = data.draw(integer_dtypes.flatmap(lambda dtype: rows(dtype, batch)))
+    key = data.draw(integer_dtypes.flatmap(lambda dtype: rows(dtype, batch)))
     layout = data.draw(st.tuples(layouts, layouts))
     grid = buckets.grid_at(relayout(query, layout[0]), relayout(key, layout[1]))
-    for i, j in np.ndindex(grid.shape):
-        d = int(key[j]) - int(query[i])
-        assert grid[i, j] == buckets(max(-(2**63), min(d, 2**63 - 1)))
+    assert grid.shape == (*batch, query.shape[-1], key.shape[-1])
+    for *index, i, j in np.ndindex(grid.shape):
+        d = int(key[(*index, j)]) - int(query[(*index, i)])
+        assert grid[(*index, i, j)] == buckets(max(-(2**63), min(d, 2**63 - 1)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_grid_at_of_positions_above_int64_in_any_layout(layout: str) -> None:
+    key = np.array([[1, 5, 9], [100, 200, 3]], np.uint64) + np.uint64(2**63)
+    query = np.array([[2**63, 2**64 - 1]], np.uint64)
+    expected = tb.Buckets()([[[1, 5, 9], [-(2**62)] * 3], [[100, 200, 3], [-(2**62)] * 3]])
+    assert np.array_equal(tb.Buckets().grid_at(query, relayout(key, layout)), expected)
+    swapped = tb.Buckets().grid_at(relayout(key, layout), query)
+    mirrored = np.where(expected >= 16, expected - 16, expected + 16)
+    assert np.array_equal(swapped, mirrored.transpose(0, 2, 1))
 
 
 @pytest.mark.parametrize(
@@ -313,6 +351,11 @@ def test_grid_at_out_may_share_memory_with_the_positions() -> None:
     memory = np.arange(16).reshape(4, 4)
     expected = tb.Buckets().grid_at(memory[0].copy(), memory[1].copy())
     tb.Buckets().grid_at(memory[0], memory[1], out=memory)
+    assert np.array_equal(memory, expected)
+    memory[0, :3] = [-1, -5, 3]
+    query = np.array([2**63 + 5, 1, 2, 3], np.uint64)
+    expected = tb.Buckets().grid_at(query, memory[0].copy())
+    tb.Buckets().grid_at(query, memory[0], out=memory)
     assert np.array_equal(memory, expected)
 
 

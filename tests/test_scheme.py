@@ -197,6 +197,13 @@ def test_equal_schemes_share_their_rule_and_tables() -> None:
     assert first._table(dtype) is second._table(dtype)
 
 
+def test_the_usual_scheme_is_built_well_under_a_millisecond() -> None:
+    begin = time.perf_counter()
+    for max_distance in range(10_001, 10_101):  # not in the cache
+        tb.Buckets(32, max_distance)
+    assert time.perf_counter() - begin < 100 * 0.5e-3
+
+
 def test_a_large_scheme_is_built_in_under_a_second() -> None:
     begin = time.perf_counter()
     buckets = tb.Buckets(1024, 100_000, bidirectional=False)
@@ -216,6 +223,7 @@ def test_from_function_of_t5s_own_rule_equals_the_scheme() -> None:
         )
         assert tabulated == buckets
         assert hash(tabulated) == hash(buckets)
+        assert repr(tabulated) == repr(buckets)
         assert tabulated.bidirectional == buckets.bidirectional
         assert tabulated.max_exact == buckets.max_exact
 

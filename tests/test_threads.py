@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import t5bucket as tb
-from t5bucket import _threads
+from t5bucket import _machine, _threads
 
 BIAS = tb.RelativeAttentionBias(
     np.random.default_rng(0).standard_normal((32, 12), np.float32), tb.Buckets()
@@ -81,9 +83,34 @@ def test_small_outputs_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _threads.choose_num_threads(1 << 30) == 16
 
 
-def test_the_default_is_what_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_what_affinity_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("T5BUCKET_NUM_THREADS", raising=False)
-    assert _threads.default_num_threads() == _threads.available_cpus() >= 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6}, raising=False)
+    monkeypatch.setattr(_machine, "CPU_QUOTA", Path("/nowhere"))
+    assert _threads.default_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus"),
+    [("200000 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("max 100000", 7), ("", 7)],
+)
+def test_the_default_is_what_the_control_group_allows(
+    quota: str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
+    monkeypatch.setattr(_machine, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert _machine.available_cpus() == cpus
+
+
+def test_the_last_level_cache_is_that_of_one_processor(tmp_path: Path) -> None:
+    for index, (level, size) in enumerate([(1, "32K"), (1, "48K"), (3, "16M"), (2, "512K")]):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        (folder / "level").write_text(f"{level}\n")
+        (folder / "size").write_text(f"{size}\n")
+    assert _machine.read_cache_nbytes(tmp_path) == 16 << 20
+    assert _machine.read_cache_nbytes(tmp_path / "missing") == 8 << 20
 
 
 @pytest.mark.parametrize("setting", ["", "0", "-1", "two", "1.5"])
@@ -129,22 +156,30 @@ def test_many_python_threads_share_objects() -> None:
         assert all(pool.map(work, range(200)))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals to a process are POSIX")
-def test_ctrl_c_ends_a_long_call_within_a_second() -> None:
-    script = """
-import sys, numpy as np, t5bucket as tb
-bias = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
-out = np.empty((12, 1024, 1024), np.float32)
+LONG_CALL = """
+import sys, time, numpy as np, t5bucket as tb
+from numpy.lib.stride_tricks import as_strided
+num_heads = 60_000  # all written to the same 4 MB: several seconds
+bias = tb.RelativeAttentionBias(np.ones((32, num_heads), np.float32), tb.Buckets())
+out = as_strided(np.empty((1024, 1024), np.float32), (num_heads, 1024, 1024), (0, 4096, 4))
+print("ready", flush=True)
 try:
-    print("ready", flush=True)
-    while True:
-        bias.matrix(1024, 1024, out=out)
+    bias.matrix(1024, 1024, out=out, num_threads=int(sys.argv[1]))
 except KeyboardInterrupt:
     sys.exit(7)
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_ctrl_c_ends_a_long_call_within_a_second(num_threads: int) -> None:
+    command = [sys.executable, "-c", LONG_CALL, str(num_threads)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout as stdout:
         stdout.readline()
+        time.sleep(0.5)
+        assert process.poll() is None
+        begin = time.perf_counter()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=5) == 7
+        assert process.wait(timeout=30) == 7
+        assert time.perf_counter() - begin < 1

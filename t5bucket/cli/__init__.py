@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
 
 import t5bucket
 from t5bucket.cli import bias, buckets, info, plot
@@ -28,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(subparsers)
     parsed = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)  # unfinished files are removed on the way out
     try:
         parsed.run(parsed)
         sys.stdout.flush()
@@ -44,3 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("t5bucket: interrupted", file=sys.stderr)
         return INTERRUPTED
     return OK
+
+
+def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signal_number)

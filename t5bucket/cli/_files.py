@@ -18,7 +18,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; the file gets its name when the block ends without an error."""
     if path.is_dir():
         raise IsADirectoryError(f"out must be a file, got the folder {path}")
-    partial_path = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial_path = path.with_name(f".partial.{os.getpid()}.{path.name}")
     try:
         yield partial_path
         partial_path.replace(path)

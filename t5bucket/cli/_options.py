@@ -37,7 +37,10 @@ def integer(minimum: int = -(2**63)) -> Callable[[str], int]:
 def add_scheme_options(parser: argparse.ArgumentParser) -> None:
     """Add what describes a scheme, apart from its number of buckets."""
     parser.add_argument(
-        "--max-distance", type=integer(), metavar="D", help="distance where the last bucket begins"
+        "--max-distance",
+        type=integer(),
+        metavar="D",
+        help="distance at which the logarithmic buckets end (default: the model's, usually 128)",
     )
     parser.add_argument(
         "--unidirectional",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from t5bucket import RelativeAttentionBias
 from t5bucket._checks import allocate, bfloat16
+from t5bucket._table import RelativeTable
 from t5bucket.cli._files import new_npy
 from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias, print_fields
 
@@ -101,16 +102,13 @@ def fill(
     """Fill a matrix tile by tile; return the seconds of that alone, and a SHA-256 of it all."""
     seconds = 0.0
     checksum = hashlib.sha256()
+    offset = options.key_offset - options.query_offset
+    heads = [head_table(bias, head) for head in range(bias.num_heads)]
     for head, rows in tiles(matrix):
         one_head = matrix[head : head + 1, rows]
         begin = time.perf_counter()
-        head_bias(bias, head).matrix(
-            *one_head.shape[1:],
-            query_offset=options.query_offset + rows.start,
-            key_offset=options.key_offset,
-            out=one_head,
-            num_threads=options.num_threads,
-        )
+        # Not `matrix`: the first row's position may lie beyond what a caller may name.
+        heads[head].fill_matrix(one_head, offset - rows.start, options.num_threads)
         seconds += time.perf_counter() - begin
         checksum.update(one_head.reshape(-1).view(np.uint8).data)
         report(one_head.nbytes)
@@ -126,10 +124,10 @@ def tiles(matrix: NDArray[Any]) -> Iterator[tuple[int, slice]]:
             yield head, slice(row, min(row + num_rows, query_length))
 
 
-def head_bias(bias: RelativeAttentionBias, head: int) -> RelativeAttentionBias:
-    """Bias of one head alone."""
+def head_table(bias: RelativeAttentionBias, head: int) -> RelativeTable:
+    """Items of one head alone."""
     by_head = bias.weight if bias.heads_first else bias.weight.T
-    return RelativeAttentionBias(by_head[head : head + 1], bias.buckets, heads_first=True)
+    return RelativeAttentionBias(by_head[head : head + 1], bias.buckets, heads_first=True)._table
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from t5bucket import _core
-from t5bucket._threads import available_cpus, default_num_threads
+from t5bucket._machine import CACHE_NBYTES, available_cpus
+from t5bucket._threads import default_num_threads
 from t5bucket.cli._options import print_fields
 
 OPTIONAL_PACKAGES = ("ml_dtypes", "tqdm", "matplotlib", "torch", "transformers")
@@ -33,9 +34,10 @@ def run(options: argparse.Namespace) -> None:
         "NumPy": version("numpy"),
         "platform": platform.platform(),
         "compiler": _core.get_compiler(),
-        "instruction set": f"portable C, built for {platform.machine()}",
+        "instruction set": f"{_core.get_implementation()} on {platform.machine()}",
         "processors": available_cpus(),
         "threads": default_num_threads(),
+        "last-level cache": f"{CACHE_NBYTES >> 20} MiB",
         "byte order": sys.byteorder,
     }
     print_fields(fields | {name: installed_version(name) for name in OPTIONAL_PACKAGES})

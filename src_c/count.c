@@ -1,0 +1,100 @@
+/* count.c - T5's buckets by counting boundaries, where there are few of them.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ *     bucket = min(n, max_exact) + (boundaries that n has passed) + base
+ *
+ * Loops without branches over a block in the first-level cache, which compilers
+ * turn into vectors. Nothing changes beyond the last boundary, so positions are
+ * saturated to int8 lanes, or to int16, and lose nothing.
+ */
+#include "t5bucket.h"
+
+#include <assert.h>
+
+#include "positions.h"
+#include "stream.h"
+
+#if defined(__GNUC__)
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#else
+#define ALWAYS_INLINE static inline
+#endif
+
+enum { BLOCK_LENGTH = 512 }; /* 7 KiB of scratch on the stack */
+
+#define LANE int8
+#define LANE_MAX INT8_MAX
+#define NAME(function) function##_int8
+#include "count_template.h"
+
+#define LANE int16
+#define LANE_MAX INT16_MAX
+#define NAME(function) function##_int16
+#include "count_template.h"
+
+/* A bucket is below base + max_exact + num_boundaries, so at most twice the base
+ * or, without one, not far beyond max_exact: unsigned lanes hold it. */
+static int fits(const t5b_scheme *scheme, int64_t largest)
+{
+    const size_t num_boundaries = scheme->num_boundaries;
+    return scheme->max_exact <= largest && scheme->future_base <= largest &&
+           (num_boundaries == 0 || scheme->boundaries[num_boundaries - 1] <= largest);
+}
+
+int t5b_can_count(const t5b_scheme *scheme)
+{
+    return scheme->num_boundaries <= T5B_MAX_COUNTED_BOUNDARIES && fits(scheme, INT16_MAX / 2);
+}
+
+ALWAYS_INLINE void count_buckets(const t5b_scheme *scheme, const void *relative_position,
+                                 t5b_integer type, size_t count, size_t itemsize, int streaming,
+                                 void *items)
+{
+    assert(t5b_can_count(scheme));
+    if (fits(scheme, INT8_MAX))
+        count_int8(scheme, relative_position, type, count, itemsize, streaming, items);
+    else
+        count_int16(scheme, relative_position, type, count, itemsize, streaming, items);
+    finish_stream();
+}
+
+static void count_buckets_portable(const t5b_scheme *scheme, const void *relative_position,
+                                   t5b_integer type, size_t count, size_t itemsize,
+                                   int streaming, void *items)
+{
+    count_buckets(scheme, relative_position, type, count, itemsize, streaming, items);
+}
+
+#if defined(__GNUC__) && defined(__x86_64__)
+/* The same loops with twice the lanes: 1.75 times as fast as SSE2. */
+__attribute__((target("avx2"))) static void
+count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position, t5b_integer type,
+                   size_t count, size_t itemsize, int streaming, void *items)
+{
+    count_buckets(scheme, relative_position, type, count, itemsize, streaming, items);
+}
+
+static int has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2");
+}
+#endif
+
+static int has_anything(void)
+{
+    return 1;
+}
+
+static const t5b_implementation implementations[] = {
+#if defined(__GNUC__) && defined(__x86_64__)
+    {"avx2", has_avx2, count_buckets_avx2},
+#endif
+    {"portable", has_anything, count_buckets_portable},
+};
+
+const t5b_implementation *t5b_get_implementation(size_t index)
+{
+    const size_t count = sizeof implementations / sizeof implementations[0];
+    return index < count ? &implementations[index] : NULL;
+}

@@ -1,0 +1,61 @@
+/* stream.h - write a row past the caches: shared by the kernels, not installed.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * An ordinary store reads a line of memory before it changes it. A row that is
+ * written once, and is part of more than the last-level cache holds, is written
+ * twice as fast by non-temporal stores, which do not: 27 instead of 12 GB/s on
+ * a Zen 4 core, the speed of memset. While the output still fits the cache they
+ * lose that again, so that the caller decides.
+ */
+#ifndef T5BUCKET_STREAM_H
+#define T5BUCKET_STREAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__SSE2__) || defined(_M_X64)
+#include <emmintrin.h>
+
+enum { LINE_NBYTES = 64 };
+
+/* Whole lines only: a partly written line goes to memory in pieces. */
+static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
+{
+    const size_t misaligned = (uintptr_t)target % LINE_NBYTES;
+    size_t head = misaligned ? LINE_NBYTES - misaligned : 0;
+
+    head = head < nbytes ? head : nbytes;
+    memcpy(target, source, head);
+    for (; nbytes - head >= LINE_NBYTES; head += LINE_NBYTES) {
+        const __m128i *from = (const __m128i *)(const void *)(source + head);
+        __m128i *to = (__m128i *)(void *)(target + head);
+        const __m128i a = _mm_loadu_si128(from), b = _mm_loadu_si128(from + 1);
+        const __m128i c = _mm_loadu_si128(from + 2), d = _mm_loadu_si128(from + 3);
+        _mm_stream_si128(to, a);
+        _mm_stream_si128(to + 1, b);
+        _mm_stream_si128(to + 2, c);
+        _mm_stream_si128(to + 3, d);
+    }
+    memcpy(target + head, source + head, nbytes - head);
+}
+
+/* Make what was streamed visible to other threads before the caller tells them. */
+static inline void finish_stream(void)
+{
+    _mm_sfence();
+}
+
+#else /* what a platform's memcpy does is the best that is known of it */
+
+static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
+{
+    memcpy(target, source, nbytes);
+}
+
+static inline void finish_stream(void) {}
+
+#endif
+
+#endif

@@ -1,0 +1,44 @@
+# _machine.py - what this machine offers: processors and the last-level cache.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+# Where the system does not tell: most last-level caches are not smaller.
+DEFAULT_CACHE_NBYTES = 8 << 20
+
+
+def available_cpus() -> int:
+    """Processors by affinity and by the control group's quota."""
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS or Windows
+        cpus = os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return min(cpus, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2, or a quota of "max"
+        return cpus
+
+
+def read_cache_nbytes(folder: Path = CPU_CACHES) -> int:
+    """Bytes of the last-level cache that processor 0 shares.
+
+    Not what C's `sysconf` says: on processors with several such caches that is
+    their sum, of which one core can use a part.
+    """
+    try:
+        by_level = {
+            int((cache / "level").read_text()): (cache / "size").read_text().strip()
+            for cache in folder.glob("index*")
+        }
+        size = by_level[max(by_level)]
+        return int(size[:-1]) << {"K": 10, "M": 20, "G": 30}[size[-1]]
+    except (OSError, ValueError, KeyError):
+        return DEFAULT_CACHE_NBYTES
+
+
+CACHE_NBYTES = read_cache_nbytes()
