@@ -1,52 +1,45 @@
 # elementwise.py - buckets of relative positions that are data.
 # SPDX-License-Identifier: BSD-3-Clause
-from typing import Any
-
 import numpy as np
 
 import t5bucket as tb
-from benchmarks import peers
-
-IMPLEMENTATIONS = ["t5bucket", "numpy take", "numpy copyto (limit)", "transformers"]
-
-
-def prepare(implementation: str, source: Any, target: Any) -> peers.Call:
-    """One way to fill `target` with the buckets of `source`."""
-    buckets = tb.Buckets(peers.NUM_BUCKETS, peers.MAX_DISTANCE)
-    if implementation == "t5bucket":
-        return lambda: buckets(source, dtype=target.dtype, out=target, num_threads=1)
-    if implementation == "numpy take":
-        first = -peers.MAX_DISTANCE
-        table = buckets(np.arange(first, -first + 1)).astype(target.dtype)
-        index = source - first  # given to NumPy for free
-        return lambda: np.take(table, index, mode="clip", out=target)
-    if implementation == "numpy copyto (limit)":
-        return lambda: np.copyto(target, source, casting="unsafe")
-    function = peers.t5_bucket_function()
-    import torch
-
-    tensor = torch.from_numpy(source)
-    return lambda: function(tensor)
+from t5bucket.cli import _peers
 
 
 class Elementwise:
-    """One thread, into memory that was touched before."""
+    """One thread, into memory that was touched before; numpy copyto copies the positions."""
 
     param_names = ("implementation", "dtypes", "elements")
     params = (
-        IMPLEMENTATIONS,
+        ["t5bucket", "numpy take", "numpy copyto", "transformers", "jax"],
         ["int32 -> int32", "int64 -> int64", "int32 -> uint8"],
-        [16_384, 4_194_304],
+        [16_384, 4_194_304, 16_777_216],
     )
 
     def setup(self, implementation: str, dtypes: str, elements: int) -> None:
-        source_dtype, target_dtype = dtypes.split(" -> ")
-        source = np.random.default_rng(0).integers(-300, 300, elements).astype(source_dtype)
-        self.call = prepare(implementation, source, np.zeros(elements, target_dtype))
+        if elements > 4_194_304 and implementation in ("numpy take", "transformers", "jax"):
+            raise NotImplementedError("nothing new at this size")
+        source_dtype, dtype = dtypes.split(" -> ")
+        self.call = _peers.elementwise(implementation, source_dtype, dtype, elements)
         self.call()
 
     def time_buckets(self, implementation: str, dtypes: str, elements: int) -> None:
         self.call()
+
+
+class Schemes:
+    """How many boundaries there are decides between counting and looking up."""
+
+    param_names = ("num_buckets", "max_distance")
+    params = ([32, 64, 128, 320], [128, 800])
+
+    def setup(self, num_buckets: int, max_distance: int) -> None:
+        self.buckets = tb.Buckets(num_buckets, max_distance)
+        self.positions = np.random.default_rng(0).integers(-900, 900, 65_536, dtype=np.int32)
+        self.out = np.zeros(65_536, np.int32)
+
+    def time_65536_elements(self, num_buckets: int, max_distance: int) -> None:
+        self.buckets(self.positions, dtype=np.int32, out=self.out)
 
 
 class Small:
@@ -56,9 +49,13 @@ class Small:
         self.buckets = tb.Buckets()
         self.positions = np.arange(-50, 50)
         self.out = np.empty(100, np.int64)
+        self.numpy_abs = _peers.scalar("numpy abs")
 
     def time_scalar(self) -> None:
         self.buckets(-5)
+
+    def time_numpy_abs_of_128_elements(self) -> None:
+        self.numpy_abs()
 
     def time_100_elements(self) -> None:
         self.buckets(self.positions)

@@ -67,12 +67,34 @@ static void count_buckets_portable(const t5b_scheme *scheme, const void *relativ
 }
 
 #if defined(__GNUC__) && defined(__x86_64__)
-/* The same loops with twice the lanes: 1.75 times as fast as SSE2. */
-__attribute__((target("avx2"))) static void
-count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position, t5b_integer type,
-                   size_t count, size_t itemsize, int streaming, void *items)
+#include "count_avx2.h"
+
+/* The usual case, in registers; the rest is the loops above with twice their
+ * lanes. Together 1.8 to 2.4 times as fast as SSE2. */
+AVX2 static void count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position,
+                                    t5b_integer type, size_t count, size_t itemsize,
+                                    int streaming, void *items)
 {
-    count_buckets(scheme, relative_position, type, count, itemsize, streaming, items);
+    const unsigned char *source = (const unsigned char *)relative_position;
+    unsigned char *target = (unsigned char *)items;
+
+    if (fits(scheme, INT8_MAX) && (type == T5B_INT32 || type == T5B_INT64)) {
+        const counting counting = make_counting(scheme);
+        int64_t block[BLOCK_LENGTH]; /* items to be streamed */
+
+        while (count >= NUM_LANES) {
+            const size_t whole = count - count % NUM_LANES;
+            const size_t length = streaming && whole > BLOCK_LENGTH ? BLOCK_LENGTH : whole;
+            count_lanes_of_any(&counting, source, type, length, itemsize,
+                               streaming ? (unsigned char *)block : target);
+            if (streaming)
+                stream_row(target, (const unsigned char *)block, length * itemsize);
+            source += length * get_nbytes(type);
+            target += length * itemsize;
+            count -= length;
+        }
+    }
+    count_buckets(scheme, source, type, count, itemsize, streaming, target);
 }
 
 static int has_avx2(void)

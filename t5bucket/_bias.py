@@ -83,6 +83,8 @@ class RelativeAttentionBias:
         self._weight = table
         self._buckets = buckets
         self._heads_first = heads_first
+        self._num_heads = int(table.shape[0 if heads_first else 1])
+        self._dtype = table.dtype
         by_head = table if heads_first else table.T
         rule = buckets._rule
         self._table = RelativeTable(rule, np.ascontiguousarray(by_head[:, rule.buckets]))
@@ -163,12 +165,12 @@ class RelativeAttentionBias:
     @property
     def num_heads(self) -> int:
         """Number of heads."""
-        return int(self._weight.shape[0 if self._heads_first else 1])
+        return self._num_heads
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the weights and of every result."""
-        return self._weight.dtype
+        return self._dtype
 
     def matrix(
         self,
@@ -222,10 +224,10 @@ class RelativeAttentionBias:
         >>> bias.matrix(1, 4, query_offset=3)
         array([[[2.5, 2.5, 1.5, 0.5]]])
         """
-        lengths = _checks.lengths(query_length, key_length)
-        offset = _checks.offset(query_offset, key_offset)
-        num_threads = _checks.num_threads(num_threads)
-        target = _checks.output(out, (self.num_heads, *lengths), self.dtype)
+        q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
+        if num_threads is not None:
+            num_threads = _checks.num_threads(num_threads)
+        target = _checks.output(out, (self._num_heads, q, k), self._dtype)
         self._table.fill_matrix(target, offset, num_threads)
         return target
 
@@ -263,8 +265,7 @@ class RelativeAttentionBias:
         >>> view.base.nbytes
         19199904
         """
-        lengths = _checks.lengths(query_length, key_length)
-        return self._table.view(*lengths, _checks.offset(query_offset, key_offset))
+        return self._table.view(*_checks.grid(query_length, key_length, query_offset, key_offset))
 
     def __repr__(self) -> str:
         return f"<RelativeAttentionBias: {self.num_heads} heads of {self.dtype}, {self.buckets!r}>"

@@ -452,10 +452,9 @@ class Buckets:
                [8, 8, 8]], dtype=uint8)
         """
         checked = _checks.bucket_dtype(dtype, self.num_buckets)
-        shape = _checks.lengths(query_length, key_length)
-        offset = _checks.offset(query_offset, key_offset)
+        q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
         num_threads = _checks.num_threads(num_threads)
-        target = _checks.output(out, shape, checked)
+        target = _checks.output(out, (q, k), checked)
         self._table(checked).fill_matrix(target[None], offset, num_threads)
         return target
 

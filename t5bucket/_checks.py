@@ -11,7 +11,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 # The usual ways to name an integer type, for the sake of small calls.
 INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
-    name: np.dtype(code) for code in "bBhHiIqQ" for name in (np.dtype(code), np.dtype(code).type)
+    key: np.dtype(f"{sign}int{bits}")
+    for sign in ("", "u")
+    for bits in (8, 16, 32, 64)
+    for key in (np.dtype(f"{sign}int{bits}"), np.dtype(f"{sign}int{bits}").type)
 }
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -46,14 +49,14 @@ def num_threads(value: Any) -> int | None:
     return integer("num_threads", value, 1)
 
 
-def lengths(query_length: Any, key_length: Any) -> tuple[int, int]:
-    """Check the shape of a grid."""
-    return integer("query_length", query_length, 0), integer("key_length", key_length, 0)
-
-
-def offset(query_offset: Any, key_offset: Any) -> int:
-    """Check both offsets and return the relative position of query 0 and key 0."""
-    return integer("key_offset", key_offset) - integer("query_offset", query_offset)
+def grid(
+    query_length: Any, key_length: Any, query_offset: Any, key_offset: Any
+) -> tuple[int, int, int]:
+    """Check a grid; return its lengths and the relative position of query 0 and key 0."""
+    query_length = integer("query_length", query_length, 0)
+    key_length = integer("key_length", key_length, 0)
+    query_offset = integer("query_offset", query_offset)
+    return query_length, key_length, integer("key_offset", key_offset) - query_offset
 
 
 def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:

@@ -47,6 +47,8 @@ class RelativeTable:
         self._items = items
         self._steps = _core.Table(items, rule.starts)
         self._counter = counter
+        starts = rule.start_list or [0]
+        self._first_start, self._last_start = starts[0], starts[-1]
 
     @cached_property
     def _lookup(self) -> _core.Table:
@@ -70,8 +72,10 @@ class RelativeTable:
         Outside of the rule's starts all items are the same, so that the move
         does not change any.
         """
-        starts = self._rule.start_list or [0]
-        return max(min(offset - query_length + 1, starts[-1]), starts[0] - count)
+        first = offset - query_length + 1
+        if first > self._last_start:
+            return self._last_start
+        return max(first, self._first_start - count)
 
     def view(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
         """Read-only matrix whose rows are windows of one vector for each head."""
@@ -82,7 +86,7 @@ class RelativeTable:
     def fill_matrix(self, out: NDArray[Any], offset: int, num_threads: int | None) -> None:
         """Write every row of ``out`` (num_heads, query, key), of any layout."""
         num_heads, query_length, key_length = out.shape
-        if out.size == 0:
+        if query_length == 0 or key_length == 0:
             return
         if query_length == 1 and is_direct(out):
             self._steps.fill_diagonals(out, self._first(offset, 1, key_length))

@@ -359,7 +359,7 @@ def test_importing_the_source_tree_says_what_to_do(tmp_path: Path) -> None:
         ignore=shutil.ignore_patterns("_core*", "__pycache__"),
     )
     result = subprocess.run(
-        [sys.executable, "-c", "import t5bucket"],
+        [sys.executable, "-S", "-c", "import t5bucket"],
         capture_output=True,
         text=True,
         check=False,

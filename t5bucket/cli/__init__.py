@@ -13,10 +13,10 @@ from types import FrameType
 from typing import NoReturn
 
 import t5bucket
-from t5bucket.cli import bias, buckets, info, plot
+from t5bucket.cli import bench, bias, buckets, info, plot
 from t5bucket.cli._options import UsageError
 
-COMMANDS = (bias, buckets, plot, info)
+COMMANDS = (bias, buckets, plot, bench, info)
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -28,6 +28,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print versions and settings."""
+    print_fields(describe_system())
+
+
+def describe_system() -> dict[str, object]:
+    """Versions and settings by name."""
     fields: dict[str, object] = {
         "t5bucket": version("t5bucket"),
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
@@ -40,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         "last-level cache": f"{CACHE_NBYTES >> 20} MiB",
         "byte order": sys.byteorder,
     }
-    print_fields(fields | {name: installed_version(name) for name in OPTIONAL_PACKAGES})
+    return fields | {name: installed_version(name) for name in OPTIONAL_PACKAGES}
 
 
 def installed_version(name: str) -> str:

@@ -1,0 +1,124 @@
+/* count_avx2.h - counting boundaries with 32 int8 lanes that never leave the registers.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The loops of count_template.h, compiled for AVX2, go through the first-level
+ * cache three times and take 1.4 times as long.
+ */
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2")))
+
+enum { NUM_LANES = 32 };
+
+typedef struct counting {
+    __m256i max_exact, future_base, future_mask;
+    __m256i limit[T5B_MAX_COUNTED_BOUNDARIES]; /* the distance before each boundary */
+    size_t num_limits;                         /* a multiple of 8 */
+} counting;
+
+AVX2 static counting make_counting(const t5b_scheme *scheme)
+{
+    counting counting;
+    size_t i = 0;
+
+    counting.max_exact = _mm256_set1_epi8((char)scheme->max_exact);
+    counting.future_base = _mm256_set1_epi8((char)scheme->future_base);
+    counting.future_mask = _mm256_set1_epi8(scheme->bidirectional ? -1 : 0);
+    for (; i < scheme->num_boundaries; i++)
+        counting.limit[i] = _mm256_set1_epi8((char)(scheme->boundaries[i] - 1));
+    for (; i == 0 || i % 8; i++)
+        counting.limit[i] = _mm256_set1_epi8(INT8_MAX); /* never passed */
+    counting.num_limits = i;
+    return counting;
+}
+
+/* Relative positions, saturated to [-INT8_MAX, INT8_MAX]. */
+AVX2 static inline __m256i narrow_lanes(const void *source, t5b_integer type)
+{
+    const __m256i low = _mm256_set1_epi16(-INT8_MAX);
+    __m256i first, second;
+
+    if (type == T5B_INT32) {
+        const __m256i *from = (const __m256i *)source;
+        first = _mm256_packs_epi32(_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1));
+        second = _mm256_packs_epi32(_mm256_loadu_si256(from + 2), _mm256_loadu_si256(from + 3));
+    } else {
+        const int64_t *from = (const int64_t *)source;
+        first = _mm256_set_m128i(narrow_eight_int64(from + 16), narrow_eight_int64(from));
+        second = _mm256_set_m128i(narrow_eight_int64(from + 24), narrow_eight_int64(from + 8));
+    }
+    first = _mm256_max_epi16(first, low);
+    second = _mm256_max_epi16(second, low);
+    const __m256i packed = _mm256_packs_epi16(first, second);
+    /* Packing works within 128 bits: put the groups of four int32 back in order. */
+    return type == T5B_INT32 ? _mm256_permutevar8x32_epi32(
+                                   packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+                             : packed;
+}
+
+AVX2 static inline __m256i count_lanes(const counting *counting, __m256i position)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i past = _mm256_cmpgt_epi8(zero, position);
+    const __m256i counted = _mm256_or_si256(past, counting->future_mask);
+    const __m256i n = _mm256_and_si256(_mm256_abs_epi8(position), counted);
+    const __m256i future = _mm256_cmpgt_epi8(position, zero);
+    __m256i bucket = _mm256_add_epi8(_mm256_min_epi8(n, counting->max_exact),
+                                     _mm256_and_si256(future, counting->future_base));
+
+    for (size_t i = 0; i < counting->num_limits; i += 8)
+        for (size_t j = i; j < i + 8; j++) /* a passed limit is -1 */
+            bucket = _mm256_sub_epi8(bucket, _mm256_cmpgt_epi8(n, counting->limit[j]));
+    return bucket;
+}
+
+AVX2 static inline void widen_lanes(__m256i bucket, size_t itemsize, void *items)
+{
+    __m256i *to = (__m256i *)items;
+    const __m128i half[2] = {_mm256_castsi256_si128(bucket), _mm256_extracti128_si256(bucket, 1)};
+
+    if (itemsize == 1)
+        _mm256_storeu_si256(to, bucket);
+    for (size_t i = 0; i < 2 && itemsize > 1; i++, to += itemsize / 2) {
+        if (itemsize == 2) {
+            _mm256_storeu_si256(to, _mm256_cvtepu8_epi16(half[i]));
+        } else if (itemsize == 4) {
+            _mm256_storeu_si256(to, _mm256_cvtepu8_epi32(half[i]));
+            _mm256_storeu_si256(to + 1, _mm256_cvtepu8_epi32(_mm_srli_si128(half[i], 8)));
+        } else {
+            _mm256_storeu_si256(to, _mm256_cvtepu8_epi64(half[i]));
+            _mm256_storeu_si256(to + 1, _mm256_cvtepu8_epi64(_mm_srli_si128(half[i], 4)));
+            _mm256_storeu_si256(to + 2, _mm256_cvtepu8_epi64(_mm_srli_si128(half[i], 8)));
+            _mm256_storeu_si256(to + 3, _mm256_cvtepu8_epi64(_mm_srli_si128(half[i], 12)));
+        }
+    }
+}
+
+/* count is a multiple of NUM_LANES; type is int32 or int64. */
+AVX2 static inline __attribute__((always_inline)) void
+count_lanes_of(const counting *counting, const unsigned char *source, t5b_integer type,
+               size_t count, size_t itemsize, unsigned char *items)
+{
+    for (size_t i = 0; i < count; i += NUM_LANES) {
+        const __m256i position = narrow_lanes(source + i * get_nbytes(type), type);
+        widen_lanes(count_lanes(counting, position), itemsize, items + i * itemsize);
+    }
+}
+
+#define COUNT(type, itemsize) count_lanes_of(counting, source, type, count, itemsize, items)
+
+/* The same, once for each pair of sizes: a constant size leaves no branch. */
+AVX2 static void count_lanes_of_any(const counting *counting, const unsigned char *source,
+                                    t5b_integer type, size_t count, size_t itemsize,
+                                    unsigned char *items)
+{
+    switch (itemsize) {
+    case 1: type == T5B_INT32 ? COUNT(T5B_INT32, 1) : COUNT(T5B_INT64, 1); break;
+    case 2: type == T5B_INT32 ? COUNT(T5B_INT32, 2) : COUNT(T5B_INT64, 2); break;
+    case 4: type == T5B_INT32 ? COUNT(T5B_INT32, 4) : COUNT(T5B_INT64, 4); break;
+    default: type == T5B_INT32 ? COUNT(T5B_INT32, 8) : COUNT(T5B_INT64, 8); break;
+    }
+}
+
+#undef COUNT
