@@ -78,8 +78,9 @@ class RelativeAttentionBias:
         heads_first = _checks.flag("heads_first", heads_first)
         table = _checks.table(weight)
         _check_length(table.shape, heads_first, buckets.num_buckets)
-        table = table.astype(table.dtype.newbyteorder("="), order="C", copy=True)
-        table.flags.writeable = False
+        native = table.dtype.newbyteorder("=")
+        # Out of bytes, so that nobody can make it writeable again.
+        table = np.frombuffer(table.astype(native).tobytes(), native).reshape(table.shape)
         self._weight = table
         self._buckets = buckets
         self._heads_first = heads_first
@@ -144,7 +145,7 @@ class RelativeAttentionBias:
         (12, Buckets(num_buckets=32, max_distance=128, bidirectional=True))
         """
         table = load_table(path, tensor, heads_first)
-        buckets = Buckets(*table.settings) if buckets is None else buckets
+        buckets = Buckets(*table.find_settings()) if buckets is None else buckets
         return cls(table.weight, buckets, heads_first=table.heads_first)
 
     @property
@@ -195,7 +196,7 @@ class RelativeAttentionBias:
             Where to write, of any layout. A large result is written several
             times faster into memory that was used before.
         num_threads : int, optional
-            None chooses by size.
+            At most so many threads; None chooses by size.
 
         Returns
         -------
@@ -229,7 +230,7 @@ class RelativeAttentionBias:
             num_threads = _checks.num_threads(num_threads)
         target = _checks.output(out, (self._num_heads, q, k), self._dtype)
         self._table.fill_matrix(target, offset, num_threads)
-        return target
+        return target if out is None else out
 
     def view(
         self, query_length: int, key_length: int, *, query_offset: int = 0, key_offset: int = 0
@@ -319,7 +320,9 @@ def compute_bias(
     (12, 512, 512)
     """
     weight = _checks.table(weight)
-    buckets = Buckets(len(weight), max_distance, bidirectional)
+    bidirectional = _checks.flag("bidirectional", bidirectional)
+    num_buckets = _checks.num_rows(weight, False, bidirectional)
+    buckets = Buckets(num_buckets, max_distance, bidirectional)
     bias = RelativeAttentionBias(weight, buckets)
     return bias.matrix(query_length, key_length, query_offset=query_offset, out=out)
 

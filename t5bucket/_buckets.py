@@ -222,8 +222,8 @@ class Buckets:
         """
         num_buckets = _checks.integer("num_buckets", num_buckets, 1)
         max_distance = _checks.integer("max_distance", max_distance, 1, LIMIT)
-        rule = Rule.from_function(function, max_distance)
-        return cls._from_rule("the result of function", rule, max_distance, num_buckets)
+        rule = Rule.from_function(function, max_distance, num_buckets)
+        return cls._from_rule(rule, max_distance, num_buckets)
 
     @classmethod
     def from_ranges(
@@ -241,7 +241,8 @@ class Buckets:
             Relative positions ``first <= d <= last`` (tokens) of a bucket, None
             for no bound. Together they hold every ``d`` once, in any order.
         max_distance : int
-            No range begins or ends beyond it, except without a bound.
+            Beyond it the bucket does not change: no range but those without a
+            bound reaches it.
         num_buckets : int
             Number of buckets, at least 1.
 
@@ -264,8 +265,8 @@ class Buckets:
         """
         num_buckets = _checks.integer("num_buckets", num_buckets, 1)
         max_distance = _checks.integer("max_distance", max_distance, 1, LIMIT)
-        rule = Rule.from_ranges(ranges, max_distance)
-        return cls._from_rule("ranges", rule, max_distance, num_buckets)
+        rule = Rule.from_ranges(ranges, max_distance, num_buckets)
+        return cls._from_rule(rule, max_distance, num_buckets)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | str | PathLike[str] | object) -> Buckets:
@@ -302,15 +303,10 @@ class Buckets:
         return cls(*read_config(config))
 
     @classmethod
-    def _from_rule(cls, name: str, rule: Rule, max_distance: int, num_buckets: int) -> Buckets:
+    def _from_rule(cls, rule: Rule, max_distance: int, num_buckets: int) -> Buckets:
         bidirectional, max_exact = rule.distinguishes_future(), rule.max_exact()
         if rule.is_t5(num_buckets, max_distance, bidirectional):
             return cls(num_buckets, max_distance, bidirectional)
-        lowest, highest = min(rule.bucket_list), max(rule.bucket_list)
-        if lowest < 0 or highest >= num_buckets:
-            raise ValueError(
-                f"{name} must hold buckets in [0, {num_buckets}), got {lowest} to {highest}"
-            )
         self = cls.__new__(cls)
         self._set(
             num_buckets=num_buckets,
@@ -361,7 +357,7 @@ class Buckets:
         out : ndarray of `dtype`, shape of `relative_position`, optional
             Where to write; may be `relative_position` itself.
         num_threads : int, optional
-            None chooses by size.
+            At most so many threads; None chooses by size.
 
         Returns
         -------
@@ -428,7 +424,7 @@ class Buckets:
         out : ndarray of `dtype`, shape (query_length, key_length), optional
             Where to write, of any layout.
         num_threads : int, optional
-            None chooses by size.
+            At most so many threads; None chooses by size.
 
         Returns
         -------
@@ -456,7 +452,7 @@ class Buckets:
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(out, (q, k), checked)
         self._table(checked).fill_matrix(target[None], offset, num_threads)
-        return target
+        return target if out is None else out
 
     def grid_at(
         self,
@@ -480,7 +476,7 @@ class Buckets:
         out : ndarray of `dtype`, shape (..., q, k), optional
             Where to write, of any layout.
         num_threads : int, optional
-            None chooses by size.
+            At most so many threads; None chooses by size.
 
         Returns
         -------
@@ -513,7 +509,7 @@ class Buckets:
         shape = (*batch_shape, query.shape[-1], key.shape[-1])
         target = _checks.output(out, shape, checked)
         self._table(checked).fill_pairs(target[..., None, :, :], query, key, num_threads)
-        return target
+        return target if out is None else out
 
     def _table(self, dtype: np.dtype[Any]) -> RelativeTable:
         try:

@@ -85,7 +85,7 @@ def bucket_dtype(dtype: DTypeLike, num_buckets: int) -> np.dtype[Any]:
     except (KeyError, TypeError):
         try:
             checked = np.dtype(dtype)
-        except TypeError:
+        except (TypeError, ValueError):
             raise TypeError(f"dtype must be an integer type, got {dtype!r}") from None
         if checked.kind not in "iu":
             raise TypeError(f"dtype must be an integer type, got {checked}") from None
@@ -119,8 +119,18 @@ def table(weight: ArrayLike) -> NDArray[Any]:
     return array
 
 
+def num_rows(weight: NDArray[Any], heads_first: bool, bidirectional: bool) -> int:
+    """Check that a table has rows enough for a scheme of as many buckets."""
+    axis, name = (1, "columns") if heads_first else (0, "rows")
+    count = int(weight.shape[axis])
+    least = 4 if bidirectional else 2
+    if count < least:
+        raise ValueError(f"weight must have at least {least} {name}, one a bucket, got {count}")
+    return count
+
+
 def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Check ``out``, or allocate it if it is None."""
+    """Check ``out`` and return it as a plain array, or allocate it if it is None."""
     if out is None:
         return allocate(shape, dtype)
     if not isinstance(out, np.ndarray):
@@ -131,7 +141,7 @@ def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[An
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    return out
+    return out if type(out) is np.ndarray else out.view(np.ndarray)  # np.matrix has its own axes
 
 
 def allocate(

@@ -26,6 +26,8 @@ FAMILIES = (
     Fields("num_buckets", "relative_max_distance", 128, always_unidirectional=True),  # ProphetNet
     Fields("num_buckets", "max_bucket_distance", 800),  # WavLM
 )
+# LayoutLMv2, LayoutLMv3: each axis of the page
+AXIS_FAMILIES = (Fields("rel_2d_pos_bins", "max_rel_2d_pos", 256),)
 
 
 def read_config(config: object) -> tuple[Any, Any, bool]:
@@ -41,10 +43,19 @@ def read_config(config: object) -> tuple[Any, Any, bool]:
     return settings
 
 
-def find_settings(config: object) -> tuple[Any, Any, bool] | None:
+def find_settings(
+    config: object, families: tuple[Fields, ...] = FAMILIES
+) -> tuple[Any, Any, bool] | None:
     """Find the settings of the buckets, or None if a configuration has none."""
+    settings = _find(config, families)
+    if settings is None:  # Pix2Struct keeps those of its text model one level down
+        settings = _find(_getter(config)("text_config"), families)
+    return settings
+
+
+def _find(config: object, families: tuple[Fields, ...]) -> tuple[Any, Any, bool] | None:
     get = _getter(config)
-    for fields in FAMILIES:
+    for fields in families:
         num_buckets = get(fields.num_buckets)
         max_distance = get(fields.max_distance)
         # "num_buckets" alone could mean anything: it takes its partner to tell.
@@ -60,8 +71,7 @@ def find_settings(config: object) -> tuple[Any, Any, bool] | None:
             or model_type.startswith("pix2struct")
         )
         return num_buckets, max_distance, not unidirectional
-    text_config = get("text_config")
-    return None if text_config is None else find_settings(text_config)
+    return None
 
 
 def _getter(config: object) -> Callable[[str], Any]:

@@ -18,7 +18,7 @@ def check_pair(
     key = query if key_positions is None else _with_axis("key_positions", key_positions)
     try:
         batch_shape = np.broadcast_shapes(query.shape[:-1], key.shape[:-1])
-    except ValueError:
+    except (ValueError, RuntimeError):  # RuntimeError: more axes than NumPy has
         raise ValueError(
             f"key_positions must broadcast with query_positions of shape {query.shape} "
             f"on all axes but the last, got shape {key.shape}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +64,10 @@ class Rule:
 
     @classmethod
     def from_function(
-        cls, function: Callable[[NDArray[np.int64]], ArrayLike], max_distance: int
+        cls,
+        function: Callable[[NDArray[np.int64]], ArrayLike],
+        max_distance: int,
+        num_buckets: int,
     ) -> Rule:
         """Rule that a function of an array of positions computes, constant beyond a distance."""
         if not callable(function):
@@ -75,11 +79,12 @@ class Rule:
             raise ValueError(
                 f"the result of function must have shape {positions.shape}, got {buckets.shape}"
             )
+        _check_buckets("the result of function", buckets.min(), buckets.max(), num_buckets)
         changes = np.flatnonzero(buckets[1:] != buckets[:-1]) + 1
         return cls(positions[changes].tolist(), buckets[[0, *changes]].tolist())
 
     @classmethod
-    def from_ranges(cls, ranges: Iterable[Range], max_distance: int) -> Rule:
+    def from_ranges(cls, ranges: Iterable[Range], max_distance: int, num_buckets: int) -> Rule:
         """Rule with the given ranges; together they must hold every ``d`` once."""
         if not isinstance(ranges, Iterable):
             raise TypeError(f"ranges must be iterable, got {ranges!r}")
@@ -87,11 +92,15 @@ class Rule:
         bounds = [first for _, first, _ in checked] + [None]
         afters = [None] + [None if last is None else last + 1 for _, _, last in checked]
         starts = [start for start in bounds[1:-1] if start is not None]
-        if not checked or bounds != afters or len(starts) != len(checked) - 1:
+        ascending = all(first < second for first, second in pairwise(starts))
+        if not checked or bounds != afters or len(starts) != len(checked) - 1 or not ascending:
             raise ValueError("ranges must hold every relative position once, got gaps or overlaps")
-        if any(abs(start) > max_distance + 1 for start in starts):
-            raise ValueError(f"ranges must change within max_distance = {max_distance} tokens")
-        return cls(starts, [bucket for bucket, _, _ in checked])
+        if any(not -max_distance < start <= max_distance for start in starts):
+            raise ValueError(f"ranges must not change beyond max_distance = {max_distance}")
+        buckets = [bucket for bucket, _, _ in checked]
+        _check_buckets("ranges", min(buckets), max(buckets), num_buckets)
+        changes = [i for i in range(len(starts)) if buckets[i] != buckets[i + 1]]
+        return cls([starts[i] for i in changes], [buckets[0], *(buckets[i + 1] for i in changes)])
 
     def bucket(self, relative_position: int) -> int:
         """Bucket of one relative position."""
@@ -114,10 +123,10 @@ class Rule:
     def is_t5(self, num_buckets: int, max_distance: int, bidirectional: bool) -> bool:
         """Whether this is T5's rule for these settings, which may be invalid for it."""
         max_exact = num_buckets // (4 if bidirectional else 2)
-        # The rule of a large scheme takes time, so look for its beginning first.
-        if not 1 <= max_exact < max_distance or self.max_exact() - max_exact not in (0, 1):
+        if not 1 <= max_exact < max_distance or self.max_exact() < max_exact:
             return False
-        return self == t5_rule(num_buckets, max_distance, bidirectional)
+        # The rule of a very large scheme takes long to build; nobody tabulates one.
+        return num_buckets <= 4096 and self == t5_rule(num_buckets, max_distance, bidirectional)
 
     def ranges(self) -> list[Range]:
         """``(bucket, first, last)`` of each range, in the order of the buckets."""
@@ -125,6 +134,13 @@ class Rule:
         last = [start - 1 for start in self.start_list]
         order = sorted(range(len(self.buckets)), key=self.bucket_list.__getitem__)
         return [(self.bucket_list[r], first[r], [*last, None][r]) for r in order]
+
+
+def _check_buckets(name: str, lowest: int, highest: int, num_buckets: int) -> None:
+    if lowest < 0 or highest >= num_buckets:
+        raise ValueError(
+            f"{name} must hold buckets in [0, {num_buckets}), got {lowest} to {highest}"
+        )
 
 
 def _check_range(entry: Any) -> Range:
@@ -175,15 +191,33 @@ def logarithmic_first_distances(
 
     With ``e = max_exact``, ``m = num_logarithmic`` and ``D = max_distance``, the
     definition ``floor(m * log(n/e) / log(D/e)) >= k`` is the integer fact
-    ``n**m >= D**k * e**(m - k)``, so no logarithm and no rounding takes part.
+    ``n**m >= D**k * e**(m - k)``: no logarithm and no rounding decides.
     """
     first_distances = []
     first = max_exact
     threshold = max_exact**num_logarithmic
-    for _ in range(1, num_logarithmic):
+    for k in range(1, num_logarithmic):
         threshold = threshold // max_exact * max_distance
-        first = bisect_left(
-            range(max_distance), threshold, lo=first, key=lambda n: n**num_logarithmic
+        first = _first_reaching(
+            threshold,
+            num_logarithmic,
+            range(first, max_distance),
+            guess=max_exact * (max_distance / max_exact) ** (k / num_logarithmic),
         )
         first_distances.append(first)
     return first_distances
+
+
+def _first_reaching(threshold: int, power: int, within: range, guess: float) -> int:
+    """First ``n`` of a range, or its end, with ``n**power >= threshold``.
+
+    The guess narrows the range only where integers confirm it.
+    """
+    lowest, highest = within.start, within.stop
+    slack = 2 + int(guess * 2**-40)
+    below, above = int(guess) - slack, int(guess) + slack
+    if lowest < below < highest and below**power < threshold:
+        lowest = below + 1
+    if lowest < above < highest and above**power >= threshold:
+        highest = above
+    return bisect_left(range(highest), threshold, lo=lowest, key=lambda n: n**power)

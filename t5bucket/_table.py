@@ -61,7 +61,7 @@ class RelativeTable:
     # ---- consecutive positions: (num_heads, query_length, key_length) ----
 
     def _diagonals(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
-        shape = (len(self._items), max(0, query_length + key_length - 1))
+        shape = (len(self._items), query_length + key_length - 1)
         diagonals = allocate(shape, self._items.dtype)
         self._steps.fill_diagonals(diagonals, self._first(offset, query_length, shape[1]))
         return diagonals
@@ -79,6 +79,10 @@ class RelativeTable:
 
     def view(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
         """Read-only matrix whose rows are windows of one vector for each head."""
+        if query_length == 0 or key_length == 0:
+            empty = np.empty((len(self._items), query_length, key_length), self._items.dtype)
+            empty.flags.writeable = False
+            return empty
         diagonals = self._diagonals(query_length, key_length, offset)
         diagonals.flags.writeable = False
         return _window(diagonals, query_length, key_length)
@@ -96,7 +100,13 @@ class RelativeTable:
             copy = partial(_core.copy_diagonals, diagonals, out, out.nbytes > STREAM_NBYTES)
             run(copy, num_heads * query_length, out.nbytes, num_threads)
         else:
-            np.copyto(out, _window(diagonals, query_length, key_length))
+            window = _window(diagonals, query_length, key_length)
+            run(
+                lambda begin, end: np.copyto(out[:, begin:end], window[:, begin:end]),
+                query_length,
+                out.nbytes,
+                num_threads,
+            )
 
     # ---- positions that are data ----
 
@@ -126,7 +136,7 @@ class RelativeTable:
             return
         each: Any = ["contig", "aligned", "nbo"]
         with np.nditer(
-            [positions, out],
+            np.atleast_1d(positions, out),  # NumPy 1 leaves the buffers of a 0-d array empty
             flags=["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
             op_flags=[["readonly", *each], ["writeonly", *each]],
             op_dtypes=[dtype.newbyteorder("="), self._items.dtype],
@@ -204,7 +214,7 @@ def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDAr
         (len(diagonals), query_length, key_length),
         diagonals.dtype,
         buffer=diagonals,
-        offset=max(0, query_length - 1) * itemsize,
+        offset=(query_length - 1) * itemsize,
         strides=(diagonals.strides[0], -itemsize, itemsize),
     )
 

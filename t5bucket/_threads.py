@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from t5bucket._machine import available_cpus
 
 # A part is small enough that Ctrl-C is answered between two of them, and large
 # enough that the interpreter's share in it does not show.
 PART_NBYTES = 8 << 20
+# Less than this is not worth a thread, even where the caller asks for many.
+MIN_PART_NBYTES = 64 << 10
+MAX_THREADS = 256
 # Below this share of the output a thread costs more than it brings.
 THREAD_NBYTES = 4 << 20
 
@@ -33,68 +36,81 @@ def run(
     nbytes : int
         Bytes that the whole work writes.
     num_threads : int or None
-        None chooses by `nbytes`.
+        At most so many; None chooses by `nbytes`.
     """
     if nbytes <= PART_NBYTES and (num_threads is None or num_threads == 1):
         work(0, count)
         return
     if num_threads is None:
         num_threads = choose_num_threads(nbytes)
+    num_threads = min(num_threads, MAX_THREADS, max(1, nbytes // MIN_PART_NBYTES))
     num_parts = max(num_threads, -(-nbytes // PART_NBYTES))
-    parts = _Parts(count, max(1, -(-count // num_parts)))
-
-    def take_parts() -> None:
-        for begin, end in parts:
-            work(begin, end)
-
-    helpers = _start_helpers(take_parts, min(num_threads, len(parts)) - 1)
+    parts = Parts(work, count, max(1, -(-count // num_parts)))
+    helpers = [
+        threading.Thread(target=parts.take_all, name="t5bucket", daemon=True)
+        for _ in range(min(num_threads, parts.count) - 1)
+    ]
     try:
-        take_parts()
-    finally:
-        parts.stop()
         for helper in helpers:
-            helper.join()
+            try:
+                helper.start()
+            except RuntimeError:  # the system has no more threads: the caller does their parts
+                break
+        parts.take_all()
+    finally:
+        _finish(parts, helpers)
 
 
-class _Parts:
+class Parts:
     """Hands out the parts of ``range(count)`` to whichever thread asks next."""
 
-    def __init__(self, count: int, length: int) -> None:
-        self._begins = range(0, count, length)
+    def __init__(self, work: Callable[[int, int], object], total: int, length: int) -> None:
+        self._work = work
+        self._total = total
         self._length = length
-        self._count = count
         self._next = 0
-        self._lock = threading.Lock()
+        self._num_active = 0
+        self._changed = threading.Condition()
+        self.count = -(-total // length)
 
-    def __len__(self) -> int:
-        return len(self._begins)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def take_all(self) -> None:
+        """Do parts until none is left."""
         while True:
-            with self._lock:
-                index = self._next
-                self._next += 1
-            if index >= len(self._begins):
-                return
-            begin = self._begins[index]
-            yield begin, min(begin + self._length, self._count)
+            with self._changed:
+                begin = self._next
+                if begin >= self._total:
+                    return
+                self._next = begin + self._length
+                self._num_active += 1
+            try:
+                self._work(begin, min(begin + self._length, self._total))
+            finally:
+                with self._changed:
+                    self._num_active -= 1
+                    self._changed.notify_all()
 
     def stop(self) -> None:
-        with self._lock:
-            self._next = len(self._begins)
+        """Hand out no more parts, and wait until nobody works on one."""
+        with self._changed:
+            self._next = self._total
+            self._changed.wait_for(lambda: self._num_active == 0)
 
 
-def _start_helpers(target: Callable[[], None], count: int) -> list[threading.Thread]:
-    """Start as many threads as the system gives; the caller takes all parts that are left."""
-    helpers = []
-    for _ in range(count):
-        helper = threading.Thread(target=target, name="t5bucket", daemon=True)
+def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
+    """Leave no thread behind, however often Ctrl-C is pressed: a part takes milliseconds."""
+    interrupt: KeyboardInterrupt | None = None
+    waiting = True
+    while waiting:
         try:
-            helper.start()
-        except RuntimeError:
-            break
-        helpers.append(helper)
-    return helpers
+            parts.stop()
+            for helper in helpers:
+                if helper.is_alive():
+                    helper.join()
+            waiting = False
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def choose_num_threads(nbytes: int) -> int:

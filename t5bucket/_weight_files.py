@@ -8,6 +8,7 @@ and copies only the one small table out of a checkpoint of any size.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -21,9 +22,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t5bucket._checks import bfloat16
+from t5bucket._checks import bfloat16, flag
+from t5bucket._checks import num_rows as check_num_rows
 from t5bucket._checks import table as check_table
-from t5bucket._config import find_settings, read_json
+from t5bucket._config import AXIS_FAMILIES, FAMILIES, find_settings, read_json
 
 Loaders = dict[str, Callable[[], NDArray[Any]]]
 
@@ -53,15 +55,40 @@ SAFETENSORS_DTYPES: dict[str, Callable[[], np.dtype[Any]]] = {
     "F32": lambda: np.dtype("<f4"),
     "F64": lambda: np.dtype("<f8"),
 }
+NPY_HEADER_READERS: dict[tuple[int, int], Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+MAX_HEADER_NBYTES = 1 << 16  # of a .npy file; NumPy itself refuses more than 10,000
 DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
 
 
 class LoadedTable(NamedTuple):
-    """A table, and what its name and the model's configuration tell of it."""
+    """A table, where it is from, and what its name tells of it."""
 
     weight: NDArray[Any]
     heads_first: bool
-    settings: tuple[Any, Any, bool]  # (num_buckets, max_distance, bidirectional), not checked
+    path: Path
+    name: str
+    kind: Kind
+
+    def find_settings(self, unidirectional: bool = False) -> tuple[int, Any, bool]:
+        """Find ``(num_buckets, max_distance, bidirectional)``, by the model's configuration too."""
+        bidirectional = not unidirectional and "decoder" not in self.name.split(".")
+        num_buckets = check_num_rows(self.weight, self.heads_first, bidirectional)
+        config_path = self.path.with_name("config.json")
+        families = AXIS_FAMILIES if self.kind in AXIS_KINDS else FAMILIES
+        settings = (
+            find_settings(read_json(config_path), families) if config_path.is_file() else None
+        )
+        if settings is None:
+            return num_buckets, self.kind.max_distance, bidirectional
+        if settings[0] != num_buckets:
+            raise ValueError(
+                f"weight must have as many buckets as {config_path} says, {settings[0]}, "
+                f"got {num_buckets}"
+            )
+        return num_buckets, settings[1], bidirectional and settings[2]
 
 
 def load_table(
@@ -79,6 +106,10 @@ def load_table(
         If the tensor is no table of floating-point numbers.
     """
     path = Path(path)
+    if tensor is not None and not isinstance(tensor, str):
+        raise TypeError(f"tensor must be a name, got {tensor!r}")
+    if heads_first is not None:
+        heads_first = flag("heads_first", heads_first)
     if path.suffix not in FORMATS:
         raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {path}")
     with _refusing_damage(path):
@@ -90,17 +121,7 @@ def load_table(
     kind = _kind(name)
     if heads_first is None:
         heads_first = kind.heads_first
-    num_buckets = weight.shape[1 if heads_first else 0]
-    return LoadedTable(weight, heads_first, _find_settings(path, name, kind, num_buckets))
-
-
-def _find_settings(path: Path, name: str, kind: Kind, num_buckets: int) -> tuple[Any, Any, bool]:
-    bidirectional = "decoder" not in name.split(".")
-    config_path = path.with_name("config.json")
-    settings = find_settings(read_json(config_path)) if config_path.is_file() else None
-    if settings is None:
-        return num_buckets, kind.max_distance, bidirectional
-    return settings[0], settings[1], bidirectional and settings[2]
+    return LoadedTable(weight, heads_first, path, name, kind)
 
 
 @contextmanager
@@ -171,18 +192,23 @@ def _open_npz(path: Path) -> Loaders:
 
 
 def _parse_npy(file: IO[bytes], max_nbytes: int) -> NDArray[Any]:
-    version = np.lib.format.read_magic(file)
-    read_header: Any = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, fortran_order, dtype = read_header(file)
+    head = file.read(MAX_HEADER_NBYTES)  # not as much as the header says that it has
+    header = io.BytesIO(head)
+    version = np.lib.format.read_magic(header)
+    if version not in NPY_HEADER_READERS:
+        raise ValueError(f"its format has version {version[0]}.{version[1]}")
+    try:
+        shape, fortran_order, dtype = NPY_HEADER_READERS[version](header)
+    except MemoryError:  # the parser's own, of a nested header
+        raise ValueError("its header is nested too deeply") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     nbytes = math.prod(shape) * dtype.itemsize
     if not 0 <= nbytes <= max_nbytes:
         raise ValueError(f"its header says {nbytes} bytes")
-    array: NDArray[Any] = np.frombuffer(file.read(nbytes), dtype)
+    data = head[header.tell() :][:nbytes]
+    data += file.read(nbytes - len(data))
+    array: NDArray[Any] = np.frombuffer(data, dtype)
     array = array.reshape(shape, order="F" if fortran_order else "C")
     return _restore_bfloat16(array)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_bias", "plot_grid"]
 
+MAX_DISTANCE_SHOWN = 1_000_000
+
 
 def plot_grid(
     buckets: Buckets, query_length: int, key_length: int, *, ax: Axes | None = None
@@ -58,6 +60,8 @@ def plot_grid(
     >>> plot_grid(tb.Buckets(32, 128), 64, 64).get_xlabel()
     'key position'
     """
+    if not isinstance(buckets, Buckets):
+        raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
     query_length = integer("query_length", query_length, 1)
     key_length = integer("key_length", key_length, 1)
     ax = _axes(ax)
@@ -112,10 +116,14 @@ def plot_bias(
     >>> len(plot_bias(bias, heads=[0, 3]).lines)
     2
     """
+    if not isinstance(bias, RelativeAttentionBias):
+        raise TypeError(f"bias must be a RelativeAttentionBias, got {type(bias).__name__}")
     if distance is None:
-        distance = bias.buckets.max_distance * 5 // 4
-    distance = integer("distance", distance, 1)
+        distance = min(bias.buckets.max_distance * 5 // 4, MAX_DISTANCE_SHOWN)
+    distance = integer("distance", distance, 1, MAX_DISTANCE_SHOWN)
     shown = range(bias.num_heads) if heads is None else heads
+    if not isinstance(shown, Iterable):
+        raise TypeError(f"heads must be iterable, got {heads!r}")
     shown = [integer("head", head, 0, bias.num_heads - 1) for head in shown]
     relative_position = np.arange(-distance, distance + 1)
     values = bias.view(1, 2 * distance + 1, key_offset=-distance)[:, 0].astype(np.float64)
@@ -124,17 +132,22 @@ def plot_bias(
         # The default cycle has ten colours, a usual table twelve heads.
         style = "-" if head % 20 < 10 else "--"
         ax.plot(relative_position, values[head], style, drawstyle="steps-mid", label=f"head {head}")
-    exact = bias.buckets.max_exact or 1
-    ax.set_xscale("symlog", linthresh=exact)  # linear where the buckets are
-    ticks = [n for n in (exact, bias.buckets.max_distance) if n <= distance]
-    ax.set_xticks(
-        [*(-n for n in ticks), 0, *ticks], [*(f"-{n}" for n in ticks), "0", *map(str, ticks)]
-    )
+    _label_distances(ax, bias.buckets, distance)
+    ax.set_ylabel("bias")
+    if shown:
+        ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def _label_distances(ax: Axes, buckets: Buckets, distance: int) -> None:
+    """Scale an axis as the scheme does: linear where buckets are one-to-one, then logarithmic."""
+    exact = buckets.max_exact or 1
+    ax.set_xscale("symlog", linthresh=exact)
+    ticks = [n for n in (exact, buckets.max_distance) if n <= distance]
+    ax.set_xticks([*(-n for n in ticks), 0, *ticks])
+    ax.set_xticklabels([*(f"-{n}" for n in ticks), "0", *map(str, ticks)])
     ax.minorticks_off()
     ax.set_xlabel("key position - query position (tokens)")
-    ax.set_ylabel("bias")
-    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return ax
 
 
 def _axes(ax: Axes | None) -> Axes:

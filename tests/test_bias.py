@@ -141,6 +141,14 @@ def test_weights_of_any_layout_are_copied_and_never_changed(layout: str) -> None
     assert bias.dtype.isnative
     with pytest.raises(ValueError, match="read-only"):
         bias.weight[0, 0] = 1
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        bias.weight.flags.writeable = True
+
+
+def test_an_empty_view_of_any_length_costs_nothing() -> None:
+    bias = tb.RelativeAttentionBias(np.ones((32, 2)), tb.Buckets())
+    assert bias.view(0, 2**40).shape == (2, 0, 2**40)
+    assert bias.view(2**40, 0).shape == (2, 2**40, 0)
 
 
 def test_attributes_are_read_only() -> None:

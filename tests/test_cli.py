@@ -140,6 +140,30 @@ def test_bias_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "x.npy").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_bias_writes_through_a_link_and_keeps_its_targets_permissions(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.npy", tmp_path / "link.npy"
+    target.touch(mode=0o600)
+    link.symlink_to(target)
+    fields("bias", "--query-length", 4, "--out", link)
+    assert link.is_symlink()
+    assert np.load(target).shape == (12, 4, 4)
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_any_name_of_a_file_can_be_printed(tmp_path: Path) -> None:
+    out = tmp_path / ("\u00e9" * 100 + ".npy")
+    result = run("bias", "--out", out, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0
+    assert np.load(out).shape == (12, 512, 512)
+
+
+def test_a_closed_output_is_no_traceback() -> None:
+    command = f"exec '{sys.executable}' -m t5bucket buckets >&-"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stderr == ""
+
+
 def test_a_file_size_limit_fails_and_leaves_nothing(tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -274,6 +298,8 @@ def test_plot_writes_a_picture(tmp_path: Path) -> None:
     refused(1, "out must be a file", "plot", "--out", tmp_path)
     refused(2, "--length: must be at least 1, got 0", "plot", "--length", 0)
     assert [path.name for path in tmp_path.iterdir()] == ["bias.png"]
+    run("plot", "--out", tmp_path / "bias")
+    assert (tmp_path / "bias").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_without_matplotlib_names_the_extra(tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ def test_a_damaged_file_is_refused(content: bytes, tmp_path: Path) -> None:
         tb.Buckets.from_config(path)
 
 
+def test_a_configuration_that_holds_itself_is_refused() -> None:
+    config: dict[str, Any] = {}
+    config["text_config"] = config
+    with pytest.raises(ValueError, match="config must have"):
+        tb.Buckets.from_config(config)
+
+
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tb.Buckets.from_config(tmp_path / "config.json")

@@ -88,7 +88,14 @@ SCHEMES: list[Case] = [
     (lambda: from_ranges([(0, None, 3), (1, 4, 2), (2, 3, None)]), ValueError, "gaps or overlaps"),
     (lambda: from_ranges([(4, None, None)]), ValueError, "must hold buckets in [0, 4), got 4 to 4"),
     (lambda: from_ranges([(-1, None, None)]), ValueError, "must hold buckets in [0, 4)"),
-    (lambda: from_ranges([(0, None, 5), (1, 6, None)]), ValueError, "within max_distance = 4"),
+    (lambda: from_ranges([(0, None, 4), (1, 5, None)]), ValueError, "beyond max_distance = 4"),
+    (lambda: from_ranges([(0, None, -5), (1, -4, None)]), ValueError, "beyond max_distance = 4"),
+    (lambda: from_ranges([(0, None, 2), (1, 3, 2), (2, 3, None)]), ValueError, "gaps or overlaps"),
+    (
+        lambda: tabulate(lambda d: np.full(d.shape, 2**64 - 1, np.uint64)),
+        ValueError,
+        f"must hold buckets in [0, 5), got {2**64 - 1} to {2**64 - 1}",
+    ),
     (lambda: from_ranges([(0, None)]), TypeError, "ranges must hold (bucket, first, last)"),
     (lambda: from_ranges([3]), TypeError, "ranges must hold (bucket, first, last), got 3"),
     (lambda: from_ranges(3), TypeError, "ranges must be iterable, got 3"),
@@ -121,6 +128,9 @@ POSITIONS: list[Case] = [
     (lambda: BUCKETS(2**64), ValueError, f"relative_position must fit in int64, got {2**64}"),
     (lambda: BUCKETS(-(2**63) - 1), ValueError, f"must fit in int64, got {-(2**63) - 1}"),
     (lambda: BUCKETS([0, 2**70]), ValueError, f"relative_position must fit in int64, got {2**70}"),
+    (lambda: BUCKETS(np.array([], object)), TypeError, "must be integers, got dtype object"),
+    (lambda: BUCKETS(np.array([1], object)), TypeError, "must be integers, got dtype object"),
+    (lambda: BUCKETS.grid_at(np.zeros((1,) * 63 + (2,), int)), ValueError, "must"),
     (lambda: BUCKETS([-1, 2**63]), ValueError, f"must fit in int64, got {2**63}"),
     (
         lambda: BUCKETS(np.broadcast_to(np.int8(0), (2**31, 2**31))),
@@ -148,6 +158,7 @@ DTYPES_AND_THREADS: list[Case] = [
     (lambda: BUCKETS([1], dtype=float), TypeError, "dtype must be an integer type, got float64"),
     (lambda: BUCKETS([1], dtype=bool), TypeError, "dtype must be an integer type, got bool"),
     (lambda: BUCKETS([1], dtype="O"), TypeError, "dtype must be an integer type, got object"),
+    (lambda: BUCKETS([1], dtype=[("a", "i4")] * 2), TypeError, "dtype must be an integer type"),
     (lambda: BUCKETS([1], dtype="no"), TypeError, "dtype must be an integer type, got 'no'"),
     (lambda: WIDE([1], dtype="u1"), ValueError, "dtype must hold bucket 319, got uint8"),
     (lambda: WIDE(1, dtype="i1"), ValueError, "dtype must hold bucket 319, got int8"),
@@ -180,6 +191,10 @@ def lengths_and_offsets(call: Callable[..., Any]) -> list[Case]:
 
 
 PLOTS: list[Case] = [
+    (lambda: plot_grid(5, 2, 2), TypeError, "buckets must be a Buckets, got int"),
+    (lambda: plot_bias(BUCKETS), TypeError, "bias must be a RelativeAttentionBias, got Buckets"),
+    (lambda: plot_bias(BIAS, heads=5), TypeError, "heads must be iterable, got 5"),
+    (lambda: plot_bias(BIAS, distance=10**7), ValueError, "distance must be at most 1000000"),
     (lambda: plot_grid(BUCKETS, 0, 2), ValueError, "query_length must be at least 1, got 0"),
     (lambda: plot_grid(BUCKETS, 2, 1.5), TypeError, "key_length must be an integer, got 1.5"),
     (lambda: plot_bias(BIAS, distance=0), ValueError, "distance must be at least 1, got 0"),
@@ -246,7 +261,7 @@ WEIGHTS: list[Case] = [
     (
         lambda: tb.compute_bias(WEIGHT[:3], 2, 2),
         ValueError,
-        "num_buckets must be at least 4, got 3",
+        "weight must have at least 4 rows, one a bucket, got 3",
     ),
     (
         lambda: tb.compute_bias(WEIGHT, 2, 2, max_distance=8),

@@ -102,6 +102,20 @@ def test_a_python_integer_and_an_array_agree(value: int) -> None:
         assert buckets(value) == buckets([value])[0]
 
 
+@pytest.mark.parametrize("layout", ["byte-swapped", "unaligned"])
+def test_a_0d_array_of_any_layout_gives_a_scalar(layout: str) -> None:
+    for value in (5, -1, 900):
+        scalar = relayout(np.array([value]), layout)[0:1].reshape(())
+        assert tb.Buckets()(scalar) == tb.Buckets()(value)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_out_may_be_a_subclass_with_axes_of_its_own() -> None:
+    out = np.asmatrix(np.zeros((3, 1), int))
+    assert tb.Buckets().grid_at(np.arange(3), [0], out=out) is out
+    assert out.tolist() == [[0], [1], [2]]
+
+
 @pytest.mark.parametrize("empty", [[], [[]], (), np.empty((0, 3), int), [[], []]])
 def test_empty_input_gives_empty_output(empty: Any) -> None:
     result = tb.Buckets()(empty)

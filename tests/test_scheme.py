@@ -13,6 +13,7 @@ from hypothesis import given
 from strategies import schemes, settings_of_schemes
 
 import t5bucket as tb
+from t5bucket import _rule
 
 FIRST_DISTANCES = {
     (32, 128, True): "12 16 23 32 46 64 91",
@@ -204,6 +205,20 @@ def test_the_usual_scheme_is_built_well_under_a_millisecond() -> None:
     assert time.perf_counter() - begin < 100 * 0.5e-3
 
 
+def test_boundaries_need_no_good_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _rule.logarithmic_first_distances(8, 8, 1000)
+    exact = _rule._first_reaching
+    for factor in (0.0, 0.5, 0.999, 1.001, 2.0, 1e9):
+        monkeypatch.setattr(
+            _rule,
+            "_first_reaching",
+            lambda threshold, power, within, guess, f=factor: exact(
+                threshold, power, within, guess * f
+            ),
+        )
+        assert _rule.logarithmic_first_distances(8, 8, 1000) == expected
+
+
 def test_a_large_scheme_is_built_in_under_a_second() -> None:
     begin = time.perf_counter()
     buckets = tb.Buckets(1024, 100_000, bidirectional=False)
@@ -216,7 +231,7 @@ def test_a_large_scheme_is_built_in_under_a_second() -> None:
 
 
 def test_from_function_of_t5s_own_rule_equals_the_scheme() -> None:
-    for settings in [(32, 128, True), (32, 128, False), (320, 800, True)]:
+    for settings in [(32, 128, True), (320, 800, True), (3, 4, False), (31, 18, True)]:
         buckets = tb.Buckets(*settings)
         tabulated = tb.Buckets.from_function(
             buckets, max_distance=buckets.max_distance, num_buckets=buckets.num_buckets
@@ -262,6 +277,13 @@ def test_from_function_of_a_constant_has_one_unbounded_range() -> None:
     assert buckets.grid(2, 2).tolist() == [[0, 0], [0, 0]]
     assert buckets(np.array([-7, 7])).tolist() == [0, 0]
     assert buckets.grid_at([3], [5, 2**62]).tolist() == [[0, 0]]
+
+
+def test_from_ranges_merges_neighbours_of_one_bucket() -> None:
+    def scheme(*ranges: Any) -> tb.Buckets:
+        return tb.Buckets.from_ranges(ranges, max_distance=5, num_buckets=2)
+
+    assert scheme((1, 3, None), (0, None, -1), (0, 0, 2)) == scheme((0, None, 2), (1, 3, None))
 
 
 @given(schemes)

@@ -1,5 +1,6 @@
 # test_threads.py - threads: made for a call, joined in it, and chosen with care.
 # SPDX-License-Identifier: BSD-3-Clause
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -42,6 +43,22 @@ def test_a_large_call_is_divided_so_that_an_interrupt_is_seen() -> None:
     assert 120 <= len(parts) <= 128
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 16])
+def test_an_interrupt_leaves_no_thread_and_no_writer(num_threads: int) -> None:
+    out = np.zeros((12, 2048, 2048), np.float32)
+    before = threading.active_count()
+    for delay in np.linspace(0.0, 0.008, 12):
+        timer = threading.Timer(float(delay), signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with contextlib.suppress(KeyboardInterrupt):
+            for _ in range(1000):
+                BIAS.matrix(2048, 2048, out=out, num_threads=num_threads)
+        timer.join()
+        out[:] = 7
+        assert (out == 7).all()
+        assert threading.active_count() == before
+
+
 def test_no_thread_is_left_after_a_call() -> None:
     before = threading.active_count()
     BIAS.matrix(1024, 1024, num_threads=8)
@@ -59,6 +76,9 @@ def test_the_asked_number_of_threads_is_used(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(threading.Thread, "start", record)
     BIAS.matrix(1024, 1024, num_threads=5)
     assert len(started) == 4
+    started.clear()
+    BIAS.matrix(64, 64, num_threads=10**6)
+    assert len(started) < 4
     started.clear()
     BIAS.matrix(16, 16)
     assert started == []

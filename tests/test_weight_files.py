@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from importlib.resources import files
 from pathlib import Path
@@ -173,6 +174,22 @@ def test_a_config_beside_the_file_describes_the_scheme(tmp_path: Path) -> None:
     assert load(path, tensor=T5_DECODER).buckets == tb.Buckets(32, 300, False)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert load(path, tensor=T5).buckets == tb.Buckets(32, 128)
+    config["relative_attention_num_buckets"] = 10**9
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"as many buckets as .* says, 1000000000, got 32"):
+        load(path, tensor=T5)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config must be a JSON file"):
+        load(path, tensor=T5)
+    assert load(path, tensor=T5, buckets=tb.Buckets(32, 99)).buckets.max_distance == 99
+
+
+def test_layoutlm_axes_have_settings_of_their_own(tmp_path: Path) -> None:
+    name = "layoutlmv3.encoder.rel_pos_x_bias.weight"
+    path = write(tmp_path / "model.safetensors", {name: table(64).T.copy()})
+    config = {"rel_pos_bins": 32, "max_rel_pos": 128, "rel_2d_pos_bins": 64, "max_rel_2d_pos": 99}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(path, tensor=name).buckets == tb.Buckets(64, 99)
 
 
 # ---- bad files ----
@@ -272,6 +289,39 @@ def test_npy_headers_that_promise_too_much_are_refused(
             archive.writestr("x.npy", content)
     with pytest.raises(ValueError, match="path must be a sound"):
         load(path)
+
+
+def test_a_header_that_is_a_bomb_is_refused_without_being_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    content = b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**30) + b" " * 2**27
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="path must be a sound"):
+        load(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
+    nested = b"-" * 9000 + b"1"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(nested)) + nested)
+    with pytest.raises(ValueError, match="path must be a sound"):
+        load(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tensor": ["a"]}, TypeError, "tensor must be a name, got"),
+        ({"heads_first": "x"}, TypeError, "heads_first must be True or False, got 'x'"),
+        ({"heads_first": True}, ValueError, "weight must have at least 4 columns"),
+    ],
+)
+def test_bad_options_are_refused(
+    tmp_path: Path, options: Any, error: type[Exception], message: str
+) -> None:
+    path = write(tmp_path / "x.npy", {"": table()})
+    with pytest.raises(error, match=message):
+        load(path, **options)
 
 
 class Bomb:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -30,11 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have any character
+        sys.stdout.reconfigure(errors="backslashreplace")
     parsed = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)  # unfinished files are removed on the way out
     try:
         parsed.run(parsed)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UsageError as error:
         print(f"t5bucket: {error}", file=sys.stderr)
         return USAGE

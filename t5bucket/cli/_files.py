@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Iterator
@@ -12,14 +13,29 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from t5bucket._checks import allocate
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to; the file gets its name when the block ends without an error."""
-    if path.is_dir():
-        raise IsADirectoryError(f"out must be a file, got the folder {path}")
-    partial_path = path.with_name(f".partial.{os.getpid()}.{path.name}")
+    """Give a new file to write to; it gets its name when the block ends without an error.
+
+    Raises
+    ------
+    OSError
+        If there can be no such file.
+    """
+    path = path.resolve()  # a link stays one
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "out must be a file", str(path))
+    partial_path = path.with_name(f".t5bucket.{os.getpid()}.partial")
     try:
+        partial_path.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    try:
+        if path.exists():
+            partial_path.chmod(path.stat().st_mode)
         yield partial_path
         partial_path.replace(path)
     finally:
@@ -35,12 +51,12 @@ def new_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterato
     OSError
         If the file cannot be made, or the disk has no room for all of it.
     """
-    with whole_file(path) as partial_path, partial_path.open("xb+") as file:
+    with whole_file(path) as partial_path, partial_path.open("rb+") as file:
         np.lib.format.write_array_header_1_0(file, _header(shape, dtype))
         begin = file.tell()
         _reserve(file, path, begin, math.prod(shape) * dtype.itemsize)
         if 0 in shape:  # it cannot be mapped, and has nothing to be filled with
-            yield np.empty(shape, dtype)
+            yield allocate(shape, dtype)
         else:
             mapped = np.memmap(file, np.uint8, "r+", begin)
             yield mapped.view(dtype).reshape(shape)

@@ -71,11 +71,11 @@ def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
             table = load_table(path, options.tensor, options.heads_first)
     else:
         table = load_table(options.weights, options.tensor, options.heads_first)
-    num_buckets, max_distance, bidirectional = table.settings
+    num_buckets, max_distance, bidirectional = table.find_settings(options.unidirectional)
     buckets = make_buckets(
         num_buckets,
         max_distance if options.max_distance is None else options.max_distance,
-        bidirectional and not options.unidirectional,
+        bidirectional,
     )
     return RelativeAttentionBias(table.weight, buckets, heads_first=table.heads_first)
 

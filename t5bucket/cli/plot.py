@@ -44,5 +44,5 @@ def run(options: argparse.Namespace) -> None:
     plot_bias(bias, ax=left)
     plot_grid(bias.buckets, options.length, options.length, ax=right)
     with whole_file(options.out) as partial_path:
-        figure.savefig(partial_path)
+        figure.savefig(partial_path, format=options.out.suffix[1:] or "png")
     print(options.out)
