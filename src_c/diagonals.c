@@ -22,12 +22,40 @@ static size_t count_until(const t5b_table *table, size_t range, int64_t first, s
 }
 
 #define FILL(type) \
-    for (size_t head = 0; head < table->num_heads; head++) { \
-        const type item = ((const type *)get_items(table, head))[range]; \
-        type *diagonal = (type *)((unsigned char *)diagonals + (ptrdiff_t)head * head_stride); \
-        for (size_t i = begin; i < end; i++) \
-            diagonal[i] = item; \
+    for (size_t i = begin; i < end; i++) \
+        ((type *)diagonal)[i] = ((const type *)items)[range]
+
+/* Write one item to diagonals begin, ..., end - 1 of a head. */
+static inline void fill_run(const void *items, size_t range, size_t itemsize, size_t begin,
+                            size_t end, void *diagonal)
+{
+    switch (itemsize) {
+    case 1: FILL(uint8_t); break;
+    case 2: FILL(uint16_t); break;
+    case 4: FILL(uint32_t); break;
+    default: FILL(uint64_t); break;
     }
+}
+
+/* Ranges of one token are copied in one go, between the two unbounded ones. */
+static void fill_from_index(const t5b_table *table, int64_t first, size_t count,
+                            void *diagonals, ptrdiff_t head_stride)
+{
+    const size_t itemsize = table->itemsize, last = table->num_ranges - 1;
+    const size_t begin = count_until(table, 0, first, count);
+    const size_t end = last > 0 ? count_until(table, last - 1, first, count) : begin;
+    const size_t range = (size_t)((uint64_t)first + begin - (uint64_t)table->origin);
+
+    for (size_t head = 0; head < table->num_heads; head++) {
+        const unsigned char *items = get_items(table, head);
+        unsigned char *diagonal = (unsigned char *)diagonals + (ptrdiff_t)head * head_stride;
+        fill_run(items, 0, itemsize, 0, begin, diagonal);
+        if (end > begin)
+            memcpy(diagonal + begin * itemsize, items + range * itemsize,
+                   (end - begin) * itemsize);
+        fill_run(items, last, itemsize, end, count, diagonal);
+    }
+}
 
 void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count, void *diagonals,
                         ptrdiff_t head_stride)
@@ -35,14 +63,15 @@ void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count, voi
     size_t begin = 0;
 
     assert(table->num_ranges > 0);
+    if (!table->starts) {
+        fill_from_index(table, first, count, diagonals, head_stride);
+        return;
+    }
     for (size_t range = 0; begin < count; range++) {
         const size_t end = count_until(table, range, first, count);
-        switch (table->itemsize) {
-        case 1: FILL(uint8_t) break;
-        case 2: FILL(uint16_t) break;
-        case 4: FILL(uint32_t) break;
-        default: FILL(uint64_t) break;
-        }
+        for (size_t head = 0; head < table->num_heads; head++)
+            fill_run(get_items(table, head), range, table->itemsize, begin, end,
+                     (unsigned char *)diagonals + (ptrdiff_t)head * head_stride);
         begin = end;
     }
 }

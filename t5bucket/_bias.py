@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from t5bucket import _checks
 from t5bucket._buckets import Buckets
 from t5bucket._table import RelativeTable
-from t5bucket._weight_files import load_table
 
 
 class RelativeAttentionBias:
@@ -144,6 +143,8 @@ class RelativeAttentionBias:
         >>> bias.num_heads, bias.buckets
         (12, Buckets(num_buckets=32, max_distance=128, bidirectional=True))
         """
+        from t5bucket._weight_files import load_table  # imports pathlib, json and zipfile
+
         table = load_table(path, tensor, heads_first)
         buckets = Buckets(*table.find_settings()) if buckets is None else buckets
         return cls(table.weight, buckets, heads_first=table.heads_first)
@@ -228,9 +229,13 @@ class RelativeAttentionBias:
         q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
         if num_threads is not None:
             num_threads = _checks.num_threads(num_threads)
-        target = _checks.output(out, (self._num_heads, q, k), self._dtype)
-        self._table.fill_matrix(target, offset, num_threads)
-        return target if out is None else out
+        shape = (self._num_heads, q, k)
+        if out is None:
+            out = _checks.allocate(shape, self._dtype)
+            self._table.fill_matrix(out, offset, num_threads, is_new=True)
+        else:
+            self._table.fill_matrix(_checks.output(out, shape, self._dtype), offset, num_threads)
+        return out
 
     def view(
         self, query_length: int, key_length: int, *, query_offset: int = 0, key_offset: int = 0

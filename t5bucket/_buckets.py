@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from t5bucket import _checks
-from t5bucket._config import read_config
 from t5bucket._positions import check_pair
 from t5bucket._rule import LIMIT, Range, Rule, t5_rule
 from t5bucket._table import RelativeTable
@@ -300,6 +299,8 @@ class Buckets:
         ...                         "max_bucket_distance": 800})
         Buckets(num_buckets=320, max_distance=800, bidirectional=True)
         """
+        from t5bucket._config import read_config  # imports pathlib and json
+
         return cls(*read_config(config))
 
     @classmethod

@@ -44,8 +44,8 @@ def flag(name: str, value: Any) -> bool:
 
 def num_threads(value: Any) -> int | None:
     """Check ``num_threads``: None, or at least 1."""
-    if value is None:
-        return None
+    if value is None or (type(value) is int and value >= 1):
+        return value
     return integer("num_threads", value, 1)
 
 

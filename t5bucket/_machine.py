@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
+CPU_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 # Where the system does not tell: most last-level caches are not smaller.
 DEFAULT_CACHE_NBYTES = 8 << 20
 
@@ -18,13 +17,13 @@ def available_cpus() -> int:
     except AttributeError:  # not on macOS or Windows
         cpus = os.cpu_count() or 1
     try:
-        quota, period = CPU_QUOTA.read_text().split()
+        quota, period = read(CPU_QUOTA).split()
         return min(cpus, max(1, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup v2, or a quota of "max"
         return cpus
 
 
-def read_cache_nbytes(folder: Path = CPU_CACHES) -> int:
+def read_cache_nbytes(folder: str = CPU_CACHES) -> int:
     """Bytes of the last-level cache that processor 0 shares.
 
     Not what C's `sysconf` says: on processors with several such caches that is
@@ -32,13 +31,20 @@ def read_cache_nbytes(folder: Path = CPU_CACHES) -> int:
     """
     try:
         by_level = {
-            int((cache / "level").read_text()): (cache / "size").read_text().strip()
-            for cache in folder.glob("index*")
+            int(read(f"{folder}/{name}/level")): read(f"{folder}/{name}/size")
+            for name in os.listdir(folder)
+            if name.startswith("index")
         }
         size = by_level[max(by_level)]
         return int(size[:-1]) << {"K": 10, "M": 20, "G": 30}[size[-1]]
     except (OSError, ValueError, KeyError):
         return DEFAULT_CACHE_NBYTES
+
+
+def read(path: str) -> str:
+    """Read a line that the system writes."""
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
 
 
 CACHE_NBYTES = read_cache_nbytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,39 +43,31 @@ class RelativeTable:
     def __init__(
         self, rule: Rule, items: NDArray[Any], counter: _core.Counter | None = None
     ) -> None:
-        self._rule = rule
         self._items = items
-        self._steps = _core.Table(items, rule.starts)
         self._counter = counter
         starts = rule.start_list or [0]
         self._first_start, self._last_start = starts[0], starts[-1]
-
-    @cached_property
-    def _lookup(self) -> _core.Table:
-        starts = self._rule.starts
-        if len(starts) == 0 or int(starts[-1]) - int(starts[0]) >= MAX_INDEXED_SPAN:
-            return self._steps
-        widths = np.concatenate(([1], np.diff(starts), [1]))
-        return _core.Table(np.repeat(self._items, widths, axis=1), None, int(starts[0]) - 1)
+        if len(starts) == 1 or starts[-1] - starts[0] >= MAX_INDEXED_SPAN:
+            self._table = _core.Table(items, rule.starts)
+        else:
+            widths = np.concatenate(([1], np.diff(rule.starts), [1]))
+            self._table = _core.Table(np.repeat(items, widths, axis=1), None, starts[0] - 1)
 
     # ---- consecutive positions: (num_heads, query_length, key_length) ----
 
     def _diagonals(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
         shape = (len(self._items), query_length + key_length - 1)
         diagonals = allocate(shape, self._items.dtype)
-        self._steps.fill_diagonals(diagonals, self._first(offset, query_length, shape[1]))
+        self._fill_diagonals(diagonals, offset - query_length + 1, shape[1])
         return diagonals
 
-    def _first(self, offset: int, query_length: int, count: int) -> int:
-        """Relative position of the first diagonal, moved to where int64 can count.
-
-        Outside of the rule's starts all items are the same, so that the move
-        does not change any.
-        """
-        first = offset - query_length + 1
+    def _fill_diagonals(self, diagonals: NDArray[Any], first: int, count: int) -> None:
+        # Outside of the rule's starts all items are the same: move there what int64 cannot hold.
         if first > self._last_start:
-            return self._last_start
-        return max(first, self._first_start - count)
+            first = self._last_start
+        elif first < self._first_start - count:
+            first = self._first_start - count
+        self._table.fill_diagonals(diagonals, first)
 
     def view(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
         """Read-only matrix whose rows are windows of one vector for each head."""
@@ -87,13 +79,15 @@ class RelativeTable:
         diagonals.flags.writeable = False
         return _window(diagonals, query_length, key_length)
 
-    def fill_matrix(self, out: NDArray[Any], offset: int, num_threads: int | None) -> None:
-        """Write every row of ``out`` (num_heads, query, key), of any layout."""
+    def fill_matrix(
+        self, out: NDArray[Any], offset: int, num_threads: int | None, is_new: bool = False
+    ) -> None:
+        """Write every row of ``out`` (num_heads, query, key), of any layout unless it `is_new`."""
         num_heads, query_length, key_length = out.shape
         if query_length == 0 or key_length == 0:
             return
-        if query_length == 1 and is_direct(out):
-            self._steps.fill_diagonals(out, self._first(offset, 1, key_length))
+        if query_length == 1 and (is_new or is_direct(out)):
+            self._fill_diagonals(out, offset, key_length)
             return
         diagonals = self._diagonals(query_length, key_length, offset)
         if is_direct(out):
@@ -121,14 +115,14 @@ class RelativeTable:
 
         An output that `is_new` shares no memory with the positions.
         """
-        lookup = (self._counter or self._lookup).lookup
+        lookup = (self._counter or self._table).lookup
         dtype = positions.dtype
         code = dtype.itemsize if dtype.kind == "u" else -dtype.itemsize  # the C core's t5b_integer
         if _is_plain(positions) and _is_plain(out):
             if not is_new and _overlaps(positions, out):
                 positions = positions.copy()
             nbytes = out.nbytes
-            if nbytes <= PART_NBYTES and num_threads is None:  # what `run` would do
+            if nbytes <= PART_NBYTES and num_threads in (None, 1):  # what `run` would do
                 lookup(positions, code, out, False, 0, out.size)
             else:
                 work = partial(lookup, positions, code, out, nbytes > STREAM_NBYTES)
@@ -182,7 +176,7 @@ class RelativeTable:
         query = np.ascontiguousarray(np.broadcast_to(query, (len(out), query.shape[1])))
         key = np.broadcast_to(key, (len(out), key.shape[1]))
         streaming = out.nbytes > STREAM_NBYTES
-        work = partial(self._lookup.lookup_pairs, query, key, out, streaming)
+        work = partial(self._table.lookup_pairs, query, key, out, streaming)
         run(work, query.size, out.nbytes, num_threads)
 
     def _fill_rows_of_any_size(
@@ -203,6 +197,7 @@ def _is_flat(out: NDArray[Any]) -> bool:
 
 
 def _is_plain(array: NDArray[Any]) -> bool:
+    """Whether a kernel can read or write all of this array as one run."""
     flags = array.flags
     return flags.c_contiguous and flags.aligned and array.dtype.isnative
 
@@ -221,6 +216,8 @@ def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDAr
 
 def _overlaps(positions: NDArray[Any], out: NDArray[Any]) -> bool:
     """Whether a block could be written before it is read; item on item it cannot."""
+    if positions.flags.owndata and out.flags.owndata:  # two arrays, or one twice
+        return False
     if not np.may_share_memory(positions, out):
         return False
     return positions.itemsize != out.itemsize or positions.ctypes.data != out.ctypes.data

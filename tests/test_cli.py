@@ -402,7 +402,7 @@ before = set(sys.modules)
 import t5bucket
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 heavy = {"torch", "transformers", "dask", "matplotlib", "tqdm", "ml_dtypes", "multiprocessing",
-         "importlib.metadata", "argparse"}
+         "importlib", "argparse", "pathlib", "json", "zipfile"}
 print(sorted(new & heavy))
 """
     result = subprocess.run(

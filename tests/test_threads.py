@@ -49,8 +49,8 @@ def test_an_interrupt_leaves_no_thread_and_no_writer(num_threads: int) -> None:
     before = threading.active_count()
     for delay in np.linspace(0.0, 0.008, 12):
         timer = threading.Timer(float(delay), signal.raise_signal, [signal.SIGINT])
-        timer.start()
         with contextlib.suppress(KeyboardInterrupt):
+            timer.start()
             for _ in range(1000):
                 BIAS.matrix(2048, 2048, out=out, num_threads=num_threads)
         timer.join()
@@ -106,7 +106,7 @@ def test_small_outputs_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_is_what_affinity_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("T5BUCKET_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6}, raising=False)
-    monkeypatch.setattr(_machine, "CPU_QUOTA", Path("/nowhere"))
+    monkeypatch.setattr(_machine, "CPU_QUOTA", "/nowhere")
     assert _threads.default_num_threads() == 3
 
 
@@ -119,7 +119,7 @@ def test_the_default_is_what_the_control_group_allows(
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
-    monkeypatch.setattr(_machine, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(_machine, "CPU_QUOTA", str(tmp_path / "cpu.max"))
     assert _machine.available_cpus() == cpus
 
 
@@ -129,8 +129,8 @@ def test_the_last_level_cache_is_that_of_one_processor(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "level").write_text(f"{level}\n")
         (folder / "size").write_text(f"{size}\n")
-    assert _machine.read_cache_nbytes(tmp_path) == 16 << 20
-    assert _machine.read_cache_nbytes(tmp_path / "missing") == 8 << 20
+    assert _machine.read_cache_nbytes(str(tmp_path)) == 16 << 20
+    assert _machine.read_cache_nbytes(str(tmp_path / "missing")) == 8 << 20
 
 
 @pytest.mark.parametrize("setting", ["", "0", "-1", "two", "1.5"])
