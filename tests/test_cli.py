@@ -328,13 +328,41 @@ def test_info_has_what_a_bug_report_needs() -> None:
     assert printed["ml_dtypes"] == ml_dtypes.__version__
 
 
+def test_a_processor_feature_can_be_disabled() -> None:
+    result = run("info", env=os.environ | {"T5BUCKET_DISABLE_CPU": "avx2, portable"})
+    assert "portable on " in result.stdout
+
+
+def test_bench_measures_a_row_and_writes_the_table(tmp_path: Path) -> None:
+    script = """
+import sys
+from t5bucket.cli import bench, main
+bench.WORK_SECONDS, bench.ROWS, bench.SPECIAL_ROWS = 0.01, bench.ROWS[7:8], bench.SPECIAL_ROWS[:1]
+sys.exit(main(["bench", "--json", sys.argv[1]]))
+"""
+    out = tmp_path / "bench.json"
+    result = subprocess.run(
+        [sys.executable, "-c", script, out], capture_output=True, text=True, check=True
+    )
+    table = json.loads(out.read_text())
+    assert table["system"]["t5bucket"] == tb.__version__
+    assert [row["work"] for row in table["rows"]] == [
+        "matrix float32 12 x 512 x 512",
+        "peak memory of matrix 12 x 4096 x 4096",
+    ]
+    for row in table["rows"]:
+        assert row["work"] in result.stdout
+        assert row["ratio"] == row["t5bucket"] / row["peer_value"]
+    assert 1 <= table["rows"][1]["ratio"] < 1.02
+
+
 def test_the_installed_command_is_the_module() -> None:
     script = Path(sys.executable).with_name("t5bucket")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == run("--version").stdout == f"t5bucket {tb.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["bias"], ["buckets"], ["plot"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["bias"], ["buckets"], ["plot"], ["bench"], ["info"]])
 def test_help_describes_each_command(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.returncode == 0

@@ -1,0 +1,100 @@
+# instructions.py - count the instructions of three calls: a guard that noise cannot fool.
+# SPDX-License-Identifier: BSD-3-Clause
+"""Run three calls under valgrind's callgrind and compare with recorded figures.
+
+    python benchmarks/instructions.py            fails if a call takes 10 % more
+    python benchmarks/instructions.py --record   records what it counts
+
+Valgrind counts alike whatever else the machine does. The figures hold for the
+Python and NumPy that they were recorded with; with others they may move a
+little, and should be recorded anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+RECORD = Path(__file__).with_suffix(".json")
+TOLERANCE = 0.10
+
+SETUP = """
+import numpy as np, t5bucket as tb
+weight = np.ones((32, 12), np.float32)
+decoder = tb.RelativeAttentionBias(weight, tb.Buckets(bidirectional=False))
+encoder = tb.RelativeAttentionBias(weight, tb.Buckets())
+positions = (np.arange(16384, dtype=np.int32) * 7919) % 601 - 300
+found = np.zeros(16384, np.int32)
+matrix = np.zeros((12, 512, 512), np.float32)
+calls = {
+    "decode step 12 x 1 x 128": lambda: decoder.matrix(1, 128, query_offset=127),
+    "16384 buckets int32": lambda: encoder.buckets(positions, dtype=np.int32, out=found),
+    "matrix float32 12 x 512 x 512": lambda: encoder.matrix(512, 512, out=matrix, num_threads=1),
+}
+for call in calls.values():
+    call()
+"""
+# So many that what one process takes more than another, some millions, does not show.
+REPEATS = {
+    "decode step 12 x 1 x 128": 40_000,
+    "16384 buckets int32": 5_000,
+    "matrix float32 12 x 512 x 512": 200,
+}
+
+
+def count_process(script: str) -> int:
+    """Instructions of a whole Python process."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable]
+    result = subprocess.run(
+        [*command, "-P", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+    )
+    collected = re.search(r"Collected : (\d+)", result.stderr)
+    assert collected is not None, result.stderr
+    return int(collected[1])
+
+
+def count_calls() -> dict[str, int]:
+    """Instructions of one call each: what repeats add to a process that does the rest."""
+    base = count_process(SETUP)
+    counts = {}
+    for name, repeats in REPEATS.items():
+        script = f"{SETUP}\nfor _ in range({repeats}):\n    calls[{name!r}]()"
+        counts[name] = (count_process(script) - base) // repeats
+    return counts
+
+
+def main() -> int:
+    """Compare, or record; return the exit code."""
+    parser = argparse.ArgumentParser(description="Count the instructions of three calls.")
+    parser.add_argument("--record", action="store_true", help="keep what is counted")
+    options = parser.parse_args()
+    counts = count_calls()
+    versions = {"Python": platform.python_version(), "NumPy": np.__version__}
+    if options.record:
+        RECORD.write_text(json.dumps({"versions": versions, "counts": counts}, indent=4) + "\n")
+    record = json.loads(RECORD.read_text())
+    print(f"recorded with {record['versions']}, counted with {versions}")
+    failed = False
+    for name, count in counts.items():
+        ratio = count / record["counts"][name]
+        failed |= ratio > 1 + TOLERANCE
+        print(f"{name:32} {count:>12,} instructions, {ratio:.3f} of the record")
+    if failed:
+        print("a call takes more instructions than recorded", file=sys.stderr)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
