@@ -62,42 +62,39 @@ def run(
 
 
 class Parts:
-    """Hands out the parts of ``range(count)`` to whichever thread asks next."""
+    """Hands out the parts of ``range(total)`` to whichever thread asks next."""
 
     def __init__(self, work: Callable[[int, int], object], total: int, length: int) -> None:
         self._work = work
         self._total = total
         self._length = length
         self._next = 0
-        self._num_active = 0
-        self._changed = threading.Condition()
+        # Not a Condition: Ctrl-C inside of its Python code could leave it locked.
+        self._lock = threading.Lock()
         self.count = -(-total // length)
 
     def take_all(self) -> None:
         """Do parts until none is left."""
         while True:
-            with self._changed:
+            with self._lock:
                 begin = self._next
-                if begin >= self._total:
-                    return
-                self._next = begin + self._length
-                self._num_active += 1
-            try:
-                self._work(begin, min(begin + self._length, self._total))
-            finally:
-                with self._changed:
-                    self._num_active -= 1
-                    self._changed.notify_all()
+                self._next += self._length
+            if begin >= self._total:
+                return
+            self._work(begin, min(begin + self._length, self._total))
 
     def stop(self) -> None:
-        """Hand out no more parts, and wait until nobody works on one."""
-        with self._changed:
+        """Hand out no more parts."""
+        with self._lock:
             self._next = self._total
-            self._changed.wait_for(lambda: self._num_active == 0)
 
 
 def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
-    """Leave no thread behind, however often Ctrl-C is pressed: a part takes milliseconds."""
+    """Wait for all helpers, however often Ctrl-C is pressed: a part takes milliseconds.
+
+    A helper whose start was interrupted may not be alive yet; it will find no
+    part and end.
+    """
     interrupt: KeyboardInterrupt | None = None
     waiting = True
     while waiting:
