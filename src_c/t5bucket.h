@@ -155,7 +155,7 @@ typedef struct t5b_scheme {
     size_t num_boundaries;
 } t5b_scheme;
 
-enum { T5B_MAX_COUNTED_BOUNDARIES = 64 };
+enum { T5B_MAX_COUNTED_BOUNDARIES = 32 };
 
 /* Whether t5b_implementation.count_buckets can be used: at most that many
  * boundaries, and none beyond 2^14. */
