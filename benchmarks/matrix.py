@@ -1,7 +1,5 @@
 # matrix.py - bias matrices of consecutive positions.
 # SPDX-License-Identifier: BSD-3-Clause
-import numpy as np
-
 from t5bucket.cli import _peers
 
 
@@ -115,7 +113,7 @@ class View:
 
     def track_bytes_held(self, implementation: str, length: int) -> int:
         array = self.call()
-        while isinstance(array.base, np.ndarray):
+        while array.base is not None:
             array = array.base
         return int(array.nbytes)
 

@@ -452,7 +452,8 @@ class Buckets:
         q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(out, (q, k), checked)
-        self._table(checked).fill_matrix(target[None], offset, num_threads)
+        is_new = out is None and checked.isnative
+        self._table(checked).fill_matrix(target[None], offset, num_threads, is_new)
         return target if out is None else out
 
     def grid_at(
@@ -509,7 +510,8 @@ class Buckets:
         num_threads = _checks.num_threads(num_threads)
         shape = (*batch_shape, query.shape[-1], key.shape[-1])
         target = _checks.output(out, shape, checked)
-        self._table(checked).fill_pairs(target[..., None, :, :], query, key, num_threads)
+        matrix = target[..., None, :, :]
+        self._table(checked).fill_pairs(matrix, query, key, num_threads, out is None)
         return target if out is None else out
 
     def _table(self, dtype: np.dtype[Any]) -> RelativeTable:

@@ -21,7 +21,8 @@ from t5bucket._threads import PART_NBYTES, run
 MAX_INDEXED_SPAN = 1 << 17
 # Larger outputs are written past the caches. Copying rows on a processor with a
 # cache of 32 MiB, ordinary stores win up to 12 MiB by a factor of two, and lose
-# from 19 MiB on by the same.
+# from 19 MiB on by the same. New memory is the exception: the system has just
+# filled it with zeros, through the caches.
 STREAM_NBYTES = CACHE_NBYTES // 2
 
 
@@ -30,7 +31,8 @@ class RelativeTable:
 
     Buckets are one row of integers, a bias is a row of weights for each head;
     all that follows copies items by their size. Arguments have been checked:
-    ``offset`` is the relative position of query 0 and key 0 (tokens, any size).
+    ``offset`` is the relative position of query 0 and key 0 (tokens, any size),
+    and an output that `is_new` was allocated for this call alone.
 
     Parameters
     ----------
@@ -82,7 +84,7 @@ class RelativeTable:
     def fill_matrix(
         self, out: NDArray[Any], offset: int, num_threads: int | None, is_new: bool = False
     ) -> None:
-        """Write every row of ``out`` (num_heads, query, key), of any layout unless it `is_new`."""
+        """Write every row of ``out`` (num_heads, query, key), of any layout."""
         num_heads, query_length, key_length = out.shape
         if query_length == 0 or key_length == 0:
             return
@@ -90,8 +92,8 @@ class RelativeTable:
             self._fill_diagonals(out, offset, key_length)
             return
         diagonals = self._diagonals(query_length, key_length, offset)
-        if is_direct(out):
-            copy = partial(_core.copy_diagonals, diagonals, out, out.nbytes > STREAM_NBYTES)
+        if is_new or is_direct(out):
+            copy = partial(_core.copy_diagonals, diagonals, out, _streams(out, is_new))
             run(copy, num_heads * query_length, out.nbytes, num_threads)
         else:
             window = _window(diagonals, query_length, key_length)
@@ -111,10 +113,7 @@ class RelativeTable:
         num_threads: int | None,
         is_new: bool = False,
     ) -> None:
-        """Write the first head's item for each of ``positions``; any layout, same shape.
-
-        An output that `is_new` shares no memory with the positions.
-        """
+        """Write the first head's item for each of ``positions``; any layout, same shape."""
         lookup = (self._counter or self._table).lookup
         dtype = positions.dtype
         code = dtype.itemsize if dtype.kind == "u" else -dtype.itemsize  # the C core's t5b_integer
@@ -125,7 +124,7 @@ class RelativeTable:
             if nbytes <= PART_NBYTES and num_threads in (None, 1):  # what `run` would do
                 lookup(positions, code, out, False, 0, out.size)
             else:
-                work = partial(lookup, positions, code, out, nbytes > STREAM_NBYTES)
+                work = partial(lookup, positions, code, out, _streams(out, is_new))
                 run(work, out.size, nbytes, num_threads)
             return
         each: Any = ["contig", "aligned", "nbo"]
@@ -145,6 +144,7 @@ class RelativeTable:
         query_positions: NDArray[Any],
         key_positions: NDArray[Any],
         num_threads: int | None,
+        is_new: bool = False,
     ) -> None:
         """Write ``out`` (..., num_heads, q, k) for positions (..., q) and (..., k)."""
         if out.size == 0:
@@ -156,7 +156,7 @@ class RelativeTable:
         flat = target.reshape(num_batches, *matrix_shape)
         query = flatten_batch(query_positions, batch_shape)
         key = flatten_batch(key_positions, batch_shape)
-        self._fill_flat_pairs(flat, query, key, num_threads)
+        self._fill_flat_pairs(flat, query, key, num_threads, is_new)
         if target is not out:
             np.copyto(out, target)
 
@@ -166,6 +166,7 @@ class RelativeTable:
         query: NDArray[Any],
         key: NDArray[Any],
         num_threads: int | None,
+        is_new: bool,
     ) -> None:
         as_int64 = to_int64(query, key)
         if as_int64 is None:
@@ -175,8 +176,7 @@ class RelativeTable:
         query, key = as_int64
         query = np.ascontiguousarray(np.broadcast_to(query, (len(out), query.shape[1])))
         key = np.broadcast_to(key, (len(out), key.shape[1]))
-        streaming = out.nbytes > STREAM_NBYTES
-        work = partial(self._table.lookup_pairs, query, key, out, streaming)
+        work = partial(self._table.lookup_pairs, query, key, out, _streams(out, is_new))
         run(work, query.size, out.nbytes, num_threads)
 
     def _fill_rows_of_any_size(
@@ -188,7 +188,14 @@ class RelativeTable:
         for batch, row in np.ndindex(len(out), out.shape[2]):
             difference = key[batch % len(key)] - query[batch % len(query), row]
             relative = np.clip(difference, INT64_MIN, INT64_MAX).astype(np.int64)[None]
-            self._fill_flat_pairs(out[batch : batch + 1, :, row : row + 1], origin, relative, 1)
+            self._fill_flat_pairs(
+                out[batch : batch + 1, :, row : row + 1], origin, relative, 1, False
+            )
+
+
+def _streams(out: NDArray[Any], is_new: bool) -> bool:
+    """Whether to write past the caches."""
+    return not is_new and out.nbytes > STREAM_NBYTES
 
 
 def _is_flat(out: NDArray[Any]) -> bool:

@@ -66,7 +66,9 @@ def test_the_changelog_begins_with_this_version() -> None:
     assert versions[0] == tb.__version__
 
 
-@pytest.mark.parametrize("pattern", ["t5bucket/**/*.py*", "src_c/*", "tests/*.py", "benchmarks/*.py"])
+@pytest.mark.parametrize(
+    "pattern", ["t5bucket/**/*.py*", "src_c/*", "tests/*.py", "benchmarks/*.py"]
+)
 def test_every_file_says_what_it_is_for_in_its_first_lines(pattern: str) -> None:
     paths = [
         path

@@ -101,7 +101,7 @@ def test_a_thread_that_cannot_start_leaves_its_part_to_the_caller(
 def test_small_outputs_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T5BUCKET_NUM_THREADS", "16")
     assert _threads.choose_num_threads(1 << 20) == 1
-    assert _threads.choose_num_threads(12 << 20) == 3
+    assert _threads.choose_num_threads(48 << 20) == 3
     assert _threads.choose_num_threads(1 << 30) == 16
 
 
