@@ -186,8 +186,8 @@ def run(options: argparse.Namespace) -> None:
     for row in ROWS:
         try:
             result = measure(row)
-        except NotImplementedError:
-            print(f"{row.work:44} {'':10}  {'':10} {row.peer:14} not installed")
+        except NotImplementedError as error:
+            print(f"{row.work:44} {'':10}  {'':10} {row.peer:14} {error}")
             continue
         rows.append(report(row.work, row.peer, row.at_most, result, "seconds"))
     for work, peer, at_most, measure_special, unit in SPECIAL_ROWS:
