@@ -6,8 +6,8 @@
     python benchmarks/instructions.py --record   records what it counts
 
 Valgrind counts alike whatever else the machine does. The figures hold for the
-Python and NumPy that they were recorded with; with others they may move a
-little, and should be recorded anew.
+Python, NumPy and processor features that they were recorded with; with others
+they may move, and should be recorded anew.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
+from t5bucket import _core
 
 RECORD = Path(__file__).with_suffix(".json")
 TOLERANCE = 0.10
@@ -58,7 +60,7 @@ def count_process(script: str) -> int:
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | {"PYTHONHASHSEED": "0"},
+        env={**os.environ, "PYTHONHASHSEED": "0", "T5BUCKET_DISABLE_CPU": ""},
     )
     collected = re.search(r"Collected : (\d+)", result.stderr)
     assert collected is not None, result.stderr
@@ -81,7 +83,11 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="keep what is counted")
     options = parser.parse_args()
     counts = count_calls()
-    versions = {"Python": platform.python_version(), "NumPy": np.__version__}
+    versions = {
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "implementation": _core.get_implementation(),
+    }
     if options.record:
         RECORD.write_text(json.dumps({"versions": versions, "counts": counts}, indent=4) + "\n")
     record = json.loads(RECORD.read_text())

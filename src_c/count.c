@@ -33,8 +33,9 @@ enum { BLOCK_LENGTH = 512 }; /* 7 KiB of scratch on the stack */
 #define NAME(function) function##_int16
 #include "count_template.h"
 
-/* A bucket is below base + max_exact + num_boundaries, so at most twice the base
- * or, without one, not far beyond max_exact: unsigned lanes hold it. */
+/* A bucket is at most base + max_exact + num_boundaries, and the latter two are
+ * at most the base: twice the largest signed lane, which unsigned lanes hold.
+ * Without a base it is at most the largest signed lane and the few boundaries. */
 static int fits(const t5b_scheme *scheme, int64_t largest)
 {
     const size_t num_boundaries = scheme->num_boundaries;
@@ -44,7 +45,7 @@ static int fits(const t5b_scheme *scheme, int64_t largest)
 
 int t5b_can_count(const t5b_scheme *scheme)
 {
-    return scheme->num_boundaries <= T5B_MAX_COUNTED_BOUNDARIES && fits(scheme, INT16_MAX / 2);
+    return scheme->num_boundaries <= T5B_MAX_COUNTED_BOUNDARIES && fits(scheme, INT16_MAX);
 }
 
 ALWAYS_INLINE void count_buckets(const t5b_scheme *scheme, const void *relative_position,
@@ -70,7 +71,7 @@ static void count_buckets_portable(const t5b_scheme *scheme, const void *relativ
 #include "count_avx2.h"
 
 /* The usual case, in registers; the rest is the loops above with twice their
- * lanes. Together 1.8 to 2.4 times as fast as SSE2. */
+ * lanes. Together about twice as fast as SSE2. */
 AVX2 static void count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position,
                                     t5b_integer type, size_t count, size_t itemsize,
                                     int streaming, void *items)
@@ -79,13 +80,13 @@ AVX2 static void count_buckets_avx2(const t5b_scheme *scheme, const void *relati
     unsigned char *target = (unsigned char *)items;
 
     if (fits(scheme, INT8_MAX) && (type == T5B_INT32 || type == T5B_INT64)) {
-        const counting counting = make_counting(scheme);
+        const lane_scheme lanes = make_lane_scheme(scheme);
         int64_t block[BLOCK_LENGTH]; /* items to be streamed */
 
         while (count >= NUM_LANES) {
             const size_t whole = count - count % NUM_LANES;
             const size_t length = streaming && whole > BLOCK_LENGTH ? BLOCK_LENGTH : whole;
-            count_lanes_of_any(&counting, source, type, length, itemsize,
+            count_lanes_of_any(&lanes, source, type, length, itemsize,
                                streaming ? (unsigned char *)block : target);
             if (streaming)
                 stream_row(target, (const unsigned char *)block, length * itemsize);

@@ -74,6 +74,7 @@ ALWAYS_INLINE void NAME(count)(const t5b_scheme *scheme, const void *relative_po
     int64_t block[BLOCK_LENGTH]; /* positions of a rare type; items to be streamed */
     size_t num_limits = 0;
 
+    streaming = streaming && CAN_STREAM;
     for (; num_limits < scheme->num_boundaries; num_limits++)
         limit[num_limits] = (SIGNED)(scheme->boundaries[num_limits] - 1);
     for (; num_limits == 0 || num_limits % 8; num_limits++)

@@ -89,7 +89,7 @@ static void write_block(const void *items, size_t itemsize, const uint32_t *rang
 {
     uint64_t taken[BLOCK_LENGTH];
 
-    if (streaming) {
+    if (streaming && CAN_STREAM) {
         take_block(items, itemsize, range, count, taken);
         stream_row(target, (const unsigned char *)taken, count * itemsize);
     } else {

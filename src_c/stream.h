@@ -18,7 +18,7 @@
 #if defined(__SSE2__) || defined(_M_X64)
 #include <emmintrin.h>
 
-enum { LINE_NBYTES = 64 };
+enum { CAN_STREAM = 1, LINE_NBYTES = 64 };
 
 /* Whole lines only: a partly written line goes to memory in pieces. */
 static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
@@ -48,6 +48,7 @@ static inline void finish_stream(void)
 }
 
 #else /* what a platform's memcpy does is the best that is known of it */
+enum { CAN_STREAM = 0 };
 
 static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
 {

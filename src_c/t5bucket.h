@@ -2,8 +2,8 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Everything here reads one kind of table and writes it out over a grid of
- * (query, key) pairs. The relative position of a pair, in tokens, is
+ * Everything here writes one kind of table out over a grid of (query, key)
+ * pairs, or counts T5's buckets without one. The relative position of a pair, in tokens, is
  *
  *     d = key position - query position
  *
@@ -151,14 +151,15 @@ typedef struct t5b_scheme {
                                   max_exact + num_boundaries; 0 if not bidirectional */
     int bidirectional;         /* 0 or 1 */
     const int64_t *boundaries; /* first distance of each bucket above max_exact,
-                                  ascending, all above max_exact */
+                                  ascending (some may be equal), all above
+                                  max_exact */
     size_t num_boundaries;
 } t5b_scheme;
 
 enum { T5B_MAX_COUNTED_BOUNDARIES = 32 };
 
 /* Whether t5b_implementation.count_buckets can be used: at most that many
- * boundaries, and none beyond 2^14. */
+ * boundaries, and neither them nor max_exact nor future_base beyond INT16_MAX. */
 int t5b_can_count(const t5b_scheme *scheme);
 
 /* The counting kernel for one set of processor features. All give the same

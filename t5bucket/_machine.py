@@ -5,22 +5,34 @@ from __future__ import annotations
 import os
 
 CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
+CPU_QUOTA_V1 = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"
+CPU_PERIOD_V1 = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
 CPU_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 # Where the system does not tell: most last-level caches are not smaller.
 DEFAULT_CACHE_NBYTES = 8 << 20
 
 
 def available_cpus() -> int:
-    """Processors by affinity and by the control group's quota."""
+    """Processors by affinity and by the quota of this process's (or container's) control group."""
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS or Windows
         cpus = os.cpu_count() or 1
+    quota, period = _read_quota()
+    return min(cpus, max(1, quota // period)) if quota > 0 and period > 0 else cpus
+
+
+def _read_quota() -> tuple[int, int]:
+    """Read microseconds of processors in a period; not positive for no limit."""
     try:
         quota, period = read(CPU_QUOTA).split()
-        return min(cpus, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or a quota of "max"
-        return cpus
+        return (0 if quota == "max" else int(quota)), int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        return int(read(CPU_QUOTA_V1)), int(read(CPU_PERIOD_V1))
+    except (OSError, ValueError):
+        return 0, 0
 
 
 def read_cache_nbytes(folder: str = CPU_CACHES) -> int:

@@ -16,9 +16,11 @@ from t5bucket._positions import flatten_batch, to_int64
 from t5bucket._rule import Rule
 from t5bucket._threads import PART_NBYTES, run
 
-# A rule that changes over at most this many tokens is looked up by index (the
-# table stays within a second-level cache); a wider one is searched.
-MAX_INDEXED_SPAN = 1 << 17
+# A table with an item for each token where the rule changes is read by index, if
+# it stays within a second-level cache; a larger one is searched.
+MAX_INDEXED_NBYTES = 1 << 20
+# Longer rows are filled in pieces, so that Ctrl-C is answered.
+MAX_ROW_LENGTH = 1 << 22
 # Larger outputs are written past the caches. Copying rows on a processor with a
 # cache of 32 MiB, ordinary stores win up to 12 MiB by a factor of two, and lose
 # from 19 MiB on by the same. New memory is the exception: the system has just
@@ -49,7 +51,9 @@ class RelativeTable:
         self._counter = counter
         starts = rule.start_list or [0]
         self._first_start, self._last_start = starts[0], starts[-1]
-        if len(starts) == 1 or starts[-1] - starts[0] >= MAX_INDEXED_SPAN:
+        indexed_length = starts[-1] - starts[0] + 2
+        indexed_nbytes = indexed_length * len(items) * items.itemsize
+        if len(starts) == 1 or indexed_nbytes > MAX_INDEXED_NBYTES:
             self._table = _core.Table(items, rule.starts)
         else:
             widths = np.concatenate(([1], np.diff(rule.starts), [1]))
@@ -69,7 +73,13 @@ class RelativeTable:
             first = self._last_start
         elif first < self._first_start - count:
             first = self._first_start - count
-        self._table.fill_diagonals(diagonals, first)
+        for begin in range(0, count, MAX_ROW_LENGTH):
+            piece = (
+                diagonals
+                if count <= MAX_ROW_LENGTH
+                else diagonals[..., begin:][..., :MAX_ROW_LENGTH]
+            )
+            self._table.fill_diagonals(piece, first + begin)
 
     def view(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
         """Read-only matrix whose rows are windows of one vector for each head."""
@@ -117,14 +127,17 @@ class RelativeTable:
         lookup = (self._counter or self._table).lookup
         dtype = positions.dtype
         code = dtype.itemsize if dtype.kind == "u" else -dtype.itemsize  # the C core's t5b_integer
+        if positions.ndim > 1 and positions.flags.f_contiguous and out.flags.f_contiguous:
+            positions, out = positions.T, out.T
         if _is_plain(positions) and _is_plain(out):
             if not is_new and _overlaps(positions, out):
                 positions = positions.copy()
-            nbytes = out.nbytes
+            streaming = _streams(out, is_new)
+            nbytes = max(out.nbytes, positions.nbytes)
             if nbytes <= PART_NBYTES and num_threads in (None, 1):  # what `run` would do
-                lookup(positions, code, out, False, 0, out.size)
+                lookup(positions, code, out, streaming, 0, out.size)
             else:
-                work = partial(lookup, positions, code, out, _streams(out, is_new))
+                work = partial(lookup, positions, code, out, streaming)
                 run(work, out.size, nbytes, num_threads)
             return
         each: Any = ["contig", "aligned", "nbo"]
@@ -156,7 +169,7 @@ class RelativeTable:
         flat = target.reshape(num_batches, *matrix_shape)
         query = flatten_batch(query_positions, batch_shape)
         key = flatten_batch(key_positions, batch_shape)
-        self._fill_flat_pairs(flat, query, key, num_threads, is_new)
+        self._fill_flat_pairs(flat, query, key, num_threads, is_new or target is not out)
         if target is not out:
             np.copyto(out, target)
 
@@ -176,8 +189,12 @@ class RelativeTable:
         query, key = as_int64
         query = np.ascontiguousarray(np.broadcast_to(query, (len(out), query.shape[1])))
         key = np.broadcast_to(key, (len(out), key.shape[1]))
-        work = partial(self._table.lookup_pairs, query, key, out, _streams(out, is_new))
-        run(work, query.size, out.nbytes, num_threads)
+        streaming = _streams(out, is_new)
+        for begin in range(0, key.shape[1], MAX_ROW_LENGTH):
+            end = begin + MAX_ROW_LENGTH
+            part = out[..., begin:end]
+            work = partial(self._table.lookup_pairs, query, key[:, begin:end], part, streaming)
+            run(work, query.size, part.nbytes, num_threads)
 
     def _fill_rows_of_any_size(
         self, out: NDArray[Any], query: NDArray[Any], key: NDArray[Any]

@@ -91,12 +91,12 @@ class Parts:
 
 
 def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
-    """Wait for all helpers, however often Ctrl-C is pressed: a part takes milliseconds.
+    """Wait for all helpers, whatever signal handlers raise meanwhile: a part takes milliseconds.
 
     A helper whose start was interrupted may not be alive yet; it will find no
     part and end.
     """
-    interrupt: KeyboardInterrupt | None = None
+    interrupt: BaseException | None = None
     waiting = True
     while waiting:
         try:
@@ -105,8 +105,8 @@ def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
                 if helper.is_alive():
                     helper.join()
             waiting = False
-        except KeyboardInterrupt as error:
-            interrupt = error
+        except BaseException as error:  # Ctrl-C, or a handler's own
+            interrupt = interrupt or error
     if interrupt is not None:
         raise interrupt
 

@@ -2,7 +2,7 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Built by test_c_core.py together with src_c/*.c; also an example of how to
+ * Built by test_c_core.py together with the sources of src_c; also an example of how to
  * use the interface without Python.
  */
 #undef NDEBUG

@@ -26,6 +26,7 @@ from strategies import (
 )
 
 import t5bucket as tb
+from t5bucket import _table, _threads
 
 # ---- element by element ----
 
@@ -377,3 +378,59 @@ def test_no_float_dtype_is_a_position() -> None:
     for dtype in FLOATS:
         with pytest.raises(TypeError, match="must be integers"):
             tb.Buckets()(np.zeros(2, dtype))
+
+
+# ---- large outputs, made small ----
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stream, divide and split what is otherwise too small for it."""
+    monkeypatch.setattr(_table, "STREAM_NBYTES", -1)
+    monkeypatch.setattr(_table, "PART_NBYTES", 1 << 12)
+    monkeypatch.setattr(_table, "MAX_ROW_LENGTH", 300)
+    monkeypatch.setattr(_threads, "PART_NBYTES", 1 << 12)
+    monkeypatch.setattr(_threads, "MIN_PART_NBYTES", 1 << 10)
+    monkeypatch.setattr(_threads, "THREAD_NBYTES", 1 << 11)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("settings", [(32, 128, True), (64, 1024, False), (320, 800, True)])
+@pytest.mark.parametrize("num_threads", [None, 1, 2, 3, 8])
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64", "uint64"])
+def test_streaming_parts_and_pieces_do_not_show(
+    settings: tuple[int, int, bool], num_threads: int | None, dtype: str
+) -> None:
+    buckets = tb.Buckets(*settings)
+    expected = [oracle.bucket(d, *settings) for d in range(-1500, 1501)]
+    relative = np.random.default_rng(2).integers(-1500, 1501, 5003)
+    options: Any = {"dtype": dtype, "num_threads": num_threads}
+    for shift in (0, 1, 7):  # against lines of memory
+        memory = np.full(5003 + 16, 99, dtype)
+        out = memory[shift : shift + 5003]
+        buckets(relative, out=out, **options)
+        assert out.tolist() == [expected[d + 1500] for d in relative.tolist()]
+        assert (memory[:shift] == 99).all()
+        assert (memory[shift + 5003 :] == 99).all()
+        grid = np.full((31, 1003 + 16), 99, dtype)
+        buckets.grid(31, 1003, key_offset=-490, out=grid[:, shift : shift + 1003], **options)
+        keys, queries = np.arange(1003) - 490, np.arange(31)
+        assert grid[:, shift : shift + 1003].tolist() == [
+            [expected[k - q + 1500] for k in keys] for q in queries
+        ]
+        at = np.full_like(grid, 99)
+        buckets.grid_at(queries, keys, out=at[:, shift : shift + 1003], **options)
+        assert np.array_equal(at, grid)
+        row = np.full((1, 1003 + 16), 99, dtype)
+        buckets.grid(1, 1003, key_offset=-490, out=row[:, shift : shift + 1003], **options)
+        assert np.array_equal(row, grid[:1])
+    in_place = relative.astype(np.int64)
+    buckets(in_place, out=in_place, num_threads=num_threads)
+    assert in_place.tolist() == [expected[d + 1500] for d in relative.tolist()]
+
+
+def test_fortran_order_is_as_good_as_c_order() -> None:
+    values = np.asfortranarray(np.random.default_rng(3).integers(-300, 300, (50, 40)))
+    out = np.zeros((50, 40), np.int64, order="F")
+    assert tb.Buckets()(values, out=out, num_threads=2) is out
+    assert np.array_equal(out, tb.Buckets()(np.ascontiguousarray(values)))

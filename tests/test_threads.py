@@ -109,6 +109,7 @@ def test_the_default_is_what_affinity_allows(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("T5BUCKET_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6}, raising=False)
     monkeypatch.setattr(_machine, "CPU_QUOTA", "/nowhere")
+    monkeypatch.setattr(_machine, "CPU_QUOTA_V1", "/nowhere")
     assert _threads.default_num_threads() == 3
 
 
@@ -122,6 +123,20 @@ def test_the_default_is_what_the_control_group_allows(
     (tmp_path / "cpu.max").write_text(quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
     monkeypatch.setattr(_machine, "CPU_QUOTA", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr(_machine, "CPU_QUOTA_V1", "/nowhere")
+    assert _machine.available_cpus() == cpus
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [("300000", 3), ("-1", 7)])
+def test_the_first_version_of_control_groups_is_read_too(
+    quota: str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quota").write_text(quota)
+    (tmp_path / "period").write_text("100000\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
+    monkeypatch.setattr(_machine, "CPU_QUOTA", "/nowhere")
+    monkeypatch.setattr(_machine, "CPU_QUOTA_V1", str(tmp_path / "quota"))
+    monkeypatch.setattr(_machine, "CPU_PERIOD_V1", str(tmp_path / "period"))
     assert _machine.available_cpus() == cpus
 
 
@@ -179,11 +194,12 @@ def test_many_python_threads_share_objects() -> None:
 
 
 LONG_CALL = """
-import sys, time, numpy as np, t5bucket as tb
+import signal, sys, numpy as np, t5bucket as tb
 from numpy.lib.stride_tricks import as_strided
 num_heads = 60_000  # all written to the same 4 MB: several seconds
 bias = tb.RelativeAttentionBias(np.ones((32, num_heads), np.float32), tb.Buckets())
 out = as_strided(np.empty((1024, 1024), np.float32), (num_heads, 1024, 1024), (0, 4096, 4))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 print("ready", flush=True)
 try:
     bias.matrix(1024, 1024, out=out, num_threads=int(sys.argv[1]))

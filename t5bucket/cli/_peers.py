@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Every function prepares one way to do a work, and returns a call to be timed.
 
-Outputs are touched before, except where "fresh" says otherwise, and everything
-runs on one thread, except where a number says otherwise. A package that is not
-installed raises NotImplementedError.
+Where there is an ``out``, it was touched before; t5bucket, NumPy and torch run on
+one thread, except where a number says otherwise, and JAX on its own. A package
+that is not installed raises NotImplementedError.
 """
 
 from __future__ import annotations
@@ -200,6 +200,7 @@ def t5_attention(weight: NDArray[Any]) -> Any:
     """Make transformers' T5 attention with this table."""
     try:
         import torch
+        import transformers
         from transformers import T5Config
         from transformers.models.t5.modeling_t5 import T5Attention
     except ImportError as error:
@@ -209,6 +210,8 @@ def t5_attention(weight: NDArray[Any]) -> Any:
         tensor = torch.from_numpy(weight.view(np.int16)).view(torch.bfloat16)
     else:
         tensor = torch.from_numpy(weight)
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        raise NotImplementedError(f"transformers 5 is the peer, not {transformers.__version__}")
     config = T5Config(num_heads=NUM_HEADS, d_model=NUM_HEADS, d_kv=1)
     attention = T5Attention(config, has_relative_attention_bias=True)
     attention.relative_attention_bias.weight = torch.nn.Parameter(tensor, requires_grad=False)

@@ -155,7 +155,7 @@ def measure_import() -> Result:
     """Seconds of a process that imports t5bucket, and of one that imports numpy."""
     calls: dict[str, _peers.Call] = {}
     for module in ("t5bucket", "numpy"):
-        command = [sys.executable, "-c", f"import {module}"]
+        command = [sys.executable, "-P", "-c", f"import {module}"]
         calls[module] = lambda command=command: subprocess.run(command, check=True)  # type: ignore[misc]
     best = best_seconds(calls)
     return Result(best["t5bucket"], best["numpy"])
