@@ -26,6 +26,8 @@ MAX_ROW_LENGTH = 1 << 22
 # from 19 MiB on by the same. New memory is the exception: the system has just
 # filled it with zeros, through the caches.
 STREAM_NBYTES = CACHE_NBYTES // 2
+# So few elements, of 8 bytes at most, are neither divided nor streamed.
+SMALL_COUNT = min(PART_NBYTES, STREAM_NBYTES) // 8
 
 
 class RelativeTable:
@@ -132,13 +134,12 @@ class RelativeTable:
         if _is_plain(positions) and _is_plain(out):
             if not is_new and _overlaps(positions, out):
                 positions = positions.copy()
-            streaming = _streams(out, is_new)
-            nbytes = max(out.nbytes, positions.nbytes)
-            if nbytes <= PART_NBYTES and num_threads in (None, 1):  # what `run` would do
-                lookup(positions, code, out, streaming, 0, out.size)
+            count = out.size
+            if count <= SMALL_COUNT and (num_threads is None or num_threads == 1):
+                lookup(positions, code, out, False, 0, count)  # what `run` would do, but sooner
             else:
-                work = partial(lookup, positions, code, out, streaming)
-                run(work, out.size, nbytes, num_threads)
+                work = partial(lookup, positions, code, out, _streams(out, is_new))
+                run(work, count, max(out.nbytes, positions.nbytes), num_threads)
             return
         each: Any = ["contig", "aligned", "nbo"]
         with np.nditer(

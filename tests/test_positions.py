@@ -387,7 +387,7 @@ def test_no_float_dtype_is_a_position() -> None:
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream, divide and split what is otherwise too small for it."""
     monkeypatch.setattr(_table, "STREAM_NBYTES", -1)
-    monkeypatch.setattr(_table, "PART_NBYTES", 1 << 12)
+    monkeypatch.setattr(_table, "SMALL_COUNT", 0)
     monkeypatch.setattr(_table, "MAX_ROW_LENGTH", 300)
     monkeypatch.setattr(_threads, "PART_NBYTES", 1 << 12)
     monkeypatch.setattr(_threads, "MIN_PART_NBYTES", 1 << 10)
