@@ -44,11 +44,11 @@ calls = {
 for call in calls.values():
     call()
 """
-# So many that what one process takes more than another, some millions, does not show.
+# So many that what one process takes more than another, ten million or so, does not show.
 REPEATS = {
     "decode step 12 x 1 x 128": 40_000,
-    "16384 buckets int32": 5_000,
-    "matrix float32 12 x 512 x 512": 200,
+    "16384 buckets int32": 20_000,
+    "matrix float32 12 x 512 x 512": 500,
 }
 
 
