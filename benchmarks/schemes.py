@@ -8,17 +8,17 @@ import t5bucket as tb
 class Build:
     """A new scheme; none is in the cache."""
 
-    param_names = ("num_buckets", "max_distance")
-    params = ([32, 320, 1024], [128, 1_000, 100_000])
+    param_names = ("num_buckets", "max_distance", "bidirectional")
+    params = ([32, 320, 1024], [128, 1_000, 100_000], [True, False])
 
-    def setup(self, num_buckets: int, max_distance: int) -> None:
-        if max_distance <= num_buckets // 4:
+    def setup(self, num_buckets: int, max_distance: int, bidirectional: bool) -> None:
+        if max_distance <= num_buckets // (4 if bidirectional else 2):
             raise NotImplementedError("no such scheme")
         self.max_distance = max_distance
 
-    def time_build(self, num_buckets: int, max_distance: int) -> None:
+    def time_build(self, num_buckets: int, max_distance: int, bidirectional: bool) -> None:
         self.max_distance += 1
-        tb.Buckets(num_buckets, self.max_distance)
+        tb.Buckets(num_buckets, self.max_distance, bidirectional)
 
 
 class Reuse:
