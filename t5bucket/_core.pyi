@@ -4,13 +4,10 @@ from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
-@final
-class Table:
-    def __new__(
-        cls, items: NDArray[Any], starts: NDArray[np.int64] | None, origin: int = 0
-    ) -> Table: ...
-    def fill_diagonals(self, diagonals: NDArray[Any], first: int) -> None: ...
+@disjoint_base
+class Lookup:
     def lookup(
         self,
         relative_position: NDArray[Any],
@@ -20,6 +17,13 @@ class Table:
         begin: int,
         end: int,
     ) -> None: ...
+
+@final
+class Table(Lookup):
+    def __new__(
+        cls, items: NDArray[Any], starts: NDArray[np.int64] | None, origin: int = 0
+    ) -> Table: ...
+    def fill_diagonals(self, diagonals: NDArray[Any], first: int) -> None: ...
     def lookup_pairs(
         self,
         query_positions: NDArray[np.int64],
@@ -31,7 +35,7 @@ class Table:
     ) -> None: ...
 
 @final
-class Counter:
+class Counter(Lookup):
     def __new__(
         cls,
         max_exact: int,
@@ -40,15 +44,6 @@ class Counter:
         boundaries: NDArray[np.int64],
     ) -> Counter: ...
     def can_count(self) -> bool: ...
-    def lookup(
-        self,
-        relative_position: NDArray[Any],
-        type_code: int,
-        items: NDArray[Any],
-        streaming: bool,
-        begin: int,
-        end: int,
-    ) -> None: ...
 
 def copy_diagonals(
     diagonals: NDArray[Any], matrix: NDArray[Any], streaming: bool, begin: int, end: int

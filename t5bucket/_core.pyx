@@ -41,7 +41,30 @@ cdef class Buffer:
         return matrix
 
 
-cdef class Table:
+cdef class Lookup:
+    """A way from relative positions to items, element by element."""
+
+    cdef void write_items(
+        self, const void *source, t5b_integer type, size_t count, size_t itemsize,
+        bint streaming, void *items
+    ) noexcept nogil:
+        pass
+
+    def lookup(
+        self, relative_position, int type_code, items, bint streaming, size_t begin, size_t end
+    ):
+        """Write the items of elements begin, ..., end - 1 of a C-contiguous array."""
+        cdef Buffer source = Buffer(relative_position)
+        cdef Buffer out = Buffer(items, True)
+        cdef const void *first = source.element(begin)
+        cdef void *first_item = out.element(begin)
+        with nogil:
+            self.write_items(
+                first, <t5b_integer>type_code, end - begin, out.view.itemsize, streaming,
+                first_item)
+
+
+cdef class Table(Lookup):
     """A ``t5b_table`` that keeps its arrays alive.
 
     ``items`` is (num_heads, num_ranges); ``starts`` is int64 (num_ranges - 1),
@@ -69,17 +92,11 @@ cdef class Table:
         with nogil:
             t5b_fill_diagonals(&self.table, first, count, out.view.buf, out.view.strides[0])
 
-    def lookup(
-        self, relative_position, int type_code, items, bint streaming, size_t begin, size_t end
-    ):
-        """Look up elements begin, ..., end - 1 of a C-contiguous array."""
-        cdef Buffer source = Buffer(relative_position)
-        cdef Buffer out = Buffer(items, True)
-        cdef const void *first = source.element(begin)
-        cdef void *first_item = out.element(begin)
-        with nogil:
-            t5b_lookup(
-                &self.table, first, <t5b_integer>type_code, end - begin, streaming, first_item)
+    cdef void write_items(
+        self, const void *source, t5b_integer type, size_t count, size_t itemsize,
+        bint streaming, void *items
+    ) noexcept nogil:
+        t5b_lookup(&self.table, source, type, count, streaming, items)
 
     def lookup_pairs(
         self, query_positions, key_positions, matrix, bint streaming, size_t begin, size_t end
@@ -99,8 +116,8 @@ cdef class Table:
                 keys.view.strides[0] // sizeof(int64_t), begin, end, streaming, &described)
 
 
-cdef class Counter:
-    """A ``t5b_scheme``, with the `lookup` of a table whose items are its buckets."""
+cdef class Counter(Lookup):
+    """A ``t5b_scheme``, whose items are its buckets."""
 
     cdef t5b_scheme scheme
     cdef Buffer boundaries
@@ -117,18 +134,12 @@ cdef class Counter:
         """Whether `lookup` works for this scheme."""
         return bool(t5b_can_count(&self.scheme))
 
-    def lookup(
-        self, relative_position, int type_code, items, bint streaming, size_t begin, size_t end
-    ):
-        """Count elements begin, ..., end - 1 of a C-contiguous array."""
-        cdef Buffer source = Buffer(relative_position)
-        cdef Buffer out = Buffer(items, True)
-        cdef const void *first = source.element(begin)
-        cdef void *first_item = out.element(begin)
-        with nogil:
-            implementation.count_buckets(
-                &self.scheme, first, <t5b_integer>type_code, end - begin, out.view.itemsize,
-                streaming, first_item)
+    cdef void write_items(
+        self, const void *source, t5b_integer type, size_t count, size_t itemsize,
+        bint streaming, void *items
+    ) noexcept nogil:
+        implementation.count_buckets(
+            &self.scheme, source, type, count, itemsize, streaming, items)
 
 
 def copy_diagonals(diagonals, matrix, bint streaming, size_t begin, size_t end):

@@ -50,7 +50,6 @@ class RelativeTable:
         self, rule: Rule, items: NDArray[Any], counter: _core.Counter | None = None
     ) -> None:
         self._items = items
-        self._counter = counter
         starts = rule.start_list or [0]
         self._first_start, self._last_start = starts[0], starts[-1]
         indexed_length = starts[-1] - starts[0] + 2
@@ -60,6 +59,7 @@ class RelativeTable:
         else:
             widths = np.concatenate(([1], np.diff(rule.starts), [1]))
             self._table = _core.Table(np.repeat(items, widths, axis=1), None, starts[0] - 1)
+        self._elements: _core.Lookup = counter or self._table
 
     # ---- consecutive positions: (num_heads, query_length, key_length) ----
 
@@ -76,11 +76,8 @@ class RelativeTable:
         elif first < self._first_start - count:
             first = self._first_start - count
         for begin in range(0, count, MAX_ROW_LENGTH):
-            piece = (
-                diagonals
-                if count <= MAX_ROW_LENGTH
-                else diagonals[..., begin:][..., :MAX_ROW_LENGTH]
-            )
+            end = begin + MAX_ROW_LENGTH
+            piece = diagonals[..., begin:end] if count > MAX_ROW_LENGTH else diagonals
             self._table.fill_diagonals(piece, first + begin)
 
     def view(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
@@ -126,7 +123,7 @@ class RelativeTable:
         is_new: bool = False,
     ) -> None:
         """Write the first head's item for each of ``positions``; any layout, same shape."""
-        lookup = (self._counter or self._table).lookup
+        lookup = self._elements.lookup
         dtype = positions.dtype
         code = dtype.itemsize if dtype.kind == "u" else -dtype.itemsize  # the C core's t5b_integer
         if positions.ndim > 1 and positions.flags.f_contiguous and out.flags.f_contiguous:
