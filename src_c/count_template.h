@@ -91,7 +91,7 @@ ALWAYS_INLINE void NAME(count)(const t5b_scheme *scheme, const void *relative_po
         } else if (type == T5B_INT64) {
             JOIN(narrow_int64_to_, LANE)((const int64_t *)source, length, lane);
         } else {
-            load_positions(source, type, length, block);
+            load_int64(source, type, length, block);
             JOIN(narrow_int64_to_, LANE)(block, length, lane);
         }
         NAME(start)(scheme, limit, length, lane, bucket);

@@ -7,23 +7,22 @@
 #include <assert.h>
 #include <string.h>
 
-#include "stream.h"
+#include "epilogue.h"
 #include "table.h"
 
-/* How many of the diagonals first, ..., first + count - 1 lie before the end of
- * this range. Unsigned, since the difference of two int64 can take 64 bits. */
-static size_t count_until(const t5b_table *table, size_t range, int64_t first, size_t count)
-{
-    if (range + 1 == table->num_ranges)
-        return count;
-    const int64_t start = get_start(table, range + 1);
-    const uint64_t before = start <= first ? 0 : (uint64_t)start - (uint64_t)first;
-    return before < count ? (size_t)before : count;
-}
+/* So many heads are written side by side where they share masks. More would evict each
+ * other from the first-level cache, whose sets have eight ways: where a head takes a
+ * power of two of bytes, the same rows of all heads share a set. */
+enum { MASKED_HEADS = 4 };
 
 #define FILL(type) \
     for (size_t i = begin; i < end; i++) \
         ((type *)diagonal)[i] = ((const type *)items)[range]
+
+static const unsigned char *get_items(const t5b_table *table, size_t head)
+{
+    return (const unsigned char *)table->items + head * table->num_ranges * table->itemsize;
+}
 
 /* Write one item to diagonals begin, ..., end - 1 of a head. */
 static inline void fill_run(const void *items, size_t range, size_t itemsize, size_t begin,
@@ -62,7 +61,7 @@ void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count, voi
 {
     size_t begin = 0;
 
-    assert(table->num_ranges > 0);
+    assert(table->num_ranges > 0 && table->range_stride == table->itemsize);
     if (!table->starts) {
         fill_from_index(table, first, count, diagonals, head_stride);
         return;
@@ -76,24 +75,75 @@ void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count, voi
     }
 }
 
-void t5b_copy_diagonals(const void *diagonals, size_t itemsize, size_t begin, size_t end,
+/* Where a head's window for a row begins. */
+typedef struct window_rows {
+    const unsigned char *diagonals;
+    size_t itemsize, head_nbytes, last_query;
+} window_rows;
+
+static const unsigned char *get_window(const window_rows *windows, size_t head, size_t query)
+{
+    return windows->diagonals + head * windows->head_nbytes +
+           (windows->last_query - query) * windows->itemsize;
+}
+
+/* Nothing becomes of the items: rows are copied whole. */
+static void copy_rows(const window_rows *windows, size_t num_heads, size_t begin, size_t end,
+                      int streaming, const t5b_matrix *matrix)
+{
+    row_block block = first_block(matrix->key_length, matrix->key_length);
+
+    for (size_t head = 0; head < num_heads; head++)
+        for (size_t row = begin; row < end; row++) {
+            move_to_row(&block, row, matrix->query_length);
+            write_row(get_row(matrix, &block, head), get_window(windows, head, block.query),
+                      matrix->key_length * windows->itemsize, streaming);
+        }
+}
+
+/* Write heads first_head, ..., end_head - 1, which share their masks where they can. */
+static void finish_rows(const window_rows *windows, const t5b_epilogue *epilogue,
+                        size_t first_head, size_t end_head, size_t begin, size_t end,
                         int streaming, const t5b_matrix *matrix)
 {
-    const size_t query_length = matrix->query_length;
-    const size_t row_nbytes = matrix->key_length * itemsize;
-    const size_t head_nbytes = row_nbytes + (query_length - 1) * itemsize;
+    const size_t itemsize = windows->itemsize;
+    const int is_in_place = !has_mask(epilogue) && !streaming;
+    row_block block = first_block(matrix->key_length,
+                                  is_in_place ? matrix->key_length : BLOCK_LENGTH);
+    row_selection selection;
 
-    for (size_t row = begin; row < end; row++) {
-        const size_t head = row / query_length, query = row % query_length;
-        unsigned char *target = (unsigned char *)matrix->data +
-                                (ptrdiff_t)head * matrix->head_stride +
-                                (ptrdiff_t)query * matrix->query_stride;
-        const unsigned char *source = (const unsigned char *)diagonals + head * head_nbytes +
-                                      (query_length - 1 - query) * itemsize;
-        if (streaming)
-            stream_row(target, source, row_nbytes);
-        else
-            memcpy(target, source, row_nbytes);
-    }
+    selection.is_set = 0;
+    do
+        for (size_t row = begin; row < end; row++) {
+            move_to_row(&block, row, matrix->query_length);
+            for (size_t head = first_head; head < end_head; head++)
+                finish_block(epilogue, &block, head,
+                             get_window(windows, head, block.query) + block.first * itemsize,
+                             itemsize,
+                             get_selection(epilogue, &block, head, itemsize,
+                                           epilogue->masked_item, &selection),
+                             streaming, matrix);
+        }
+    while (next_block(&block, get_line_length(itemsize)));
+}
+
+void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_heads,
+                         const t5b_epilogue *epilogue, size_t begin, size_t end,
+                         int streaming, const t5b_matrix *matrix)
+{
+    const size_t last_query = matrix->query_length - 1;
+    const window_rows windows = {diagonals, itemsize,
+                                 (last_query + matrix->key_length) * itemsize, last_query};
+    const size_t group_length = has_mask(epilogue) ? MASKED_HEADS : 1;
+
+    if (!epilogue)
+        copy_rows(&windows, num_heads, begin, end, streaming, matrix);
+    else
+        for (size_t head = 0; head < num_heads; head += group_length) {
+            const size_t rest = num_heads - head;
+            finish_rows(&windows, epilogue, head,
+                        head + (rest < group_length ? rest : group_length), begin, end, streaming,
+                        matrix);
+        }
     finish_stream();
 }

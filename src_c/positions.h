@@ -16,33 +16,6 @@ static inline size_t get_nbytes(t5b_integer type)
     return (size_t)(type < 0 ? -(int)type : (int)type);
 }
 
-#define LOAD(type) \
-    for (size_t i = 0; i < count; i++) \
-        position[i] = (int64_t)((const type *)source)[i]
-
-/* Any integer type -> int64. */
-static inline void load_positions(const void *source, t5b_integer type, size_t count,
-                                  int64_t *position)
-{
-    switch (type) {
-    case T5B_INT8: LOAD(int8_t); break;
-    case T5B_INT16: LOAD(int16_t); break;
-    case T5B_INT32: LOAD(int32_t); break;
-    case T5B_INT64: LOAD(int64_t); break;
-    case T5B_UINT8: LOAD(uint8_t); break;
-    case T5B_UINT16: LOAD(uint16_t); break;
-    case T5B_UINT32: LOAD(uint32_t); break;
-    case T5B_UINT64:
-        for (size_t i = 0; i < count; i++) {
-            const uint64_t value = ((const uint64_t *)source)[i];
-            position[i] = value > INT64_MAX ? INT64_MAX : (int64_t)value;
-        }
-        break;
-    }
-}
-
-#undef LOAD
-
 #if defined(__SSE2__) || defined(_M_X64)
 
 /* Eight int32 -> int16, saturated. x86 has an instruction for it, which compilers
@@ -87,12 +60,17 @@ static inline __m128i narrow_eight_int64(const int64_t *source)
         _mm_storeu_si128((__m128i *)(void *)(lane + i), narrowed); \
     }
 
+#define NARROW_INT32(type) \
+    for (; count - i >= 4; i += 4) \
+        _mm_storeu_si128((__m128i *)(void *)(lane + i), narrow_four_##type(source + i));
+
 #else
 #define NARROW_INT8(type)
 #define NARROW_INT16(type)
+#define NARROW_INT32(type)
 #endif
 
-/* Define narrow_<type>_to_<lane>: saturated to [-MAX, MAX]. */
+/* Define narrow_<type>_to_<lane>: saturated, to [-MAX, MAX] or the lane's own ends. */
 #define DEFINE_NARROW(type, lane_type, MAX, VECTORS) \
     static inline void narrow_##type##_to_##lane_type(const type##_t *source, size_t count, \
                                                       lane_type##_t *lane) \
@@ -109,9 +87,55 @@ DEFINE_NARROW(int32, int8, INT8_MAX, NARROW_INT8)
 DEFINE_NARROW(int64, int8, INT8_MAX, NARROW_INT8)
 DEFINE_NARROW(int32, int16, INT16_MAX, NARROW_INT16)
 DEFINE_NARROW(int64, int16, INT16_MAX, NARROW_INT16)
+DEFINE_NARROW(int64, int32, INT32_MAX, NARROW_INT32)
 
 #undef NARROW_INT8
 #undef NARROW_INT16
+#undef NARROW_INT32
 #undef DEFINE_NARROW
+
+#define LOAD(type, lane, MAX) \
+    for (size_t i = 0; i < count; i++) { \
+        const type value = ((const type *)source)[i]; \
+        position[i] = value > MAX ? MAX : (lane)value; \
+    }
+#define COPY(type) \
+    for (size_t i = 0; i < count; i++) \
+        position[i] = ((const type *)source)[i]
+
+/* Any integer type -> int64, saturated. */
+static inline void load_int64(const void *source, t5b_integer type, size_t count,
+                              int64_t *position)
+{
+    switch (type) {
+    case T5B_INT8: COPY(int8_t); break;
+    case T5B_INT16: COPY(int16_t); break;
+    case T5B_INT32: COPY(int32_t); break;
+    case T5B_INT64: COPY(int64_t); break;
+    case T5B_UINT8: COPY(uint8_t); break;
+    case T5B_UINT16: COPY(uint16_t); break;
+    case T5B_UINT32: COPY(uint32_t); break;
+    case T5B_UINT64: LOAD(uint64_t, int64_t, INT64_MAX) break;
+    }
+}
+
+/* Any integer type -> int32, saturated. */
+static inline void load_int32(const void *source, t5b_integer type, size_t count,
+                              int32_t *position)
+{
+    switch (type) {
+    case T5B_INT8: COPY(int8_t); break;
+    case T5B_INT16: COPY(int16_t); break;
+    case T5B_INT32: COPY(int32_t); break;
+    case T5B_INT64: narrow_int64_to_int32((const int64_t *)source, count, position); break;
+    case T5B_UINT8: COPY(uint8_t); break;
+    case T5B_UINT16: COPY(uint16_t); break;
+    case T5B_UINT32: LOAD(uint32_t, int32_t, INT32_MAX) break;
+    case T5B_UINT64: LOAD(uint64_t, int32_t, INT32_MAX) break;
+    }
+}
+
+#undef LOAD
+#undef COPY
 
 #endif

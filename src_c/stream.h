@@ -1,4 +1,4 @@
-/* stream.h - write a row past the caches: shared by the kernels, not installed.
+/* stream.h - write a row, past the caches where that pays: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
@@ -15,10 +15,30 @@
 #include <stdint.h>
 #include <string.h>
 
+enum { LINE_NBYTES = 64 };
+
+/* written = (source & keep) | other, byte by byte. The four do not overlap. */
+static inline void select_row(unsigned char *restrict target, const unsigned char *restrict source,
+                              const unsigned char *restrict keep,
+                              const unsigned char *restrict other, size_t nbytes)
+{
+    for (size_t i = 0; i < nbytes; i++)
+        target[i] = (unsigned char)((source[i] & keep[i]) | other[i]);
+}
+
 #if defined(__SSE2__) || defined(_M_X64)
 #include <emmintrin.h>
 
-enum { CAN_STREAM = 1, LINE_NBYTES = 64 };
+enum { CAN_STREAM = 1 };
+
+static inline __m128i select_vector(const unsigned char *source, const unsigned char *keep,
+                                    const unsigned char *other)
+{
+    const __m128i item = _mm_loadu_si128((const __m128i *)(const void *)source);
+    const __m128i bits = _mm_loadu_si128((const __m128i *)(const void *)keep);
+    const __m128i masked = _mm_loadu_si128((const __m128i *)(const void *)other);
+    return _mm_or_si128(_mm_and_si128(item, bits), masked);
+}
 
 /* Whole lines only: a partly written line goes to memory in pieces. */
 static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
@@ -41,6 +61,23 @@ static inline void stream_row(unsigned char *target, const unsigned char *source
     memcpy(target + head, source + head, nbytes - head);
 }
 
+/* written = (source & keep) | other, as `stream_row`. */
+static inline void stream_selected_row(unsigned char *target, const unsigned char *source,
+                                       const unsigned char *keep, const unsigned char *other,
+                                       size_t nbytes)
+{
+    const size_t misaligned = (uintptr_t)target % LINE_NBYTES;
+    size_t head = misaligned ? LINE_NBYTES - misaligned : 0;
+
+    head = head < nbytes ? head : nbytes;
+    select_row(target, source, keep, other, head);
+    for (; nbytes - head >= LINE_NBYTES; head += LINE_NBYTES)
+        for (size_t i = head; i < head + LINE_NBYTES; i += 16)
+            _mm_stream_si128((__m128i *)(void *)(target + i),
+                             select_vector(source + i, keep + i, other + i));
+    select_row(target + head, source + head, keep + head, other + head, nbytes - head);
+}
+
 /* Make what was streamed visible to other threads before the caller tells them. */
 static inline void finish_stream(void)
 {
@@ -55,8 +92,34 @@ static inline void stream_row(unsigned char *target, const unsigned char *source
     memcpy(target, source, nbytes);
 }
 
+static inline void stream_selected_row(unsigned char *target, const unsigned char *source,
+                                       const unsigned char *keep, const unsigned char *other,
+                                       size_t nbytes)
+{
+    select_row(target, source, keep, other, nbytes);
+}
+
 static inline void finish_stream(void) {}
 
 #endif
+
+static inline void write_row(unsigned char *target, const unsigned char *source, size_t nbytes,
+                             int streaming)
+{
+    if (streaming)
+        stream_row(target, source, nbytes);
+    else
+        memcpy(target, source, nbytes);
+}
+
+static inline void write_selected_row(unsigned char *target, const unsigned char *source,
+                                      const unsigned char *keep, const unsigned char *other,
+                                      size_t nbytes, int streaming)
+{
+    if (streaming)
+        stream_selected_row(target, source, keep, other, nbytes);
+    else
+        select_row(target, source, keep, other, nbytes);
+}
 
 #endif

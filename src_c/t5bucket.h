@@ -3,7 +3,8 @@
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Everything here writes one kind of table out over a grid of (query, key)
- * pairs, or counts T5's buckets without one. The relative position of a pair, in tokens, is
+ * pairs, sums gradients back into one, or counts T5's buckets without one. The
+ * relative position of a pair, in tokens, is
  *
  *     d = key position - query position
  *
@@ -33,6 +34,8 @@
 extern "C" {
 #endif
 
+enum { T5B_VECTOR_NBYTES = 16 };
+
 /* A table: a step function of the relative position, one row for each head.
  *
  *     d <  starts[0]                            item 0
@@ -52,10 +55,14 @@ extern "C" {
  *     n^m * e^k >= D^k * e^m.
  */
 typedef struct t5b_table {
-    const void *items;     /* num_heads x num_ranges items, row by row */
+    const void *items;     /* num_heads x num_ranges items, in one of two orders */
     size_t itemsize;       /* bytes of an item: 1, 2, 4 or 8 */
     size_t num_heads;      /* at least 1 */
     size_t num_ranges;     /* at least 1 */
+    size_t range_stride;   /* bytes from a range's item to the next range's:
+                              itemsize, and each head's items are one row; or a
+                              multiple of T5B_VECTOR_NBYTES, and each range's
+                              items of all heads are one row */
     const int64_t *starts; /* num_ranges - 1 relative positions, ascending, each
                               within [-2^62, 2^62]; or NULL: every range but the
                               first and the last is one token wide, and
@@ -75,13 +82,50 @@ typedef enum t5b_integer {
     T5B_UINT64 = 8
 } t5b_integer;
 
-/* Where a matrix of shape (batch, num_heads, query_length, key_length) is
- * written. Keys are adjacent; the other strides are free, in bytes. */
+/* Where a matrix of shape (batch, num_heads, query_length, key_length) stands.
+ * Keys are adjacent; the other strides are free, in bytes, and 0 where all
+ * batches, heads or queries share a row. */
 typedef struct t5b_matrix {
     void *data;
     size_t query_length, key_length;
     ptrdiff_t batch_stride, head_stride, query_stride;
 } t5b_matrix;
+
+/* An integer for each query and for each key: positions, or segments. */
+typedef struct t5b_pairs {
+    t5b_integer type;        /* T5B_INT32, if all of them are within [0, 2^30); or
+                                T5B_INT64 */
+    const void *query;       /* query_length integers a batch, batches adjacent */
+    const void *key;         /* key_length integers a batch */
+    size_t key_batch_stride; /* integers from one batch of keys to the next; 0: all
+                                batches share one row */
+} t5b_pairs;
+
+/* What the items of a bias are, where they are added. bfloat16 is the upper half
+ * of float32. Sums are rounded to nearest, ties to even; those of 16-bit types
+ * are computed in float32. */
+typedef enum t5b_float { T5B_FLOAT16, T5B_BFLOAT16, T5B_FLOAT32, T5B_FLOAT64 } t5b_float;
+
+/* What becomes of an item on its way into a matrix, in this order:
+ *
+ *     accumulate   what the matrix holds is added
+ *     addend       the addend's item is added
+ *     keep         where this has a 0,
+ *     segments     or the key's segment is not the query's,
+ *     causal       or the key's position is greater than the query's, the masked
+ *                  item takes its place
+ *
+ * Where an epilogue may be NULL, that means: the item is copied.
+ */
+typedef struct t5b_epilogue {
+    t5b_float type;          /* of the items; read only if something is added */
+    int accumulate;          /* 0 or 1 */
+    t5b_matrix addend;       /* items; data NULL: none */
+    t5b_matrix keep;         /* bytes; data NULL: none */
+    t5b_pairs segments;      /* query NULL: none */
+    t5b_pairs causal;        /* positions; query NULL: none */
+    const void *masked_item; /* one item; read only if something is masked */
+} t5b_epilogue;
 
 /* ---- Consecutive positions (diagonals.c) --------------------------------
  *
@@ -97,6 +141,7 @@ typedef struct t5b_matrix {
 
 /* Write each head's items for d = first, first + 1, ..., first + count - 1.
  *
+ * table       each head's items in one row
  * diagonals   OUTPUT, num_heads x count items; heads are head_stride bytes
  *             apart
  */
@@ -104,18 +149,21 @@ void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count,
                         void *diagonals, ptrdiff_t head_stride);
 
 /* Write rows begin, ..., end - 1 of the matrix that the diagonals span. Row
- * head * query_length + i is query i of that head; batch_stride is not used.
+ * batch * query_length + i is query i of that batch, for all heads.
  *
- * diagonals   query_length + key_length - 1 items a head, heads adjacent
+ * diagonals   num_heads x (query_length + key_length - 1) items, heads adjacent
+ * epilogue    or NULL
  * matrix      OUTPUT
  */
-void t5b_copy_diagonals(const void *diagonals, size_t itemsize, size_t begin, size_t end,
-                        int streaming, const t5b_matrix *matrix);
+void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_heads,
+                         const t5b_epilogue *epilogue, size_t begin, size_t end,
+                         int streaming, const t5b_matrix *matrix);
 
-/* ---- Positions that are data (lookup.c) --------------------------------- */
+/* ---- Positions that are data (lookup.c, pairs.c) ------------------------ */
 
 /* Write the first head's item for each of count relative positions.
  *
+ * table               each head's items in one row
  * relative_position   count integers of the given type
  * items               OUTPUT, count items; may be relative_position itself if
  *                     the item sizes are equal
@@ -127,14 +175,41 @@ void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integ
  * batch * query_length + i is query i of that batch, for all heads.
  * Differences outside of int64 count as its nearest end.
  *
- * query_positions     query_length positions a batch, batches adjacent
- * key_positions       key_length positions a batch; batches are
- *                     key_batch_stride items apart (0: all share one row)
- * matrix              OUTPUT
+ * table       with more than one head, each range's items in one row
+ * epilogue    or NULL
+ * matrix      OUTPUT
  */
-void t5b_lookup_pairs(const t5b_table *table, const int64_t *query_positions,
-                      const int64_t *key_positions, size_t key_batch_stride, size_t begin,
-                      size_t end, int streaming, const t5b_matrix *matrix);
+void t5b_write_pairs(const t5b_table *table, const t5b_pairs *positions,
+                     const t5b_epilogue *epilogue, size_t begin, size_t end, int streaming,
+                     const t5b_matrix *matrix);
+
+/* ---- Gradients (gradient.c) ---------------------------------------------
+ *
+ * The adjoint of writing a matrix: the gradient of an item is the sum of the
+ * matrix's gradient over the pairs that took it, in float64. Masked pairs took
+ * none. Sums are added in the order of the rows, so that equal calls give equal
+ * results.
+ *
+ * table       only its ranges and its number of heads are read
+ * epilogue    or NULL; accumulate, addend and masked_item are not read
+ * gradient    of items of `type`
+ * sums        num_ranges x num_heads, added to
+ */
+
+/* The part of rows begin, ..., end - 1, for consecutive positions; `first` is the
+ * relative position of the last query and key 0.
+ *
+ * diagonals   scratch, query_length + key_length - 1 numbers; for rows of one
+ *             batch end - begin + key_length - 1
+ */
+void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
+                       const t5b_epilogue *epilogue, size_t begin, size_t end,
+                       const t5b_matrix *gradient, double *diagonals, double *sums);
+
+/* The same for positions that are data. */
+void t5b_sum_pairs(const t5b_table *table, const t5b_pairs *positions, t5b_float type,
+                   const t5b_epilogue *epilogue, size_t begin, size_t end,
+                   const t5b_matrix *gradient, double *sums);
 
 /* ---- T5's own rule, counted (count.c) -----------------------------------
  *

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
@@ -10,6 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
 from t5bucket._buckets import Buckets
+from t5bucket._gradient import sum_matrix, sum_pairs
+from t5bucket._masks import Masks
+from t5bucket._positions import check_pair
 from t5bucket._table import RelativeTable
 
 
@@ -181,10 +185,16 @@ class RelativeAttentionBias:
         *,
         query_offset: int = 0,
         key_offset: int = 0,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        key_segment_ids: ArrayLike | None = None,
+        masked_value: float | None = None,
+        scale: float | None = None,
         out: NDArray[Any] | None = None,
         num_threads: int | None = None,
     ) -> NDArray[Any]:
-        """Bias of all pairs of consecutive query and key positions.
+        """Bias of all pairs of consecutive query and key positions, with masks.
 
         Parameters
         ----------
@@ -193,7 +203,24 @@ class RelativeAttentionBias:
         query_offset, key_offset : int, optional
             Position of query 0 and of key 0. A decoder's `query_offset` is its
             number of past tokens.
-        out : ndarray of `dtype`, shape (num_heads, query_length, key_length), optional
+        causal : bool, optional
+            Mask keys whose position is greater than the query's.
+        mask : array_like, optional
+            Broadcasts to ``(..., num_heads, query_length, key_length)``; a padding
+            mask is ``(batch, 1, 1, key_length)``. Boolean: true = attend, where it
+            is false the pair is masked. Floating-point: converted to `dtype` and
+            added to the bias.
+        segment_ids : array_like of int, shape (..., query_length), optional
+            Mask pairs of different segments, the sequences packed into one row.
+        key_segment_ids : array_like of int, shape (..., key_length), optional
+            `segment_ids` if None.
+        masked_value : float, optional
+            What masked pairs get, whatever else is added: by default the finite
+            minimum of `dtype`; ``-inf`` is allowed.
+        scale : float, optional
+            Factor of the weights. The products are computed in float32 (float64
+            for float64 weights) and rounded to `dtype`.
+        out : ndarray of `dtype`, of the result's shape, optional
             Where to write, of any layout. A large result is written several
             times faster into memory that was used before.
         num_threads : int, optional
@@ -202,18 +229,20 @@ class RelativeAttentionBias:
         Returns
         -------
         ndarray of `dtype`, shape (num_heads, query_length, key_length)
-            `out` if given.
+            With the batch axes of `mask`, `segment_ids` and `key_segment_ids`
+            before it, if they have any; `out` if given.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is of the wrong kind or out of its limits.
+            If an argument is of the wrong kind or shape, or out of its limits.
         MemoryError
             If the result does not fit in memory.
 
         See Also
         --------
-        view : The same without a copy.
+        matrix_at : The same for positions that are data.
+        view : Without a copy.
 
         Examples
         --------
@@ -225,17 +254,129 @@ class RelativeAttentionBias:
         >>> bias = tb.RelativeAttentionBias(weight, tb.Buckets(4, 8, bidirectional=False))
         >>> bias.matrix(1, 4, query_offset=3)
         array([[[2.5, 2.5, 1.5, 0.5]]])
+
+        Two sequences of two tokens each, packed into one row:
+
+        >>> bias.matrix(4, 4, segment_ids=[0, 0, 1, 1], causal=True, masked_value=-np.inf)
+        array([[[ 0.5, -inf, -inf, -inf],
+                [ 1.5,  0.5, -inf, -inf],
+                [-inf, -inf,  0.5, -inf],
+                [-inf, -inf,  1.5,  0.5]]])
         """
         q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
         if num_threads is not None:
             num_threads = _checks.num_threads(num_threads)
-        shape = (self._num_heads, q, k)
+        shape: tuple[int, ...] = (self._num_heads, q, k)
+        table, masks = self._table, None
+        if causal is not False or not (
+            mask is segment_ids is key_segment_ids is masked_value is scale is None
+        ):
+            masks = Masks(
+                (self._num_heads, q, k),
+                self._dtype,
+                causal=causal,
+                mask=mask,
+                segment_ids=segment_ids,
+                key_segment_ids=key_segment_ids,
+                masked_value=masked_value,
+            )
+            shape = (*masks.batch_shape, *shape)
+            table = self._times(scale)
         if out is None:
             out = _checks.allocate(shape, self._dtype)
-            self._table.fill_matrix(out, offset, num_threads, is_new=True)
+            table.fill_matrix(out, offset, num_threads, True, masks)
         else:
-            self._table.fill_matrix(_checks.output(out, shape, self._dtype), offset, num_threads)
+            target = _checks.output(out, shape, self._dtype)
+            if masks is not None:
+                masks.copy_if_shared(target)
+            table.fill_matrix(target, offset, num_threads, False, masks)
         return out
+
+    def matrix_at(
+        self,
+        query_positions: ArrayLike,
+        key_positions: ArrayLike | None = None,
+        *,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        key_segment_ids: ArrayLike | None = None,
+        masked_value: float | None = None,
+        scale: float | None = None,
+        out: NDArray[Any] | None = None,
+        num_threads: int | None = None,
+        accumulate: bool = False,
+    ) -> NDArray[Any]:
+        """Bias of all pairs of given query and key positions, with masks.
+
+        Parameters
+        ----------
+        query_positions : array_like of int, shape (..., q)
+            Positions (tokens, or any other unit) of any integer dtype and layout.
+        key_positions : array_like of int, shape (..., k), optional
+            The query's if None. Leading axes broadcast.
+        causal, mask, segment_ids, key_segment_ids, masked_value, scale : optional
+            As in `matrix`; batch axes broadcast with those of the positions.
+        out : ndarray of `dtype`, of the result's shape, optional
+            Where to write, of any layout.
+        num_threads : int, optional
+            At most so many threads; None chooses by size.
+        accumulate : bool, optional
+            Add to what `out` holds, before the masks. So biases of several axes
+            are summed without a temporary.
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (..., num_heads, q, k)
+            ``[..., h, i, j]`` is the bias of ``key_positions[..., j] -
+            query_positions[..., i]``, exact for any pair of 64-bit positions;
+            `out` if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or shape, or out of its limits.
+        MemoryError
+            If the result does not fit in memory.
+
+        Examples
+        --------
+        Boxes on a page: the bias by their left edges, plus that by their tops.
+
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> buckets = tb.Buckets(4, 8)
+        >>> by_left = tb.RelativeAttentionBias(np.array([[0.0], [1.0], [2.0], [3.0]]), buckets)
+        >>> by_top = tb.RelativeAttentionBias(np.array([[0.0], [10.0], [20.0], [30.0]]), buckets)
+        >>> left, top = [5, 5, 90], [7, 300, 300]
+        >>> out = by_left.matrix_at(left)
+        >>> by_top.matrix_at(top, out=out, accumulate=True)
+        array([[[ 0., 30., 33.],
+                [10.,  0.,  3.],
+                [11.,  1.,  0.]]])
+        """
+        names = ("query_positions", "key_positions")
+        query, key, batch_shape = check_pair(names, query_positions, key_positions)
+        num_threads = _checks.num_threads(num_threads)
+        accumulate = _checks.flag("accumulate", accumulate)
+        if accumulate and out is None:
+            raise ValueError("out must be given to accumulate, got None")
+        masks = Masks(
+            (self._num_heads, query.shape[-1], key.shape[-1]),
+            self._dtype,
+            batch_shape,
+            causal=causal,
+            mask=mask,
+            segment_ids=segment_ids,
+            key_segment_ids=key_segment_ids,
+            masked_value=masked_value,
+        )
+        table = self._times(scale)
+        target = _checks.output(out, (*masks.batch_shape, *masks.shape), self._dtype)
+        if out is not None:
+            masks.copy_if_shared(target)
+        table.fill_pairs(target, query, key, num_threads, out is None, masks, accumulate)
+        return target if out is None else out
 
     def view(
         self, query_length: int, key_length: int, *, query_offset: int = 0, key_offset: int = 0
@@ -272,6 +413,290 @@ class RelativeAttentionBias:
         19199904
         """
         return self._table.view(*_checks.grid(query_length, key_length, query_offset, key_offset))
+
+    def tiles(
+        self,
+        query_length: int,
+        key_length: int,
+        *,
+        tile: int | tuple[int, int],
+        query_offset: int = 0,
+        key_offset: int = 0,
+    ) -> Iterator[tuple[tuple[slice, slice], NDArray[Any]]]:
+        """Bias of consecutive positions tile by tile, for grids larger than memory.
+
+        Parameters
+        ----------
+        query_length, key_length : int
+            Number of positions (tokens), at least 0.
+        tile : int or (int, int)
+            Rows and columns of a tile, at least 1; the last ones of the grid
+            are smaller where it does not divide.
+        query_offset, key_offset : int, optional
+            Position of query 0 and of key 0.
+
+        Yields
+        ------
+        (rows, columns) : pair of slice
+            Where in the matrix the tile stands; row by row of tiles.
+        block : ndarray of `dtype`, shape (num_heads, rows, columns)
+            Equal to ``matrix(...)[:, rows, columns]``; a new array each time.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or out of its limits.
+        MemoryError
+            If a tile does not fit in memory.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> bias = tb.RelativeAttentionBias(np.ones((32, 2), np.float32), tb.Buckets())
+        >>> for (rows, columns), block in bias.tiles(5, 4, tile=(3, 4)):
+        ...     print(rows, columns, block.shape)
+        slice(0, 3, None) slice(0, 4, None) (2, 3, 4)
+        slice(3, 5, None) slice(0, 4, None) (2, 2, 4)
+        """
+        q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
+        return self._make_tiles(q, k, offset, *_checks.tile(tile))
+
+    def _make_tiles(
+        self, query_length: int, key_length: int, offset: int, num_rows: int, num_columns: int
+    ) -> Iterator[tuple[tuple[slice, slice], NDArray[Any]]]:
+        for row in range(0, query_length, num_rows):
+            rows = slice(row, min(row + num_rows, query_length))
+            for column in range(0, key_length, num_columns):
+                columns = slice(column, min(column + num_columns, key_length))
+                shape = (self._num_heads, rows.stop - row, columns.stop - column)
+                block = _checks.allocate(shape, self._dtype)
+                # Not `matrix`: a tile's positions may lie beyond what a caller may name.
+                self._table.fill_matrix(block, offset + column - row, None, is_new=True)
+                yield (rows, columns), block
+
+    def add_to(
+        self,
+        scores: NDArray[Any],
+        *,
+        query_offset: int = 0,
+        key_offset: int = 0,
+        num_threads: int | None = None,
+    ) -> NDArray[Any]:
+        """Add the bias of consecutive positions to attention scores, in place.
+
+        Parameters
+        ----------
+        scores : ndarray of `dtype`, shape (..., num_heads, query_length, key_length)
+            Of any layout. Every sum is rounded once.
+        query_offset, key_offset : int, optional
+            Position of query 0 and of key 0.
+        num_threads : int, optional
+            At most so many threads; None chooses by size.
+
+        Returns
+        -------
+        ndarray
+            `scores`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or shape, or out of its limits.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> bias = tb.RelativeAttentionBias(np.arange(8.0).reshape(8, 1), tb.Buckets(8, 8))
+        >>> scores = np.full((2, 1, 2, 2), 100.0)  # a batch of two
+        >>> bias.add_to(scores)[1, 0]
+        array([[100., 105.],
+               [101., 100.]])
+        """
+        target = _checks.scores("scores", scores, self._num_heads)
+        q, k, offset = _checks.grid(*target.shape[-2:], query_offset, key_offset)
+        num_threads = _checks.num_threads(num_threads)
+        target = _checks.output(target, target.shape, self._dtype, "scores")
+        masks = Masks((self._num_heads, q, k), self._dtype, target.shape[:-3])
+        self._table.fill_matrix(target, offset, num_threads, False, masks, accumulate=True)
+        return scores
+
+    def weight_gradient(
+        self,
+        gradient: ArrayLike,
+        *,
+        query_offset: int = 0,
+        key_offset: int = 0,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        key_segment_ids: ArrayLike | None = None,
+        scale: float | None = None,
+        num_threads: int | None = None,
+    ) -> NDArray[Any]:
+        """Gradient of the weight, given that of `matrix`.
+
+        Parameters
+        ----------
+        gradient : array_like of `dtype`, shape (..., num_heads, query_length, key_length)
+            Of any layout.
+        query_offset, key_offset : int, optional
+            Position of query 0 and of key 0.
+        causal, mask, segment_ids, key_segment_ids, scale : optional
+            As they were given to `matrix`. Pairs that they mask carry no gradient;
+            an additive mask changes nothing.
+        num_threads : int, optional
+            At most so many threads; None chooses by size.
+
+        Returns
+        -------
+        ndarray of `dtype`, of `weight`'s shape
+            0 for buckets that do not occur.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or shape, or out of its limits.
+
+        Notes
+        -----
+        The adjoint of `matrix`: ``weight_gradient[b, h]`` is the sum of
+        ``gradient[..., h, i, j]`` over the pairs of bucket ``b``, in float64, times
+        `scale`, rounded once. It does not depend on the number of threads.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> bias = tb.RelativeAttentionBias(np.zeros((4, 1)), tb.Buckets(4, 8))
+        >>> bias.weight_gradient(np.ones((1, 3, 3))).T  # pairs by bucket
+        array([[3., 3., 0., 3.]])
+        """
+        gradient, masks = self._check_gradient(
+            gradient, (), causal, mask, segment_ids, key_segment_ids
+        )
+        q, k, offset = _checks.grid(*gradient.shape[-2:], query_offset, key_offset)
+        num_threads = _checks.num_threads(num_threads)
+        factor = self._factor(scale)
+        sums = sum_matrix(self._table, gradient, offset, num_threads, masks)
+        return self._join_buckets(sums, factor)
+
+    def weight_gradient_at(
+        self,
+        gradient: ArrayLike,
+        query_positions: ArrayLike,
+        key_positions: ArrayLike | None = None,
+        *,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        key_segment_ids: ArrayLike | None = None,
+        scale: float | None = None,
+        num_threads: int | None = None,
+    ) -> NDArray[Any]:
+        """Gradient of the weight, given that of `matrix_at`.
+
+        Parameters
+        ----------
+        gradient : array_like of `dtype`, shape (..., num_heads, q, k)
+            Of any layout.
+        query_positions : array_like of int, shape (..., q)
+            As they were given to `matrix_at`.
+        key_positions : array_like of int, shape (..., k), optional
+            The query's if None.
+        causal, mask, segment_ids, key_segment_ids, scale : optional
+            As in `weight_gradient`.
+        num_threads : int, optional
+            At most so many threads; None chooses by size.
+
+        Returns
+        -------
+        ndarray of `dtype`, of `weight`'s shape
+            0 for buckets that do not occur.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or shape, or out of its limits.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> bias = tb.RelativeAttentionBias(np.zeros((4, 1)), tb.Buckets(4, 8))
+        >>> bias.weight_gradient_at(np.ones((1, 3, 3)), [0, 1, 0], causal=True).T
+        array([[5., 2., 0., 0.]])
+        """
+        names = ("query_positions", "key_positions")
+        query, key, batch_shape = check_pair(names, query_positions, key_positions)
+        gradient, masks = self._check_gradient(
+            gradient, batch_shape, causal, mask, segment_ids, key_segment_ids
+        )
+        lengths = (query.shape[-1], key.shape[-1])
+        if gradient.shape[-2:] != lengths:
+            raise ValueError(
+                f"gradient must have shape (..., {self._num_heads}, {lengths[0]}, {lengths[1]}), "
+                f"got {gradient.shape}"
+            )
+        num_threads = _checks.num_threads(num_threads)
+        factor = self._factor(scale)
+        sums = sum_pairs(self._table, gradient, query, key, num_threads, masks)
+        return self._join_buckets(sums, factor)
+
+    def _check_gradient(
+        self,
+        gradient: ArrayLike,
+        batch_shape: tuple[int, ...],
+        causal: bool,
+        mask: ArrayLike | None,
+        segment_ids: ArrayLike | None,
+        key_segment_ids: ArrayLike | None,
+    ) -> tuple[NDArray[Any], Masks]:
+        """Check a gradient, and masks and positions against its shape."""
+        array = _checks.scores("gradient", np.asarray(gradient), self._num_heads)
+        array = _checks.same_dtype("gradient", array, self._dtype)
+        masks = Masks(
+            array.shape[-3:],
+            self._dtype,
+            batch_shape,
+            causal=causal,
+            mask=mask,
+            segment_ids=segment_ids,
+            key_segment_ids=key_segment_ids,
+        )
+        masks.broadcast_to(array.shape[:-3], "gradient")
+        return array, masks
+
+    def _factor(self, scale: float | None) -> Any:
+        """Check a scale; None if it changes nothing."""
+        if scale is None:
+            return None
+        number = _checks.real("scale", scale)
+        factor = (np.float64 if self._dtype == np.float64 else np.float32)(number)
+        if not np.isfinite(factor):
+            raise ValueError(f"scale must be finite in {factor.dtype}, got {scale}")
+        return factor
+
+    def _times(self, scale: float | None) -> RelativeTable:
+        """Items of the table times a scale."""
+        factor = self._factor(scale)
+        if factor is None:
+            return self._table
+        with np.errstate(over="ignore"):
+            return self._table.map_items(
+                lambda items: (items.astype(factor.dtype) * factor).astype(self._dtype)
+            )
+
+    def _join_buckets(self, sums: NDArray[np.float64], factor: Any) -> NDArray[Any]:
+        """Sums by range, (num_ranges, num_heads) -> gradient of the weight."""
+        gradient = np.zeros((self._buckets.num_buckets, self._num_heads))
+        np.add.at(gradient, self._buckets._rule.buckets, sums)
+        if factor is not None:
+            gradient *= factor
+        with np.errstate(over="ignore"):
+            gradient = gradient.astype(self._dtype)
+        return np.ascontiguousarray(gradient.T) if self._heads_first else gradient
 
     def __repr__(self) -> str:
         return f"<RelativeAttentionBias: {self.num_heads} heads of {self.dtype}, {self.buckets!r}>"

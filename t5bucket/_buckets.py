@@ -506,7 +506,9 @@ class Buckets:
                [ 1,  0,  1,  0]])
         """
         checked = _checks.bucket_dtype(dtype, self.num_buckets)
-        query, key, batch_shape = check_pair(query_positions, key_positions)
+        query, key, batch_shape = check_pair(
+            ("query_positions", "key_positions"), query_positions, key_positions
+        )
         num_threads = _checks.num_threads(num_threads)
         shape = (*batch_shape, query.shape[-1], key.shape[-1])
         target = _checks.output(out, shape, checked)

@@ -16,6 +16,7 @@ INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
     for bits in (8, 16, 32, 64)
     for key in (np.dtype(f"{sign}int{bits}"), np.dtype(f"{sign}int{bits}").type)
 }
+FLOATS = ("float16", "bfloat16", "float32", "float64")  # what weights may be
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -40,6 +41,20 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def real(name: str, value: Any) -> float:
+    """Check a real number, of Python or NumPy."""
+    try:
+        if isinstance(value, bool | np.bool_ | str | bytes) or np.ndim(value) != 0:
+            raise TypeError
+        if np.iscomplexobj(value):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must fit in float64, got {value}") from None
 
 
 def num_threads(value: Any) -> int | None:
@@ -104,13 +119,20 @@ def bfloat16() -> np.dtype[Any]:
     return dtype
 
 
+def finite_minimum(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the least finite number of a floating-point type, in an array of one."""
+    if dtype.name == "bfloat16":  # no type of NumPy's own
+        return np.array([0xFF7F], np.uint16).view(dtype)
+    return np.array([np.finfo(dtype).min], dtype)
+
+
 def table(weight: ArrayLike) -> NDArray[Any]:
     """Check a two-dimensional table of floating-point weights."""
     try:
         array = np.asarray(weight)
     except ValueError:  # nested lists of different lengths
         raise ValueError(f"weight must have two axes, got {weight!r}") from None
-    if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+    if array.dtype.name not in FLOATS:
         raise TypeError(f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}")
     if array.ndim != 2:
         raise ValueError(f"weight must have two axes, buckets and heads, got shape {array.shape}")
@@ -129,19 +151,51 @@ def num_rows(weight: NDArray[Any], heads_first: bool, bidirectional: bool) -> in
     return count
 
 
-def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def tile(value: Any) -> tuple[int, int]:
+    """Check the rows and columns of a tile; one number is both."""
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise ValueError(f"tile must be an integer or (rows, columns), got {value!r}")
+        rows, columns = value
+    else:
+        rows = columns = value
+    return integer("tile", rows, 1), integer("tile", columns, 1)
+
+
+def scores(name: str, value: Any, num_heads: int) -> NDArray[Any]:
+    """Check the shape ``(..., num_heads, query_length, key_length)`` of an array."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
+    if value.ndim < 3 or value.shape[-3] != num_heads:
+        raise ValueError(
+            f"{name} must have shape (..., {num_heads}, query_length, key_length), "
+            f"got {value.shape}"
+        )
+    return value
+
+
+def output(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "out"
+) -> NDArray[Any]:
     """Check ``out`` and return it as a plain array, or allocate it if it is None."""
     if out is None:
         return allocate(shape, dtype)
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+        raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
     if out.dtype != dtype:
-        raise TypeError(f"out must have dtype {dtype}, got {out.dtype}")
+        raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
-        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
-        raise ValueError("out must be writeable, got a read-only array")
+        raise ValueError(f"{name} must be writeable, got a read-only array")
     return out if type(out) is np.ndarray else out.view(np.ndarray)  # np.matrix has its own axes
+
+
+def same_dtype(name: str, array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Check that an array has a dtype, in any byte order."""
+    if array.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
+    return array if type(array) is np.ndarray else array.view(np.ndarray)
 
 
 def allocate(

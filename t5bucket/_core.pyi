@@ -19,17 +19,59 @@ class Lookup:
     ) -> None: ...
 
 @final
+class Pairs:
+    def __new__(cls, query: NDArray[np.integer], key: NDArray[np.integer]) -> Pairs: ...
+
+@final
+class Epilogue:
+    def __new__(
+        cls,
+        type_code: int,
+        accumulate: bool,
+        addend: NDArray[Any] | None,
+        keep: NDArray[np.bool_] | None,
+        segments: Pairs | None,
+        causal: Pairs | None,
+        masked_item: NDArray[Any],
+    ) -> Epilogue: ...
+
+@final
 class Table(Lookup):
     def __new__(
-        cls, items: NDArray[Any], starts: NDArray[np.int64] | None, origin: int = 0
+        cls,
+        items: NDArray[Any],
+        starts: NDArray[np.int64] | None,
+        origin: int = 0,
+        num_heads: int = 0,
     ) -> Table: ...
     def fill_diagonals(self, diagonals: NDArray[Any], first: int) -> None: ...
-    def lookup_pairs(
+    def write_pairs(
         self,
-        query_positions: NDArray[np.int64],
-        key_positions: NDArray[np.int64],
+        positions: Pairs,
+        epilogue: Epilogue | None,
         matrix: NDArray[Any],
         streaming: bool,
+        begin: int,
+        end: int,
+    ) -> None: ...
+    def sum_diagonals(
+        self,
+        first: int,
+        type_code: int,
+        epilogue: Epilogue | None,
+        gradient: NDArray[Any],
+        diagonals: NDArray[np.float64],
+        sums: NDArray[np.float64],
+        begin: int,
+        end: int,
+    ) -> None: ...
+    def sum_pairs(
+        self,
+        positions: Pairs,
+        type_code: int,
+        epilogue: Epilogue | None,
+        gradient: NDArray[Any],
+        sums: NDArray[np.float64],
         begin: int,
         end: int,
     ) -> None: ...
@@ -45,8 +87,13 @@ class Counter(Lookup):
     ) -> Counter: ...
     def can_count(self) -> bool: ...
 
-def copy_diagonals(
-    diagonals: NDArray[Any], matrix: NDArray[Any], streaming: bool, begin: int, end: int
+def write_diagonals(
+    diagonals: NDArray[Any],
+    epilogue: Epilogue | None,
+    matrix: NDArray[Any],
+    streaming: bool,
+    begin: int,
+    end: int,
 ) -> None: ...
 def get_implementation() -> str: ...
 def get_compiler() -> str: ...

@@ -9,9 +9,10 @@ from cpython.buffer cimport (
 from libc.stdint cimport int64_t
 
 from t5bucket.capi cimport (
-    t5b_can_count, t5b_copy_diagonals, t5b_fill_diagonals, t5b_get_compiler,
-    t5b_get_implementation, t5b_implementation, t5b_integer, t5b_lookup, t5b_lookup_pairs,
-    t5b_matrix, t5b_scheme, t5b_table)
+    t5b_can_count, t5b_epilogue, t5b_fill_diagonals, t5b_float, t5b_get_compiler,
+    t5b_get_implementation, t5b_implementation, t5b_integer, t5b_lookup, t5b_matrix, t5b_pairs,
+    t5b_scheme, t5b_sum_diagonals, t5b_sum_pairs, t5b_table, t5b_write_diagonals,
+    t5b_write_pairs)
 
 
 # A typed memoryview would ask for the format, which bfloat16 does not have and
@@ -64,22 +65,82 @@ cdef class Lookup:
                 first_item)
 
 
+cdef class Pairs:
+    """An integer for each query (batch, query) and for each key (batch, key).
+
+    Both are int32 if all differences fit in it, or int64; ``query`` is C-contiguous,
+    and of ``key`` only the first stride is free.
+    """
+
+    cdef t5b_pairs pairs
+    cdef Buffer query, key
+
+    def __cinit__(self, query, key):
+        self.query = Buffer(query)
+        self.key = Buffer(key)
+        cdef int itemsize = self.query.view.itemsize
+        self.pairs.type = <t5b_integer>-itemsize
+        self.pairs.query = self.query.view.buf
+        self.pairs.key = self.key.view.buf
+        self.pairs.key_batch_stride = self.key.view.strides[0] // itemsize
+
+
+cdef class Epilogue:
+    """A ``t5b_epilogue`` that keeps its arrays alive.
+
+    ``addend`` and ``keep`` are (batch, head, query, key), the keys adjacent;
+    ``masked_item`` is one item.
+    """
+
+    cdef t5b_epilogue epilogue
+    cdef Buffer addend, keep, masked_item
+    cdef Pairs segments, causal
+
+    def __cinit__(
+        self, int type_code, bint accumulate, addend, keep, Pairs segments, Pairs causal,
+        masked_item
+    ):
+        self.epilogue.type = <t5b_float>type_code
+        self.epilogue.accumulate = accumulate
+        if addend is not None:
+            self.addend = Buffer(addend)
+            self.epilogue.addend = self.addend.matrix()
+        if keep is not None:
+            self.keep = Buffer(keep)
+            self.epilogue.keep = self.keep.matrix()
+        if segments is not None:
+            self.segments = segments
+            self.epilogue.segments = segments.pairs
+        if causal is not None:
+            self.causal = causal
+            self.epilogue.causal = causal.pairs
+        self.masked_item = Buffer(masked_item)
+        self.epilogue.masked_item = self.masked_item.view.buf
+
+
+cdef const t5b_epilogue *get_epilogue(Epilogue epilogue) noexcept:
+    return NULL if epilogue is None else &epilogue.epilogue
+
+
 cdef class Table(Lookup):
     """A ``t5b_table`` that keeps its arrays alive.
 
-    ``items`` is (num_heads, num_ranges); ``starts`` is int64 (num_ranges - 1),
-    or None for ranges of one token after ``origin``. Both are C-contiguous.
+    ``items`` is (num_heads, num_ranges), C-contiguous; or, if ``num_heads`` is given,
+    (num_ranges, that many heads or more), for `write_pairs`. ``starts`` is int64
+    (num_ranges - 1), or None for ranges of one token after ``origin``.
     """
 
     cdef t5b_table table
     cdef Buffer items, starts
 
-    def __cinit__(self, items, starts, int64_t origin=0):
+    def __cinit__(self, items, starts, int64_t origin=0, size_t num_heads=0):
+        cdef int ranges = 0 if num_heads else 1
         self.items = Buffer(items)
         self.table.items = self.items.view.buf
         self.table.itemsize = self.items.view.itemsize
-        self.table.num_heads = self.items.view.shape[0]
-        self.table.num_ranges = self.items.view.shape[1]
+        self.table.num_heads = num_heads or self.items.view.shape[0]
+        self.table.num_ranges = self.items.view.shape[ranges]
+        self.table.range_stride = self.items.view.strides[ranges]
         self.table.origin = origin
         if starts is not None:
             self.starts = Buffer(starts)
@@ -98,22 +159,49 @@ cdef class Table(Lookup):
     ) noexcept nogil:
         t5b_lookup(&self.table, source, type, count, streaming, items)
 
-    def lookup_pairs(
-        self, query_positions, key_positions, matrix, bint streaming, size_t begin, size_t end
+    def write_pairs(
+        self, Pairs positions not None, Epilogue epilogue, matrix, bint streaming, size_t begin,
+        size_t end
     ):
-        """Look up rows begin, ..., end - 1 of ``matrix`` (batch, num_heads, query, key).
-
-        Both positions are int64 and two-dimensional, ``query_positions`` is
-        C-contiguous, and only the first stride of ``key_positions`` is free.
-        """
-        cdef Buffer queries = Buffer(query_positions)
-        cdef Buffer keys = Buffer(key_positions)
+        """Write rows begin, ..., end - 1 of ``matrix`` (batch, num_heads, query, key)."""
         cdef Buffer out = Buffer(matrix, True)
         cdef t5b_matrix described = out.matrix()
+        cdef const t5b_epilogue *finish = get_epilogue(epilogue)
         with nogil:
-            t5b_lookup_pairs(
-                &self.table, <const int64_t *>queries.view.buf, <const int64_t *>keys.view.buf,
-                keys.view.strides[0] // sizeof(int64_t), begin, end, streaming, &described)
+            t5b_write_pairs(
+                &self.table, &positions.pairs, finish, begin, end, streaming, &described)
+
+    def sum_diagonals(
+        self, int64_t first, int type_code, Epilogue epilogue, gradient, diagonals, sums,
+        size_t begin, size_t end
+    ):
+        """Add rows begin, ..., end - 1 of ``gradient`` (batch, num_heads, query, key) up.
+
+        ``sums`` is float64 (num_ranges, num_heads), ``diagonals`` float64 scratch.
+        """
+        cdef Buffer source = Buffer(gradient)
+        cdef Buffer scratch = Buffer(diagonals, True)
+        cdef Buffer out = Buffer(sums, True)
+        cdef t5b_matrix described = source.matrix()
+        cdef const t5b_epilogue *masks = get_epilogue(epilogue)
+        with nogil:
+            t5b_sum_diagonals(
+                &self.table, first, <t5b_float>type_code, masks, begin, end, &described,
+                <double *>scratch.view.buf, <double *>out.view.buf)
+
+    def sum_pairs(
+        self, Pairs positions not None, int type_code, Epilogue epilogue, gradient, sums,
+        size_t begin, size_t end
+    ):
+        """The same for positions that are data."""
+        cdef Buffer source = Buffer(gradient)
+        cdef Buffer out = Buffer(sums, True)
+        cdef t5b_matrix described = source.matrix()
+        cdef const t5b_epilogue *masks = get_epilogue(epilogue)
+        with nogil:
+            t5b_sum_pairs(
+                &self.table, &positions.pairs, <t5b_float>type_code, masks, begin, end,
+                &described, <double *>out.view.buf)
 
 
 cdef class Counter(Lookup):
@@ -142,13 +230,18 @@ cdef class Counter(Lookup):
             &self.scheme, source, type, count, itemsize, streaming, items)
 
 
-def copy_diagonals(diagonals, matrix, bint streaming, size_t begin, size_t end):
-    """Copy rows begin, ..., end - 1 of ``matrix`` (num_heads, query, key)."""
+def write_diagonals(
+    diagonals, Epilogue epilogue, matrix, bint streaming, size_t begin, size_t end
+):
+    """Write rows begin, ..., end - 1 of ``matrix`` ([batch,] num_heads, query, key)."""
     cdef Buffer source = Buffer(diagonals)
     cdef Buffer out = Buffer(matrix, True)
     cdef t5b_matrix described = out.matrix()
+    cdef const t5b_epilogue *finish = get_epilogue(epilogue)
     with nogil:
-        t5b_copy_diagonals(source.view.buf, source.view.itemsize, begin, end, streaming, &described)
+        t5b_write_diagonals(
+            source.view.buf, source.view.itemsize, source.view.shape[0], finish, begin, end,
+            streaming, &described)
 
 
 def get_compiler():

@@ -2,23 +2,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
-import math
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket import _core
-from t5bucket._checks import INT64_MAX, INT64_MIN, allocate, is_direct
+from t5bucket._checks import allocate, is_direct
 from t5bucket._machine import CACHE_NBYTES
-from t5bucket._positions import flatten_batch, to_int64
+from t5bucket._masks import FlatMasks, Masks
+from t5bucket._positions import Pairs, consecutive_pairs, flatten_batch
 from t5bucket._rule import Rule
 from t5bucket._threads import PART_NBYTES, run
 
 # A table with an item for each token where the rule changes is read by index, if
 # it stays within a second-level cache; a larger one is searched.
 MAX_INDEXED_NBYTES = 1 << 20
+VECTOR_NBYTES = 16  # the C core's T5B_VECTOR_NBYTES
 # Longer rows are filled in pieces, so that Ctrl-C is answered.
 MAX_ROW_LENGTH = 1 << 22
 # Larger outputs are written past the caches. Copying rows on a processor with a
@@ -44,22 +46,60 @@ class RelativeTable:
     items : array, shape (num_heads, num_ranges), C-contiguous
     counter : Counter, optional
         Gives the same items element by element, but faster.
+
+    Attributes
+    ----------
+    core : Table
+        The kernels' table. Its ranges are the rule's, or, if it is indexed, tokens.
+    num_ranges, num_core_ranges : int
+        Of the rule and of `core`.
     """
 
     def __init__(
         self, rule: Rule, items: NDArray[Any], counter: _core.Counter | None = None
     ) -> None:
+        self._rule = rule
         self._items = items
         starts = rule.start_list or [0]
         self._first_start, self._last_start = starts[0], starts[-1]
         indexed_length = starts[-1] - starts[0] + 2
         indexed_nbytes = indexed_length * len(items) * items.itemsize
-        if len(starts) == 1 or indexed_nbytes > MAX_INDEXED_NBYTES:
-            self._table = _core.Table(items, rule.starts)
-        else:
-            widths = np.concatenate(([1], np.diff(rule.starts), [1]))
-            self._table = _core.Table(np.repeat(items, widths, axis=1), None, starts[0] - 1)
-        self._elements: _core.Lookup = counter or self._table
+        self._is_indexed = len(starts) > 1 and indexed_nbytes <= MAX_INDEXED_NBYTES
+        self.num_ranges = items.shape[1]
+        self.num_core_ranges = indexed_length if self._is_indexed else self.num_ranges
+        self.core = self._make_table()
+        self._elements: _core.Lookup = counter or self.core
+
+    def map_items(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> RelativeTable:
+        """The same with other items."""
+        return RelativeTable(self._rule, function(self._items))
+
+    def _make_table(self, by_range: bool = False) -> _core.Table:
+        items, num_heads = self._items, 0
+        if by_range and len(items) > 1:
+            num_heads = len(items)
+            padding = -num_heads % (VECTOR_NBYTES // items.itemsize)
+            items = np.pad(items.T, ((0, 0), (0, padding)))
+        if not self._is_indexed:
+            return _core.Table(items, self._rule.starts, 0, num_heads)
+        items = np.repeat(items, self._widths, axis=0 if num_heads else 1)
+        return _core.Table(items, None, self._first_start - 1, num_heads)
+
+    @cached_property
+    def _pairs_table(self) -> _core.Table:
+        """The table with all heads of a range side by side."""
+        return self._make_table(by_range=True) if len(self._items) > 1 else self.core
+
+    @property
+    def _widths(self) -> NDArray[np.int64]:
+        """How many items of an indexed table each range has."""
+        return np.concatenate(([1], np.diff(self._rule.starts), [1]))
+
+    def join_ranges(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums by the core's ranges, (ranges, ...) -> by the rule's."""
+        if not self._is_indexed:
+            return sums
+        return np.add.reduceat(sums, np.cumsum(self._widths) - self._widths, axis=0)
 
     # ---- consecutive positions: (num_heads, query_length, key_length) ----
 
@@ -70,15 +110,19 @@ class RelativeTable:
         return diagonals
 
     def _fill_diagonals(self, diagonals: NDArray[Any], first: int, count: int) -> None:
-        # Outside of the rule's starts all items are the same: move there what int64 cannot hold.
-        if first > self._last_start:
-            first = self._last_start
-        elif first < self._first_start - count:
-            first = self._first_start - count
+        first = self.move_within_int64(first, count)
         for begin in range(0, count, MAX_ROW_LENGTH):
             end = begin + MAX_ROW_LENGTH
             piece = diagonals[..., begin:end] if count > MAX_ROW_LENGTH else diagonals
-            self._table.fill_diagonals(piece, first + begin)
+            self.core.fill_diagonals(piece, first + begin)
+
+    def move_within_int64(self, first: int, count: int) -> int:
+        """Move so many relative positions near; outside of the rule's starts all items are equal."""
+        if first > self._last_start:
+            return self._last_start
+        if first < self._first_start - count:
+            return self._first_start - count
+        return first
 
     def view(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
         """Read-only matrix whose rows are windows of one vector for each head."""
@@ -91,19 +135,31 @@ class RelativeTable:
         return _window(diagonals, query_length, key_length)
 
     def fill_matrix(
-        self, out: NDArray[Any], offset: int, num_threads: int | None, is_new: bool = False
+        self,
+        out: NDArray[Any],
+        offset: int,
+        num_threads: int | None,
+        is_new: bool = False,
+        masks: Masks | None = None,
+        accumulate: bool = False,
     ) -> None:
-        """Write every row of ``out`` (num_heads, query, key), of any layout."""
-        num_heads, query_length, key_length = out.shape
-        if query_length == 0 or key_length == 0:
+        """Write every row of ``out`` (..., num_heads, query, key), of any layout.
+
+        With batch axes, or to accumulate, there have to be masks.
+        """
+        query_length, key_length = out.shape[-2:]
+        if out.size == 0:
+            return
+        if masks is not None:
+            _write(out, is_new, partial(self._mask_matrix, offset, num_threads, masks, accumulate))
             return
         if query_length == 1 and (is_new or is_direct(out)):
             self._fill_diagonals(out, offset, key_length)
             return
         diagonals = self._diagonals(query_length, key_length, offset)
         if is_new or is_direct(out):
-            copy = partial(_core.copy_diagonals, diagonals, out, _streams(out, is_new))
-            run(copy, num_heads * query_length, out.nbytes, num_threads)
+            write = partial(_core.write_diagonals, diagonals, None, out, _streams(out, is_new))
+            run(write, query_length, out.nbytes, num_threads)
         else:
             window = _window(diagonals, query_length, key_length)
             run(
@@ -112,6 +168,28 @@ class RelativeTable:
                 out.nbytes,
                 num_threads,
             )
+
+    def _mask_matrix(
+        self,
+        offset: int,
+        num_threads: int | None,
+        masks: Masks,
+        accumulate: bool,
+        out: NDArray[Any],
+        is_new: bool,
+    ) -> None:
+        num_batches, _, query_length, key_length = out.shape
+        diagonals = self._diagonals(query_length, key_length, offset)
+        causal = None
+        if masks.causal and (accumulate or masks.is_adding):
+            causal = consecutive_pairs(query_length, key_length, offset)
+        elif masks.causal:  # whether a key lies in the future depends on the diagonal alone
+            visible = max(0, min(query_length - offset, query_length + key_length - 1))
+            diagonals[:, visible:] = masks.masked_item
+        epilogue = masks.flatten(causal, accumulate).epilogue(num_batches)
+        streaming = _streams(out, is_new or accumulate)
+        write = partial(_core.write_diagonals, diagonals, epilogue, out, streaming)
+        run(write, num_batches * query_length, out.nbytes, num_threads)
 
     # ---- positions that are data ----
 
@@ -156,56 +234,71 @@ class RelativeTable:
         key_positions: NDArray[Any],
         num_threads: int | None,
         is_new: bool = False,
+        masks: Masks | None = None,
+        accumulate: bool = False,
     ) -> None:
         """Write ``out`` (..., num_heads, q, k) for positions (..., q) and (..., k)."""
         if out.size == 0:
             return
         batch_shape = out.shape[:-3]
-        matrix_shape = out.shape[-3:]
-        num_batches = math.prod(batch_shape)
-        target = out if _is_flat(out) else allocate(out.shape, self._items.dtype)
-        flat = target.reshape(num_batches, *matrix_shape)
-        query = flatten_batch(query_positions, batch_shape)
-        key = flatten_batch(key_positions, batch_shape)
-        self._fill_flat_pairs(flat, query, key, num_threads, is_new or target is not out)
-        if target is not out:
-            np.copyto(out, target)
+        positions = Pairs(
+            flatten_batch(query_positions, batch_shape), flatten_batch(key_positions, batch_shape)
+        )
+        flat = None
+        if masks is not None:
+            flat = masks.flatten(positions if masks.causal else None, accumulate)
+        _write(out, is_new, partial(self._write_pairs, positions, num_threads, flat, accumulate))
 
-    def _fill_flat_pairs(
+    def _write_pairs(
         self,
-        out: NDArray[Any],
-        query: NDArray[Any],
-        key: NDArray[Any],
+        positions: Pairs,
         num_threads: int | None,
+        masks: FlatMasks | None,
+        accumulate: bool,
+        out: NDArray[Any],
         is_new: bool,
     ) -> None:
-        as_int64 = to_int64(query, key)
-        if as_int64 is None:
-            self._fill_rows_of_any_size(out, query, key)
-            return
-        # The kernel strides over the batches of keys alone, by 0 if they share one row.
-        query, key = as_int64
-        query = np.ascontiguousarray(np.broadcast_to(query, (len(out), query.shape[1])))
-        key = np.broadcast_to(key, (len(out), key.shape[1]))
-        streaming = _streams(out, is_new)
-        for begin in range(0, key.shape[1], MAX_ROW_LENGTH):
-            end = begin + MAX_ROW_LENGTH
-            part = out[..., begin:end]
-            work = partial(self._table.lookup_pairs, query, key[:, begin:end], part, streaming)
-            run(work, query.size, part.nbytes, num_threads)
-
-    def _fill_rows_of_any_size(
-        self, out: NDArray[Any], query: NDArray[Any], key: NDArray[Any]
-    ) -> None:
-        """Negative positions together with some above int64: exact in Python's integers."""
-        origin = np.zeros((1, 1), np.int64)
-        query, key = query.astype(object), key.astype(object)  # copies, as `to_int64` makes
-        for batch, row in np.ndindex(len(out), out.shape[2]):
-            difference = key[batch % len(key)] - query[batch % len(query), row]
-            relative = np.clip(difference, INT64_MIN, INT64_MAX).astype(np.int64)[None]
-            self._fill_flat_pairs(
-                out[batch : batch + 1, :, row : row + 1], origin, relative, 1, False
+        streaming = _streams(out, is_new or accumulate)
+        for part in parts_of_pairs(positions, out.shape):
+            target = out[part.batch, :, part.query, part.key]
+            epilogue = None if masks is None else masks.part(*part).epilogue(len(target))
+            write = partial(
+                self._pairs_table.write_pairs,
+                positions.part(*part).for_kernel(len(target)),
+                epilogue,
+                target,
+                streaming,
             )
+            run(write, len(target) * target.shape[2], target.nbytes, num_threads)
+
+
+def _write(out: NDArray[Any], is_new: bool, fill: Callable[[NDArray[Any], bool], None]) -> None:
+    """Let ``fill`` write ``out`` as (batch, num_heads, q, k), by way of a copy where it has to."""
+    if _is_flat(out):
+        fill(out.reshape(-1, *out.shape[-3:]), is_new)
+        return
+    copy = np.array(out, out.dtype.newbyteorder("="), order="C")  # what there was may count
+    fill(copy.reshape(-1, *out.shape[-3:]), False)
+    np.copyto(out, copy)
+
+
+class Part(NamedTuple):
+    """Some batches, queries and keys of a matrix."""
+
+    batch: slice
+    query: slice
+    key: slice
+
+
+def parts_of_pairs(positions: Pairs, shape: tuple[int, ...]) -> Iterator[Part]:
+    """Parts of a matrix (batch, num_heads, q, k) that a kernel takes at once."""
+    every = slice(None)
+    if positions.is_direct:
+        for key in range(0, shape[3], MAX_ROW_LENGTH):
+            yield Part(every, every, slice(key, key + MAX_ROW_LENGTH))
+        return
+    for batch, query in np.ndindex(shape[0], shape[2]):
+        yield Part(slice(batch, batch + 1), slice(query, query + 1), every)
 
 
 def _streams(out: NDArray[Any], is_new: bool) -> bool:

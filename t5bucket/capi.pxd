@@ -11,6 +11,7 @@ cdef extern from "t5bucket.h" nogil:
         size_t itemsize
         size_t num_heads
         size_t num_ranges
+        size_t range_stride
         const int64_t *starts
         int64_t origin
 
@@ -25,22 +26,50 @@ cdef extern from "t5bucket.h" nogil:
         ptrdiff_t head_stride
         ptrdiff_t query_stride
 
+    ctypedef struct t5b_pairs:
+        t5b_integer type
+        const void *query
+        const void *key
+        size_t key_batch_stride
+
+    ctypedef enum t5b_float:
+        pass
+
+    ctypedef struct t5b_epilogue:
+        t5b_float type
+        int accumulate
+        t5b_matrix addend
+        t5b_matrix keep
+        t5b_pairs segments
+        t5b_pairs causal
+        const void *masked_item
+
     void t5b_fill_diagonals(
         const t5b_table *table, int64_t first, size_t count,
         void *diagonals, ptrdiff_t head_stride) noexcept
 
-    void t5b_copy_diagonals(
-        const void *diagonals, size_t itemsize, size_t begin, size_t end,
-        int streaming, const t5b_matrix *matrix) noexcept
+    void t5b_write_diagonals(
+        const void *diagonals, size_t itemsize, size_t num_heads,
+        const t5b_epilogue *epilogue, size_t begin, size_t end, int streaming,
+        const t5b_matrix *matrix) noexcept
 
     void t5b_lookup(
         const t5b_table *table, const void *relative_position, t5b_integer type,
         size_t count, int streaming, void *items) noexcept
 
-    void t5b_lookup_pairs(
-        const t5b_table *table, const int64_t *query_positions,
-        const int64_t *key_positions, size_t key_batch_stride,
+    void t5b_write_pairs(
+        const t5b_table *table, const t5b_pairs *positions, const t5b_epilogue *epilogue,
         size_t begin, size_t end, int streaming, const t5b_matrix *matrix) noexcept
+
+    void t5b_sum_diagonals(
+        const t5b_table *table, int64_t first, t5b_float type, const t5b_epilogue *epilogue,
+        size_t begin, size_t end, const t5b_matrix *gradient,
+        double *diagonals, double *sums) noexcept
+
+    void t5b_sum_pairs(
+        const t5b_table *table, const t5b_pairs *positions, t5b_float type,
+        const t5b_epilogue *epilogue, size_t begin, size_t end, const t5b_matrix *gradient,
+        double *sums) noexcept
 
     ctypedef struct t5b_scheme:
         int64_t max_exact

@@ -30,11 +30,15 @@ static int64_t expected_bucket(const t5b_scheme *rule, int64_t d)
 
 /* The same rule as a table over -128 .. 128, of two heads of 16-bit items. */
 static uint16_t items[2][257];
-static const t5b_table indexed = {items, 2, 2, 257, NULL, -128};
+static const t5b_table indexed = {items, 2, 2, 257, 2, NULL, -128};
 /* And as ranges: the rule's starts, found in the table. */
 static uint16_t range_items[2][64];
 static int64_t starts[63];
-static t5b_table ranges = {range_items, 2, 2, 0, starts, 0};
+static t5b_table ranges = {range_items, 2, 2, 0, 2, starts, 0};
+/* Both again, with the heads of a range side by side, in vectors of 16 bytes. */
+static uint16_t indexed_vectors[257][8], range_vectors[64][8];
+static const t5b_table indexed_by_range = {indexed_vectors, 2, 2, 257, 16, NULL, -128};
+static t5b_table ranges_by_range = {range_vectors, 2, 2, 0, 16, starts, 0};
 
 static void make_tables(void)
 {
@@ -48,9 +52,10 @@ static void make_tables(void)
             count++;
         }
         for (int head = 0; head < 2; head++)
-            range_items[head][count - 1] = items[head][d + 128];
+            range_items[head][count - 1] = range_vectors[count - 1][head] =
+                indexed_vectors[d + 128][head] = items[head][d + 128];
     }
-    ranges.num_ranges = count;
+    ranges.num_ranges = ranges_by_range.num_ranges = count;
     /* Heads are num_ranges apart. */
     memmove((uint16_t *)range_items + count, range_items[1], count * sizeof(uint16_t));
 }
@@ -95,8 +100,8 @@ static void test_count_and_lookup(const t5b_implementation *implementation, size
     free(bucket);
 }
 
-static void test_grid(const t5b_table *table, size_t query_length, size_t key_length,
-                      int64_t offset, int streaming)
+static void test_grid(const t5b_table *table, const t5b_table *by_range, size_t query_length,
+                      size_t key_length, int64_t offset, int streaming)
 {
     const size_t num_diagonals = query_length + key_length - 1;
     const size_t row = key_length + 3; /* padded */
@@ -107,6 +112,7 @@ static void test_grid(const t5b_table *table, size_t query_length, size_t key_le
     const t5b_matrix matrix = {out, query_length, key_length, 0,
                                (ptrdiff_t)(query_length * row * sizeof *out),
                                (ptrdiff_t)(row * sizeof *out)};
+    const t5b_pairs positions = {T5B_INT64, query, key, 0};
 
     for (size_t i = 0; i < query_length; i++)
         query[i] = (int64_t)i;
@@ -117,9 +123,10 @@ static void test_grid(const t5b_table *table, size_t query_length, size_t key_le
     for (int way = 0; way < 2; way++) {
         memset(out, GUARD, 2 * query_length * row * sizeof *out);
         if (way)
-            t5b_copy_diagonals(diagonals, sizeof *out, 0, 2 * query_length, streaming, &matrix);
+            t5b_write_diagonals(diagonals, sizeof *out, 2, NULL, 0, query_length, streaming,
+                                &matrix);
         else
-            t5b_lookup_pairs(table, query, key, 0, 0, query_length, streaming, &matrix);
+            t5b_write_pairs(by_range, &positions, NULL, 0, query_length, streaming, &matrix);
         for (size_t head = 0; head < 2; head++)
             for (size_t i = 0; i < query_length; i++) {
                 const uint16_t *line = out + (head * query_length + i) * row;
@@ -132,6 +139,103 @@ static void test_grid(const t5b_table *table, size_t query_length, size_t key_le
     free(out);
     free(query);
     free(key);
+}
+
+/* Three heads of float32, by distances of -3 .. 3; small numbers, so that sums are exact. */
+enum { NUM_HEADS = 3, NUM_BATCHES = 2 };
+static float weight[NUM_HEADS][7], weight_vectors[7][4];
+static const t5b_table weights = {weight, 4, NUM_HEADS, 7, 4, NULL, -3};
+static const t5b_table weights_by_range = {weight_vectors, 4, NUM_HEADS, 7, 16, NULL, -3};
+
+static float expected_weight(int64_t d, size_t head)
+{
+    return weight[head][(d < -3 ? -3 : d > 3 ? 3 : d) + 3];
+}
+
+/* A batch of masked, accumulated matrices and their gradient, against plain loops; `masks` says
+ * which masks there are, by its bits. */
+static void test_epilogue(size_t query_length, size_t key_length, int masks, int streaming)
+{
+    const size_t count = NUM_BATCHES * NUM_HEADS * query_length * key_length;
+    const int has_addend = masks & 1, has_keep = masks & 2, has_segments = masks & 4;
+    const int is_causal = masks & 8, accumulate = masks >> 4 & 1;
+    const ptrdiff_t row = (ptrdiff_t)(key_length * 4), head_stride = row * (ptrdiff_t)query_length;
+    const float masked = -1000;
+    float *out = malloc((count + 1) * sizeof *out), *addend = malloc(key_length * sizeof *addend);
+    float *diagonals = malloc(NUM_HEADS * (query_length + key_length) * sizeof *diagonals);
+    unsigned char *keep = malloc(NUM_BATCHES * key_length);
+    int32_t *query = malloc(query_length * sizeof *query);
+    int32_t *key = malloc(key_length * sizeof *key);
+    int64_t *query_segment = calloc(NUM_BATCHES * query_length, sizeof *query_segment);
+    int64_t *key_segment = calloc(key_length, sizeof *key_segment);
+    int32_t *query_batches = malloc(NUM_BATCHES * query_length * sizeof *query_batches);
+    double *scratch = malloc((query_length + key_length) * sizeof *scratch);
+    double sums[7][NUM_HEADS], expected[7][NUM_HEADS];
+    t5b_epilogue epilogue = {T5B_FLOAT32, accumulate, {0}, {0}, {0}, {0}, &masked};
+    const t5b_matrix matrix = {out, query_length, key_length, NUM_HEADS * head_stride, head_stride,
+                               row};
+    t5b_pairs positions = {T5B_INT32, query_batches, key, 0};
+
+    for (size_t i = 0; i < query_length; i++)
+        query[i] = (int32_t)i + 5;
+    for (size_t i = 0; i < NUM_BATCHES * query_length; i++) {
+        query_batches[i] = query[i % query_length];
+        query_segment[i] = (int64_t)(i / 3 % 2) << 40;
+    }
+    for (size_t j = 0; j < key_length; j++) {
+        key[j] = (int32_t)j + 4;
+        addend[j] = (float)(j % 5);
+        key_segment[j] = (int64_t)(j / 4 % 2) << 40;
+    }
+    for (size_t j = 0; j < NUM_BATCHES * key_length; j++)
+        keep[j] = j % 3 != 0;
+    if (has_addend)
+        epilogue.addend = (t5b_matrix){addend, query_length, key_length, 0, 0, 0};
+    if (has_keep)
+        epilogue.keep =
+            (t5b_matrix){keep, query_length, key_length, (ptrdiff_t)key_length, 0, 0};
+    if (has_segments)
+        epilogue.segments = (t5b_pairs){T5B_INT64, query_segment, key_segment, 0};
+    if (is_causal)
+        epilogue.causal = positions;
+    t5b_fill_diagonals(&weights, -(int64_t)query_length, query_length + key_length - 1, diagonals,
+                       (ptrdiff_t)((query_length + key_length - 1) * 4));
+    for (int way = 0; way < 2; way++) {
+        for (size_t i = 0; i <= count; i++)
+            out[i] = (float)(i % 11);
+        if (way)
+            t5b_write_diagonals(diagonals, 4, NUM_HEADS, &epilogue, 0, NUM_BATCHES * query_length,
+                                streaming, &matrix);
+        else
+            t5b_write_pairs(&weights_by_range, &positions, &epilogue, 0,
+                            NUM_BATCHES * query_length, streaming, &matrix);
+        memset(expected, 0, sizeof expected);
+        for (size_t i = 0; i < count; i++) {
+            const size_t j = i % key_length, q = i / key_length % query_length;
+            const size_t head = i / key_length / query_length % NUM_HEADS;
+            const size_t batch = i / key_length / query_length / NUM_HEADS;
+            const int32_t d = key[j] - query[q];
+            const int is_visible =
+                (!has_keep || keep[batch * key_length + j]) &&
+                (!has_segments || query_segment[batch * query_length + q] == key_segment[j]) &&
+                (!is_causal || d <= 0);
+            const float value = expected_weight(d, head) + (accumulate ? (float)(i % 11) : 0) +
+                                (has_addend ? addend[j] : 0);
+            assert(out[i] == (is_visible ? value : masked));
+            expected[(d < -3 ? -3 : d > 3 ? 3 : d) + 3][head] += is_visible ? out[i] : 0;
+        }
+        assert(out[count] == (float)(count % 11));
+        memset(sums, 0, sizeof sums);
+        if (way)
+            t5b_sum_diagonals(&weights, -(int64_t)query_length, T5B_FLOAT32, &epilogue, 0,
+                              NUM_BATCHES * query_length, &matrix, scratch, &sums[0][0]);
+        else
+            t5b_sum_pairs(&weights, &positions, T5B_FLOAT32, &epilogue, 0,
+                          NUM_BATCHES * query_length, &matrix, &sums[0][0]);
+        assert(memcmp(sums, expected, sizeof sums) == 0);
+    }
+    free(out), free(addend), free(diagonals), free(keep), free(query), free(key);
+    free(query_segment), free(key_segment), free(query_batches), free(scratch);
 }
 
 int main(void)
@@ -151,7 +255,15 @@ int main(void)
         for (size_t q = 1; q <= 300; q += q < 5 ? 1 : 97)
             for (size_t k = 1; k <= 700; k += k < 5 ? 1 : 111)
                 for (int64_t offset = -900; offset <= 900; offset += 300)
-                    test_grid(way ? &ranges : &indexed, q, k, offset, (int)(k % 2));
+                    test_grid(way ? &ranges : &indexed, way ? &ranges_by_range : &indexed_by_range, q, k,
+                              offset, (int)(k % 2));
+    for (int head = 0; head < NUM_HEADS; head++)
+        for (int range = 0; range < 7; range++)
+            weight[head][range] = weight_vectors[range][head] = (float)(10 * head + range);
+    for (int masks = 0; masks < 32; masks++)
+        for (size_t q = 1; q <= 40; q += q < 5 ? 1 : 17)
+            for (size_t k = 1; k <= 3000; k += k < 70 ? 3 : 977)
+                test_epilogue(q, k, masks, (int)(k % 2));
     printf("%s\n", t5b_get_compiler());
     return 0;
 }

@@ -1,0 +1,176 @@
+/* floats.h - sums of the four floating-point types: shared by the kernels, not installed.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Items are integers of their size everywhere, also here, so that a buffer has one
+ * type. 16-bit numbers are widened and narrowed without branches, so that compilers
+ * vectorise the loops.
+ */
+#ifndef T5BUCKET_FLOATS_H
+#define T5BUCKET_FLOATS_H
+
+#include "t5bucket.h"
+
+#include <string.h>
+
+static inline float as_float(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t as_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline double as_double(uint64_t bits)
+{
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint64_t as_bits64(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* condition ? yes : no. Compilers make branches of the latter where one side is an operation on
+ * floats, and then do not vectorise. */
+static inline uint32_t choose(int condition, uint32_t yes, uint32_t no)
+{
+    const uint32_t bits = (uint32_t)-condition;
+    return (yes & bits) | (no & ~bits);
+}
+
+static inline float widen_bfloat16(uint16_t bits)
+{
+    return as_float((uint32_t)bits << 16);
+}
+
+static inline uint16_t narrow_bfloat16(float value)
+{
+    const uint32_t bits = as_bits(value);
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const uint32_t quiet_nan = bits >> 16 | 0x40;
+    return (uint16_t)choose((bits & 0x7fffffff) > 0x7f800000, quiet_nan, rounded);
+}
+
+/* float16 has 5 bits of exponent with a bias of 15, float32 8 with a bias of 127. */
+enum { EXPONENT_SHIFT = (127 - 15) << 23 };
+
+static inline float widen_float16(uint16_t bits)
+{
+    const uint32_t magnitude = bits & 0x7fff, sign = (uint32_t)(bits & 0x8000) << 16;
+    const uint32_t normal = (magnitude << 13) + EXPONENT_SHIFT;
+    const uint32_t denormal = as_bits((float)(int32_t)magnitude * 0x1p-24f);
+    const uint32_t finite = choose(magnitude < 0x0400, denormal, normal);
+    return as_float(sign | choose(magnitude >= 0x7c00, normal + EXPONENT_SHIFT, finite));
+}
+
+static inline uint16_t narrow_float16(float value)
+{
+    const uint32_t bits = as_bits(value), magnitude = bits & 0x7fffffff;
+    const uint32_t sign = bits >> 16 & 0x8000;
+    /* Half of the last bit that stays, and one less if that bit is even. */
+    const uint32_t normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - EXPONENT_SHIFT) >> 13;
+    /* The last bit of 0.5 is worth 2^-24, as that of a denormal float16. */
+    const uint32_t denormal = as_bits(as_float(magnitude) + 0.5f) - as_bits(0.5f);
+    const uint32_t finite = choose(magnitude < 0x38800000, denormal, normal);
+    const uint32_t rounded = choose(magnitude >= 0x477ff000, 0x7c00, finite);
+    const uint32_t quiet_nan = 0x7e00 | (magnitude >> 13 & 0x3ff);
+    return (uint16_t)(sign | choose(magnitude > 0x7f800000, quiet_nan, rounded));
+}
+
+static inline size_t get_float_nbytes(t5b_float type)
+{
+    return type == T5B_FLOAT64 ? 8 : type == T5B_FLOAT32 ? 4 : 2;
+}
+
+/* A loop of two loads, a sum and a store is bound by its own count otherwise. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLL _Pragma("GCC unroll 4")
+#else
+#define UNROLL /* compilers that do so by themselves */
+#endif
+
+#define ADD(item_type, WIDEN, NARROW) \
+    { \
+        item_type *restrict to = (item_type *)sum; \
+        const item_type *restrict from = (const item_type *)addend; \
+        UNROLL \
+        for (size_t i = 0; i < count; i++) \
+            to[i] = NARROW(WIDEN(to[i]) + WIDEN(from[i])); \
+    }
+
+/* sum += addend, item by item, rounded. The two do not overlap. */
+static inline void add_items(t5b_float type, void *sum, const void *addend, size_t count)
+{
+    switch (type) {
+    case T5B_FLOAT16: ADD(uint16_t, widen_float16, narrow_float16) break;
+    case T5B_BFLOAT16: ADD(uint16_t, widen_bfloat16, narrow_bfloat16) break;
+    case T5B_FLOAT32: ADD(uint32_t, as_float, as_bits) break;
+    case T5B_FLOAT64: ADD(uint64_t, as_double, as_bits64) break;
+    }
+}
+
+#define ADD_WIDE(item_type, WIDEN) \
+    { \
+        const item_type *restrict from = (const item_type *)items; \
+        for (size_t i = 0; i < count; i++) \
+            sum[i] += (double)WIDEN(from[i]); \
+    }
+
+/* sum += items, in float64. The two do not overlap. */
+static inline void add_wide(t5b_float type, const void *items, size_t count, double *restrict sum)
+{
+    switch (type) {
+    case T5B_FLOAT16: ADD_WIDE(uint16_t, widen_float16) break;
+    case T5B_BFLOAT16: ADD_WIDE(uint16_t, widen_bfloat16) break;
+    case T5B_FLOAT32: ADD_WIDE(uint32_t, as_float) break;
+    case T5B_FLOAT64: ADD_WIDE(uint64_t, as_double) break;
+    }
+}
+
+/* So many sums side by side: one alone would wait for itself at every step. */
+enum { NUM_LANES = 16 };
+
+#define SUM_WIDE(item_type, WIDEN) \
+    { \
+        const item_type *from = (const item_type *)items; \
+        for (; count - i >= NUM_LANES; i += NUM_LANES) \
+            for (size_t lane = 0; lane < NUM_LANES; lane++) \
+                lanes[lane] += (double)WIDEN(from[i + lane]); \
+        for (; i < count; i++) \
+            lanes[i % NUM_LANES] += (double)WIDEN(from[i]); \
+    }
+
+/* The sum of items, in float64. */
+static inline double sum_wide(t5b_float type, const void *items, size_t count)
+{
+    double lanes[NUM_LANES] = {0}, sum = 0;
+    size_t i = 0;
+
+    switch (type) {
+    case T5B_FLOAT16: SUM_WIDE(uint16_t, widen_float16) break;
+    case T5B_BFLOAT16: SUM_WIDE(uint16_t, widen_bfloat16) break;
+    case T5B_FLOAT32: SUM_WIDE(uint32_t, as_float) break;
+    case T5B_FLOAT64: SUM_WIDE(uint64_t, as_double) break;
+    }
+    for (size_t lane = 0; lane < NUM_LANES; lane++)
+        sum += lanes[lane];
+    return sum;
+}
+
+#undef UNROLL
+#undef ADD
+#undef ADD_WIDE
+#undef SUM_WIDE
+
+#endif

@@ -1,0 +1,143 @@
+/* gradient.c - the adjoint of writing a matrix: sums of its gradient by range of the table.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ */
+#include "t5bucket.h"
+
+#include <assert.h>
+
+#include "epilogue.h"
+#include "locate.h"
+#include "table.h"
+
+/* A head's gradient in a block; 0 where it is masked, by way of `scratch`. */
+static const unsigned char *read_block(size_t itemsize, const row_block *block, size_t head,
+                                       const t5b_matrix *gradient,
+                                       const row_selection *selection, uint64_t *scratch)
+{
+    const unsigned char *items = get_row(gradient, block, head) + block->first * itemsize;
+
+    if (!selection)
+        return items;
+    select_row((unsigned char *)scratch, items, (const unsigned char *)selection->keep,
+               (const unsigned char *)selection->other, block->count * itemsize);
+    return (const unsigned char *)scratch;
+}
+
+/* Add items of consecutive relative positions from d on: those of the first and the last range,
+ * which is most of a large matrix, to these ranges' sums, the others to their diagonals. */
+static void sum_run(const t5b_table *table, int64_t d, t5b_float type, const unsigned char *items,
+                    size_t count, double *diagonals, double *sums)
+{
+    const size_t itemsize = get_float_nbytes(type), last = table->num_ranges - 1;
+    const size_t begin = count_until(table, 0, d, count);
+    const size_t end = last > 0 ? count_until(table, last - 1, d, count) : begin;
+
+    sums[0] += sum_wide(type, items, begin);
+    add_wide(type, items + begin * itemsize, end - begin, diagonals + begin);
+    sums[last * table->num_heads] += sum_wide(type, items + end * itemsize, count - end);
+}
+
+/* Add diagonals, of consecutive relative positions from d on, to a head's sums. */
+static void sum_ranges(const t5b_table *table, int64_t d, size_t count, const double *diagonals,
+                       double *sums)
+{
+    size_t begin = count_until(table, 0, d, count);
+
+    for (size_t range = 1; begin < count && range + 1 < table->num_ranges; range++) {
+        const size_t end = count_until(table, range, d, count);
+        for (; begin < end; begin++)
+            sums[range * table->num_heads] += diagonals[begin];
+    }
+}
+
+void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
+                       const t5b_epilogue *epilogue, size_t begin, size_t end,
+                       const t5b_matrix *gradient, double *diagonals, double *sums)
+{
+    const size_t itemsize = get_float_nbytes(type), query_length = gradient->query_length;
+    /* Rows of one batch touch only some of the diagonals. */
+    const int is_one_batch = begin / query_length == (end - 1) / query_length;
+    const size_t top = is_one_batch ? begin % query_length : 0;
+    const size_t bottom = is_one_batch ? (end - 1) % query_length : query_length - 1;
+    const size_t length = bottom - top + gradient->key_length;
+    const int64_t lowest = first + (int64_t)(query_length - 1 - bottom);
+    row_selection selection;
+    uint64_t scratch[BLOCK_LENGTH];
+
+    selection.is_set = 0;
+    for (size_t head = 0; head < table->num_heads; head++) {
+        row_block block = first_block(gradient->key_length,
+                                      has_mask(epilogue) ? BLOCK_LENGTH : gradient->key_length);
+        memset(diagonals, 0, length * sizeof *diagonals);
+        do
+            for (size_t row = begin; row < end; row++) {
+                move_to_row(&block, row, query_length);
+                const size_t diagonal = bottom - block.query + block.first;
+                sum_run(table, lowest + (int64_t)diagonal, type,
+                        read_block(itemsize, &block, head, gradient,
+                                   get_selection(epilogue, &block, head, itemsize, NULL,
+                                                 &selection),
+                                   scratch),
+                        block.count, diagonals + diagonal, sums + head);
+            }
+        while (next_block(&block, 0));
+        sum_ranges(table, lowest, length, diagonals, sums + head);
+    }
+}
+
+enum { GROUP_LENGTH = 4 }; /* heads that are added side by side */
+
+/* Add each pair's numbers, one for each of num_heads heads, to its range's sums. */
+static inline void scatter(double (*numbers)[BLOCK_LENGTH], const uint32_t *range,
+                           size_t count, size_t num_heads, size_t range_length, double *sums)
+{
+    for (size_t i = 0; i < count; i++)
+        for (size_t h = 0; h < num_heads; h++)
+            sums[range[i] * range_length + h] += numbers[h][i];
+}
+
+/* Heads first_head, ..., first_head + num_heads - 1. */
+static inline void sum_heads(const t5b_table *table, const t5b_pairs *positions, t5b_float type,
+                             const t5b_epilogue *epilogue, size_t first_head, size_t num_heads,
+                             size_t begin, size_t end, const t5b_matrix *gradient, double *sums)
+{
+    const size_t itemsize = get_float_nbytes(type);
+    row_block block = first_block(gradient->key_length, BLOCK_LENGTH);
+    uint32_t range[BLOCK_LENGTH];
+    double numbers[GROUP_LENGTH][BLOCK_LENGTH];
+    row_selection selection;
+    uint64_t scratch[BLOCK_LENGTH];
+
+    selection.is_set = 0;
+    do
+        for (size_t row = begin; row < end; row++) {
+            move_to_row(&block, row, gradient->query_length);
+            locate_block(table, positions, &block, range);
+            memset(numbers, 0, sizeof numbers);
+            for (size_t h = 0; h < num_heads; h++)
+                add_wide(type,
+                         read_block(itemsize, &block, first_head + h, gradient,
+                                    get_selection(epilogue, &block, first_head + h, itemsize,
+                                                  NULL, &selection),
+                                    scratch),
+                         block.count, numbers[h]);
+            scatter(numbers, range, block.count, num_heads, table->num_heads, sums + first_head);
+        }
+    while (next_block(&block, 0));
+}
+
+void t5b_sum_pairs(const t5b_table *table, const t5b_pairs *positions, t5b_float type,
+                   const t5b_epilogue *epilogue, size_t begin, size_t end,
+                   const t5b_matrix *gradient, double *sums)
+{
+    size_t head = 0;
+
+    assert(table->num_ranges > 0 && table->num_ranges - 1 <= UINT32_MAX);
+    for (; table->num_heads - head >= GROUP_LENGTH; head += GROUP_LENGTH)
+        sum_heads(table, positions, type, epilogue, head, GROUP_LENGTH, begin, end, gradient,
+                  sums);
+    if (head < table->num_heads)
+        sum_heads(table, positions, type, epilogue, head, table->num_heads - head, begin, end,
+                  gradient, sums);
+}

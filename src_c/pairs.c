@@ -1,0 +1,175 @@
+/* pairs.c - positions that are data, over a grid: locate each pair once, for all heads.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A range's items of all heads stand side by side, so that one load brings a
+ * vector of heads; the matrix has each head's keys side by side. Between them
+ * lies a transposition in registers:
+ *
+ *     range of key 0    a0 b0 c0 d0          head a    a0 a1 a2 a3
+ *     range of key 1    a1 b1 c1 d1    ->    head b    b0 b1 b2 b3
+ *     range of key 2    a2 b2 c2 d2          head c    c0 c1 c2 c3
+ *     range of key 3    a3 b3 c3 d3          head d    d0 d1 d2 d3
+ */
+#include "t5bucket.h"
+
+#include <assert.h>
+
+#include "epilogue.h"
+#include "locate.h"
+
+enum { STRIP_LENGTH = 8 }; /* rows that are located at once: 16 KiB */
+
+/* A vector's heads, BLOCK_LENGTH items each: 8 KiB for any size of item. */
+typedef struct vector_rows {
+    uint64_t items[T5B_VECTOR_NBYTES / sizeof(uint64_t) * BLOCK_LENGTH];
+} vector_rows;
+
+#define TAKE(type) \
+    for (size_t i = 0; i < count; i++) \
+        ((type *)row)[i] = *(const type *)(items + range[i] * table->range_stride)
+
+static void take_head(const t5b_table *table, size_t head, const uint32_t *range, size_t count,
+                      unsigned char *row)
+{
+    const unsigned char *items = (const unsigned char *)table->items + head * table->itemsize;
+
+    switch (table->itemsize) {
+    case 1: TAKE(uint8_t); break;
+    case 2: TAKE(uint16_t); break;
+    case 4: TAKE(uint32_t); break;
+    default: TAKE(uint64_t); break;
+    }
+}
+
+#if defined(__SSE2__) || defined(_M_X64)
+
+enum { CAN_TRANSPOSE = 1 };
+
+/* Interleave vectors i and i + half into 2 i and 2 i + 1, by items of this many bits: in as many
+ * steps as `half` has halves, this transposes. */
+#define INTERLEAVE(bits, half, from, to) \
+    for (size_t v = 0; v < (half); v++) { \
+        (to)[2 * v] = _mm_unpacklo_epi##bits((from)[v], (from)[v + (half)]); \
+        (to)[2 * v + 1] = _mm_unpackhi_epi##bits((from)[v], (from)[v + (half)]); \
+    }
+
+/* Define take_vector_<bits>: the items of a vector of heads. `count` is rounded up to whole
+ * vectors, for which `range` has valid ranges. */
+#define DEFINE_TAKE_VECTOR(bits, num_items, TRANSPOSE) \
+    static void take_vector_##bits(const unsigned char *items, size_t range_stride, \
+                                   const uint32_t *range, size_t count, unsigned char *rows) \
+    { \
+        for (size_t i = 0; i < count; i += num_items) { \
+            __m128i a[num_items], b[num_items]; \
+            for (size_t v = 0; v < num_items; v++) \
+                a[v] = _mm_loadu_si128( \
+                    (const __m128i *)(const void *)(items + range[i + v] * range_stride)); \
+            TRANSPOSE \
+            for (size_t v = 0; v < num_items; v++) \
+                _mm_storeu_si128((__m128i *)(void *)(rows + (v * BLOCK_LENGTH + i) * (bits / 8)), \
+                                 b[v]); \
+        } \
+    }
+
+DEFINE_TAKE_VECTOR(64, 2, INTERLEAVE(64, 1, a, b))
+DEFINE_TAKE_VECTOR(32, 4, INTERLEAVE(32, 2, a, b) INTERLEAVE(32, 2, b, a)
+                              memcpy(b, a, sizeof b);)
+DEFINE_TAKE_VECTOR(16, 8, INTERLEAVE(16, 4, a, b) INTERLEAVE(16, 4, b, a)
+                              INTERLEAVE(16, 4, a, b))
+
+static void take_vector(const t5b_table *table, size_t head, const uint32_t *range, size_t count,
+                        unsigned char *rows)
+{
+    const unsigned char *items = (const unsigned char *)table->items + head * table->itemsize;
+
+    switch (table->itemsize) {
+    case 2: take_vector_16(items, table->range_stride, range, count, rows); break;
+    case 4: take_vector_32(items, table->range_stride, range, count, rows); break;
+    default: take_vector_64(items, table->range_stride, range, count, rows); break;
+    }
+}
+
+#else
+enum { CAN_TRANSPOSE = 0 };
+
+static void take_vector(const t5b_table *table, size_t head, const uint32_t *range, size_t count,
+                        unsigned char *rows)
+{
+    (void)table, (void)head, (void)range, (void)count, (void)rows;
+}
+
+#endif
+
+/* Heads `head` and on, as many as a vector holds: rows of BLOCK_LENGTH items. */
+static void take_heads(const t5b_table *table, size_t head, size_t num_heads,
+                       const uint32_t *range, size_t count, unsigned char *rows)
+{
+    if (CAN_TRANSPOSE && table->num_heads > 1 && table->itemsize > 1)
+        take_vector(table, head, range, count, rows);
+    else
+        for (size_t h = 0; h < num_heads; h++)
+            take_head(table, head + h, range, count, rows + h * BLOCK_LENGTH * table->itemsize);
+}
+
+/* Write heads first_head, ..., first_head + num_heads - 1 of located rows: at most as many heads
+ * as a vector holds. */
+static void write_heads(const t5b_table *table, uint32_t (*range)[BLOCK_LENGTH],
+                        const t5b_epilogue *epilogue, row_block block, size_t first_head,
+                        size_t num_heads, size_t begin, size_t end, int streaming,
+                        const t5b_matrix *matrix)
+{
+    const size_t itemsize = table->itemsize;
+    const void *masked_item = epilogue ? epilogue->masked_item : NULL;
+    vector_rows taken;
+    row_selection selection;
+
+    selection.is_set = 0;
+    for (size_t row = begin; row < end; row++) {
+        const unsigned char *rows = (const unsigned char *)taken.items;
+        move_to_row(&block, row, matrix->query_length);
+        take_heads(table, first_head, num_heads, range[row - begin], block.count,
+                   (unsigned char *)taken.items);
+        for (size_t h = 0; h < num_heads; h++)
+            finish_block(epilogue, &block, first_head + h, rows + h * BLOCK_LENGTH * itemsize,
+                         itemsize,
+                         get_selection(epilogue, &block, first_head + h, itemsize, masked_item,
+                                       &selection),
+                         streaming, matrix);
+    }
+}
+
+/* Write a block of some rows: locate its pairs, then take each vector of heads. */
+static void write_strip(const t5b_table *table, const t5b_pairs *positions,
+                        const t5b_epilogue *epilogue, row_block block, size_t begin, size_t end,
+                        int streaming, const t5b_matrix *matrix)
+{
+    const size_t group_length = T5B_VECTOR_NBYTES / table->itemsize;
+    uint32_t range[STRIP_LENGTH][BLOCK_LENGTH];
+
+    for (size_t row = begin; row < end; row++) {
+        move_to_row(&block, row, matrix->query_length);
+        locate_block(table, positions, &block, range[row - begin]);
+    }
+    for (size_t head = 0; head < table->num_heads; head += group_length) {
+        const size_t rest = table->num_heads - head;
+        write_heads(table, range, epilogue, block, head,
+                    rest < group_length ? rest : group_length, begin, end, streaming, matrix);
+    }
+}
+
+void t5b_write_pairs(const t5b_table *table, const t5b_pairs *positions,
+                     const t5b_epilogue *epilogue, size_t begin, size_t end, int streaming,
+                     const t5b_matrix *matrix)
+{
+    row_block block = first_block(matrix->key_length, BLOCK_LENGTH);
+
+    assert(table->num_ranges > 0 && table->num_ranges - 1 <= UINT32_MAX);
+    assert(table->num_heads == 1 || table->range_stride % T5B_VECTOR_NBYTES == 0);
+    do
+        for (size_t row = begin; row < end; row += STRIP_LENGTH)
+            write_strip(table, positions, epilogue, block, row,
+                        end - row < STRIP_LENGTH ? end : row + STRIP_LENGTH, streaming, matrix);
+    while (next_block(&block, get_line_length(table->itemsize)));
+    finish_stream();
+}

@@ -1,0 +1,242 @@
+# _masks.py - masks that callers give, checked, and in the form the kernels take.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t5bucket import _core
+from t5bucket._checks import FLOATS, finite_minimum, flag, is_direct, real
+from t5bucket._positions import Pairs, check_pair, flatten_batch
+
+TYPE_CODES = {name: code for code, name in enumerate(FLOATS)}  # the C core's t5b_float
+EVERY = slice(None)
+
+
+class Masks:
+    """What becomes of the items of a matrix of shape ``(..., num_heads, q, k)``.
+
+    Parameters
+    ----------
+    shape : tuple
+        ``(num_heads, q, k)``.
+    dtype : dtype
+        Of the matrix.
+    batch_shape : tuple
+        Of positions that are data; the masks' own shapes broadcast with it.
+    causal, mask, segment_ids, key_segment_ids, masked_value
+        As callers give them.
+
+    Attributes
+    ----------
+    batch_shape : tuple
+        Of the matrix.
+    causal : bool
+    masked_item : array, shape (1,)
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        dtype: np.dtype[Any],
+        batch_shape: tuple[int, ...] = (),
+        *,
+        causal: Any = False,
+        mask: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        key_segment_ids: ArrayLike | None = None,
+        masked_value: Any = None,
+    ) -> None:
+        self.causal = flag("causal", causal)
+        self.masked_item = _check_masked_value(masked_value, dtype)
+        self.shape = shape
+        self.batch_shape = batch_shape
+        self._type_code = TYPE_CODES[dtype.name]
+        self._segments: tuple[NDArray[Any], NDArray[Any]] | None = None
+        self._keep: NDArray[Any] | None = None
+        self._addend: NDArray[Any] | None = None
+        if segment_ids is not None:
+            self._segments = self._check_segments(segment_ids, key_segment_ids)
+        elif key_segment_ids is not None:
+            raise ValueError("segment_ids must come with key_segment_ids, got None")
+        if mask is not None:
+            self._set_mask(_check_mask(mask, dtype))
+
+    @property
+    def is_adding(self) -> bool:
+        """Whether the mask is added to the items."""
+        return self._addend is not None
+
+    def broadcast_to(self, batch_shape: tuple[int, ...], name: str) -> None:
+        """Take the batch axes of `name`, to which all others have to broadcast."""
+        own = self.batch_shape
+        self._join_batch(name, batch_shape)
+        if self.batch_shape != batch_shape:
+            raise ValueError(
+                f"{name} must have the batch axes of masks and positions, {own}, got {batch_shape}"
+            )
+
+    def copy_if_shared(self, out: NDArray[Any]) -> None:
+        """Copy the mask if it shares memory with the matrix."""
+        if self._keep is not None and np.may_share_memory(self._keep, out):
+            self._keep = self._keep.copy()
+        if self._addend is not None and np.may_share_memory(self._addend, out):
+            self._addend = self._addend.copy()
+
+    def flatten(self, causal: Pairs | None, accumulate: bool = False) -> FlatMasks:
+        """Put all batch axes into one; `causal` are the positions that decide, if any."""
+        num_batches = math.prod(self.batch_shape)
+        segments = None
+        if self._segments is not None:
+            segments = Pairs(*(flatten_batch(ids, self.batch_shape) for ids in self._segments))
+        return FlatMasks(
+            self._type_code,
+            accumulate,
+            self._flatten_mask(self._addend, num_batches),
+            self._flatten_mask(self._keep, num_batches),
+            segments,
+            causal,
+            self.masked_item,
+        )
+
+    def _flatten_mask(self, mask: NDArray[Any] | None, num_batches: int) -> NDArray[Any] | None:
+        """View a mask as ``(batch, num_heads, q, k)``, its keys adjacent."""
+        if mask is None:
+            return None
+        *batch_shape, num_heads, q, k = (1,) * (3 - mask.ndim) + mask.shape
+        if k != self.shape[2]:
+            mask = np.repeat(mask, self.shape[2], axis=-1)
+        elif not is_direct(mask):
+            mask = np.require(mask, requirements=["C", "ALIGNED"])
+        own_shape = (num_heads, q, self.shape[2])
+        if math.prod(batch_shape) > 1:
+            mask = np.broadcast_to(mask, (*self.batch_shape, *own_shape))
+            flat = mask.reshape(num_batches, *own_shape)
+        else:
+            flat = mask.reshape(1, *own_shape)
+        return np.broadcast_to(flat, (num_batches, *self.shape))
+
+    def _check_segments(
+        self, segment_ids: ArrayLike, key_segment_ids: ArrayLike | None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        names = ("segment_ids", "key_segment_ids")
+        query, key, batch_shape = check_pair(names, segment_ids, key_segment_ids)
+        for name, ids, length in (*zip(names, (query, key), self.shape[1:], strict=True),):
+            if ids.shape[-1] != length:
+                given = name if key_segment_ids is not None else "segment_ids"
+                raise ValueError(
+                    f"{name} must have {length} ids on the last axis, "
+                    f"got {given} of shape {ids.shape}"
+                )
+        self._join_batch(names[0], batch_shape)
+        return query, key
+
+    def _set_mask(self, mask: NDArray[Any]) -> None:
+        own_shape = mask.shape[-3:]
+        try:
+            fits = np.broadcast_shapes(own_shape, self.shape) == self.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"mask must broadcast to (..., {self.shape}), got shape {mask.shape}")
+        self._join_batch("mask", mask.shape[:-3])
+        if mask.dtype == bool:
+            self._keep = mask
+        else:
+            self._addend = mask
+
+    def _join_batch(self, name: str, batch_shape: tuple[int, ...]) -> None:
+        try:
+            self.batch_shape = np.broadcast_shapes(self.batch_shape, batch_shape)
+        except (ValueError, RuntimeError):  # RuntimeError: more axes than NumPy has
+            raise ValueError(
+                f"{name} must broadcast with a batch of shape {self.batch_shape}, "
+                f"got a batch of shape {batch_shape}"
+            ) from None
+
+
+class FlatMasks:
+    """`Masks` of a matrix ``(batch, num_heads, q, k)``, which can be cut like one."""
+
+    def __init__(
+        self,
+        type_code: int,
+        accumulate: bool,
+        addend: NDArray[Any] | None,
+        keep: NDArray[Any] | None,
+        segments: Pairs | None,
+        causal: Pairs | None,
+        masked_item: NDArray[Any],
+    ) -> None:
+        self._type_code = type_code
+        self._accumulate = accumulate
+        self._addend = addend
+        self._keep = keep
+        self._segments = segments
+        self._causal = causal
+        self._masked_item = masked_item
+        if segments is not None and not segments.is_direct:
+            self._segments = Pairs(*_number_ids(segments.query, segments.key))
+
+    def part(self, batch: slice, query: slice, key: slice) -> FlatMasks:
+        """Masks of some batches, queries and keys."""
+        at = (batch, EVERY, query, key)
+        return FlatMasks(
+            self._type_code,
+            self._accumulate,
+            None if self._addend is None else self._addend[at],
+            None if self._keep is None else self._keep[at],
+            None if self._segments is None else self._segments.part(batch, query, key),
+            None if self._causal is None else self._causal.part(batch, query, key),
+            self._masked_item,
+        )
+
+    def epilogue(self, num_batches: int) -> _core.Epilogue:
+        """The form the kernels take."""
+        return _core.Epilogue(
+            self._type_code,
+            self._accumulate,
+            self._addend,
+            self._keep,
+            None if self._segments is None else self._segments.for_kernel(num_batches),
+            None if self._causal is None else self._causal.for_kernel(num_batches),
+            self._masked_item,
+        )
+
+
+def _number_ids(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Replace ids by numbers that are equal where they are."""
+    _, numbers = np.unique(np.concatenate([query.ravel(), key.ravel()]), return_inverse=True)
+    numbers = numbers.ravel()
+    return numbers[: query.size].reshape(query.shape), numbers[query.size :].reshape(key.shape)
+
+
+def _check_mask(mask: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Check a boolean or additive mask; return the latter in the matrix's dtype."""
+    try:
+        array = np.atleast_1d(mask)
+    except ValueError:  # nested lists of different lengths
+        raise ValueError(f"mask must be an array, got {mask!r}") from None
+    if array.dtype == bool:
+        return array
+    if array.dtype.name not in FLOATS:
+        raise TypeError(
+            f"mask must be boolean (true = attend) or additive floats, got dtype {array.dtype}"
+        )
+    with np.errstate(over="ignore"):  # float32's minimum is -inf in float16
+        return array.astype(dtype, copy=False)  # in native byte order
+
+
+def _check_masked_value(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Check the item of masked pairs, by default the dtype's finite minimum."""
+    if value is None:
+        return finite_minimum(dtype)
+    number = real("masked_value", value)
+    with np.errstate(over="ignore"):
+        item = np.array([number]).astype(dtype)
+    if math.isnan(number) or (math.isfinite(number) and not math.isfinite(float(item[0]))):
+        raise ValueError(f"masked_value must fit in {dtype}, got {value}")
+    return item
