@@ -515,10 +515,10 @@ class RelativeAttentionBias:
                [101., 100.]])
         """
         target = _checks.scores("scores", scores, self._num_heads)
-        q, k, offset = _checks.grid(*target.shape[-2:], query_offset, key_offset)
+        offset = _checks.offset(query_offset, key_offset)
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(target, target.shape, self._dtype, "scores")
-        masks = Masks((self._num_heads, q, k), self._dtype, target.shape[:-3])
+        masks = Masks(target.shape[-3:], self._dtype, target.shape[:-3])
         self._table.fill_matrix(target, offset, num_threads, False, masks, accumulate=True)
         return scores
 
@@ -576,7 +576,7 @@ class RelativeAttentionBias:
         gradient, masks = self._check_gradient(
             gradient, (), causal, mask, segment_ids, key_segment_ids
         )
-        q, k, offset = _checks.grid(*gradient.shape[-2:], query_offset, key_offset)
+        offset = _checks.offset(query_offset, key_offset)
         num_threads = _checks.num_threads(num_threads)
         factor = self._factor(scale)
         sums = sum_matrix(self._table, gradient, offset, num_threads, masks)
@@ -654,8 +654,9 @@ class RelativeAttentionBias:
         key_segment_ids: ArrayLike | None,
     ) -> tuple[NDArray[Any], Masks]:
         """Check a gradient, and masks and positions against its shape."""
-        array = _checks.scores("gradient", np.asarray(gradient), self._num_heads)
+        array = _checks.as_array("gradient", gradient)
         array = _checks.same_dtype("gradient", array, self._dtype)
+        array = _checks.scores("gradient", array, self._num_heads)
         masks = Masks(
             array.shape[-3:],
             self._dtype,
@@ -673,7 +674,8 @@ class RelativeAttentionBias:
         if scale is None:
             return None
         number = _checks.real("scale", scale)
-        factor = (np.float64 if self._dtype == np.float64 else np.float32)(number)
+        with np.errstate(over="ignore"):
+            factor = (np.float64 if self._dtype == np.float64 else np.float32)(number)
         if not np.isfinite(factor):
             raise ValueError(f"scale must be finite in {factor.dtype}, got {scale}")
         return factor
@@ -689,7 +691,7 @@ class RelativeAttentionBias:
             )
 
     def _join_buckets(self, sums: NDArray[np.float64], factor: Any) -> NDArray[Any]:
-        """Sums by range, (num_ranges, num_heads) -> gradient of the weight."""
+        """Turn sums by range, (num_ranges, num_heads), into the gradient of the weight."""
         gradient = np.zeros((self._buckets.num_buckets, self._num_heads))
         np.add.at(gradient, self._buckets._rule.buckets, sums)
         if factor is not None:

@@ -70,18 +70,28 @@ def grid(
     """Check a grid; return its lengths and the relative position of query 0 and key 0."""
     query_length = integer("query_length", query_length, 0)
     key_length = integer("key_length", key_length, 0)
-    query_offset = integer("query_offset", query_offset)
-    return query_length, key_length, integer("key_offset", key_offset) - query_offset
+    return query_length, key_length, offset(query_offset, key_offset)
+
+
+def offset(query_offset: Any, key_offset: Any) -> int:
+    """Check the positions of query 0 and key 0; return their relative position."""
+    query: int = integer("query_offset", query_offset)
+    return integer("key_offset", key_offset) - query
+
+
+def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
+    """Return an array of whatever dtype."""
+    try:
+        return np.asarray(value)
+    except ValueError:  # nested lists of different lengths
+        raise ValueError(f"{name} must be an array, got {value!r}") from None
 
 
 def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
     """Check integers of any dtype and shape and return them as an array."""
     if type(value) is np.ndarray and value.dtype.kind in "iu":
         return value
-    try:
-        array = np.asarray(value)
-    except ValueError:  # nested lists of different lengths
-        raise ValueError(f"{name} must be an array, got {value!r}") from None
+    array = as_array(name, value)
     if array.dtype.kind in "iu":
         return array
     if array.size == 0 and not isinstance(value, np.ndarray | np.generic):

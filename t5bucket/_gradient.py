@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ def sum_matrix(
     num_threads: int | None,
     masks: Masks | None,
 ) -> NDArray[np.float64]:
-    """Sums of a gradient ``(..., num_heads, q, k)`` of consecutive positions.
+    """Sum a gradient ``(..., num_heads, q, k)`` of consecutive positions by range.
 
     Returns
     -------
@@ -48,7 +48,8 @@ def sum_matrix(
     scratch = allocate((len(rows), max(0, length)), np.dtype(np.float64))
     code = TYPE_CODES[flat.dtype.name]
     add = partial(table.core.sum_diagonals, first, code, epilogue, flat)
-    return _sum_parts(table, flat, rows, num_threads, lambda part: partial(add, scratch[part]))
+    adders = [partial(add, diagonals) for diagonals in scratch]
+    return _sum_parts(table, flat, rows, num_threads, adders)
 
 
 def sum_pairs(
@@ -59,7 +60,7 @@ def sum_pairs(
     num_threads: int | None,
     masks: Masks | None,
 ) -> NDArray[np.float64]:
-    """Sums of a gradient ``(..., num_heads, q, k)`` of positions that are data."""
+    """Sum a gradient ``(..., num_heads, q, k)`` of positions that are data by range."""
     batch_shape = gradient.shape[:-3]
     positions = Pairs(
         flatten_batch(query_positions, batch_shape), flatten_batch(key_positions, batch_shape)
@@ -75,7 +76,8 @@ def sum_pairs(
         pairs = positions.part(*part).for_kernel(len(piece))
         epilogue = None if flat_masks is None else flat_masks.part(*part).epilogue(len(piece))
         add = partial(table.core.sum_pairs, pairs, code, epilogue, piece)
-        total += _sum_parts(table, piece, _divide(piece), num_threads, lambda _, add=add: add)
+        rows = _divide(piece)
+        total += _sum_parts(table, piece, rows, num_threads, [add] * len(rows))
     return total
 
 
@@ -109,14 +111,14 @@ def _sum_parts(
     gradient: NDArray[Any],
     rows: list[tuple[int, int]],
     num_threads: int | None,
-    get_adder: Callable[[int], Callable[[NDArray[np.float64], int, int], None]],
+    adders: Sequence[Callable[[NDArray[np.float64], int, int], None]],
 ) -> NDArray[np.float64]:
-    """Let each part's adder, ``add(sums, begin, end)``, add its rows up; join the sums in order."""
+    """Let each part's ``add(sums, begin, end)`` add its rows up; join the sums in order."""
     sums = np.zeros((len(rows), table.num_core_ranges, gradient.shape[-3]))
 
     def work(begin: int, end: int) -> None:
         for part in range(begin, end):
-            get_adder(part)(sums[part], *rows[part])
+            adders[part](sums[part], *rows[part])
 
     run(work, len(rows), gradient.nbytes, num_threads)
     return table.join_ranges(sums.sum(axis=0))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _core
-from t5bucket._checks import FLOATS, finite_minimum, flag, is_direct, real
+from t5bucket._checks import FLOATS, as_array, finite_minimum, flag, is_direct, real
 from t5bucket._positions import Pairs, check_pair, flatten_batch
 
 TYPE_CODES = {name: code for code, name in enumerate(FLOATS)}  # the C core's t5b_float
@@ -141,7 +141,8 @@ class Masks:
         except ValueError:
             fits = False
         if not fits:
-            raise ValueError(f"mask must broadcast to (..., {self.shape}), got shape {mask.shape}")
+            shape = ", ".join(map(str, self.shape))
+            raise ValueError(f"mask must broadcast to (..., {shape}), got shape {mask.shape}")
         self._join_batch("mask", mask.shape[:-3])
         if mask.dtype == bool:
             self._keep = mask
@@ -182,7 +183,7 @@ class FlatMasks:
             self._segments = Pairs(*_number_ids(segments.query, segments.key))
 
     def part(self, batch: slice, query: slice, key: slice) -> FlatMasks:
-        """Masks of some batches, queries and keys."""
+        """Cut out some batches, queries and keys."""
         at = (batch, EVERY, query, key)
         return FlatMasks(
             self._type_code,
@@ -195,7 +196,7 @@ class FlatMasks:
         )
 
     def epilogue(self, num_batches: int) -> _core.Epilogue:
-        """The form the kernels take."""
+        """Put them into the form that the kernels take."""
         return _core.Epilogue(
             self._type_code,
             self._accumulate,
@@ -216,10 +217,7 @@ def _number_ids(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], N
 
 def _check_mask(mask: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Check a boolean or additive mask; return the latter in the matrix's dtype."""
-    try:
-        array = np.atleast_1d(mask)
-    except ValueError:  # nested lists of different lengths
-        raise ValueError(f"mask must be an array, got {mask!r}") from None
+    array = np.atleast_1d(as_array("mask", mask))
     if array.dtype == bool:
         return array
     if array.dtype.name not in FLOATS:

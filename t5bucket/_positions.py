@@ -64,7 +64,7 @@ class Pairs:
         return self.query.dtype != object
 
     def part(self, batch: slice, query: slice, key: slice) -> Pairs:
-        """Some batches, queries and keys of them, not copied."""
+        """Cut out some batches, queries and keys, without a copy."""
         one = slice(None)
         part = Pairs.__new__(Pairs)
         part.query = self.query[batch if len(self.query) > 1 else one, query]
@@ -72,7 +72,7 @@ class Pairs:
         return part
 
     def for_kernel(self, num_batches: int) -> _core.Pairs:
-        """The form the kernels take: they stride over the batches of keys alone.
+        """Put them into the form that the kernels take: these stride over the keys' batches alone.
 
         Python's integers become relative positions, and so have to be of one query.
         """

@@ -71,7 +71,7 @@ class RelativeTable:
         self._elements: _core.Lookup = counter or self.core
 
     def map_items(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> RelativeTable:
-        """The same with other items."""
+        """Make the same table with other items."""
         return RelativeTable(self._rule, function(self._items))
 
     def _make_table(self, by_range: bool = False) -> _core.Table:
@@ -79,7 +79,7 @@ class RelativeTable:
         if by_range and len(items) > 1:
             num_heads = len(items)
             padding = -num_heads % (VECTOR_NBYTES // items.itemsize)
-            items = np.pad(items.T, ((0, 0), (0, padding)))
+            items = np.pad(items, ((0, padding), (0, 0))).T.copy()
         if not self._is_indexed:
             return _core.Table(items, self._rule.starts, 0, num_heads)
         items = np.repeat(items, self._widths, axis=0 if num_heads else 1)
@@ -96,7 +96,7 @@ class RelativeTable:
         return np.concatenate(([1], np.diff(self._rule.starts), [1]))
 
     def join_ranges(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sums by the core's ranges, (ranges, ...) -> by the rule's."""
+        """Turn sums by the core's ranges, (ranges, ...), into those by the rule's."""
         if not self._is_indexed:
             return sums
         return np.add.reduceat(sums, np.cumsum(self._widths) - self._widths, axis=0)
@@ -117,7 +117,7 @@ class RelativeTable:
             self.core.fill_diagonals(piece, first + begin)
 
     def move_within_int64(self, first: int, count: int) -> int:
-        """Move so many relative positions near; outside of the rule's starts all items are equal."""
+        """Move `first` near, since outside of the rule's starts all items are equal."""
         if first > self._last_start:
             return self._last_start
         if first < self._first_start - count:

@@ -73,3 +73,34 @@ def relayout(array: NDArray[Any], layout: str) -> NDArray[Any]:
 LAYOUTS = ["plain", "fortran", "byte-swapped", "read-only", "strided", "reversed", "unaligned"]
 layouts = st.sampled_from(LAYOUTS)
 out_layouts = st.sampled_from([layout for layout in LAYOUTS if layout != "read-only"])
+
+
+@st.composite
+def draw_masks(
+    draw: st.DrawFn, shape: tuple[int, int, int], batch: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """Draw masks of a matrix, and how they are applied; `batch` is that of its positions."""
+    _, q, k = shape
+    masks: dict[str, Any] = {"causal": draw(st.booleans())}
+    batch = batch or draw(st.sampled_from([(), (1,), (2,), (3, 2)]))
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    if draw(st.booleans()):
+        own_shape = tuple(draw(st.sampled_from([1, length])) for length in shape)
+        own_shape = own_shape[draw(st.integers(0, 3)) :]
+        if len(own_shape) == 3:
+            own_shape = (*draw(st.sampled_from([batch, (1,) * len(batch), ()])), *own_shape)
+        additive = random.standard_normal(own_shape)
+        kind = draw(st.sampled_from([bool, np.float16, np.float32, np.float64]))
+        mask = additive > 0 if kind is bool else np.asarray(additive).astype(kind)
+        masks["mask"] = relayout(np.asarray(mask), draw(layouts))
+    if draw(st.booleans()):
+        dtype = draw(integer_dtypes)
+        own_batch = draw(st.sampled_from([batch, batch[1:], ()]))
+        masks["segment_ids"] = random.integers(0, 3, (*own_batch, q)).astype(dtype)
+        if q != k or draw(st.booleans()):
+            masks["key_segment_ids"] = random.integers(0, 3, k)
+    if draw(st.booleans()):
+        masks["masked_value"] = draw(st.sampled_from([-np.inf, -1.0, 0]))
+    if draw(st.booleans()):
+        masks["scale"] = draw(st.sampled_from([0.5, -3, 1 / 3]))
+    return masks

@@ -11,27 +11,10 @@ import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import add, bits, gather, normal_weight, random_weight
 from strategies import FLOATS, float_dtypes, lengths, offsets, out_layouts, relayout, schemes
 
 import t5bucket as tb
-
-
-def random_weight(num_buckets: int, num_heads: int, dtype: Any, seed: int = 0) -> Any:
-    """Weights of random bits, so that there are NaNs with payloads, -0.0 and denormals."""
-    nbytes = num_buckets * num_heads * np.dtype(dtype).itemsize
-    bits = np.random.default_rng(seed).integers(0, 256, nbytes, dtype=np.uint8)
-    return bits.view(dtype).reshape(num_buckets, num_heads)
-
-
-def bits(array: Any) -> Any:
-    """Items as unsigned integers: NaNs compare by their bits."""
-    native = array.astype(array.dtype.newbyteorder("="))
-    return np.ascontiguousarray(native).view(f"u{array.itemsize}")
-
-
-def gather(weight: Any, grid: Any) -> Any:
-    """Plain NumPy formulation of the bias: (num_heads, q, k)."""
-    return np.moveaxis(weight[grid], -1, -3)
 
 
 @given(schemes, st.integers(1, 5), float_dtypes, lengths, lengths, offsets, offsets)
@@ -195,9 +178,176 @@ def test_decoding_steps_are_rows_of_the_whole_matrix() -> None:
         assert np.array_equal(bits(row), bits(whole[:, step : step + 1, : step + 1]))
 
 
-def test_longt5_local_block_is_a_matrix_with_a_key_offset() -> None:
-    bias = tb.RelativeAttentionBias(random_weight(32, 2, np.float32), tb.Buckets())
-    n = 5
-    block = bias.matrix(n, 3 * n, key_offset=-n)
-    relative = np.arange(3 * n) - n - np.arange(n)[:, None]
-    assert np.array_equal(bits(block), bits(gather(bias.weight, bias.buckets(relative))))
+# ---- tiles ----
+
+
+@given(
+    schemes,
+    float_dtypes,
+    lengths,
+    lengths,
+    st.tuples(st.integers(1, 45), st.integers(1, 45)),
+    offsets,
+)
+def test_tiles_are_slices_of_the_whole(
+    buckets: tb.Buckets, dtype: Any, q: int, k: int, tile: tuple[int, int], query_offset: int
+) -> None:
+    bias = tb.RelativeAttentionBias(random_weight(buckets.num_buckets, 2, dtype), buckets)
+    whole = bias.matrix(q, k, query_offset=query_offset, key_offset=3)
+    seen = np.zeros((q, k), int)
+    tiles = list(bias.tiles(q, k, tile=tile, query_offset=query_offset, key_offset=3))
+    for (rows, columns), block in tiles:
+        assert block.shape == whole[:, rows, columns].shape
+        assert block.shape[1] <= tile[0]
+        assert block.shape[2] <= tile[1]
+        assert np.array_equal(bits(block), bits(whole[:, rows, columns]))
+        seen[rows, columns] += 1
+    assert (seen == 1).all()
+
+
+def test_tiles_go_row_by_row_and_one_number_is_a_square() -> None:
+    bias = tb.RelativeAttentionBias(np.ones((32, 1)), tb.Buckets())
+    corners = [(rows.start, columns.start) for (rows, columns), _ in bias.tiles(5, 7, tile=4)]
+    assert corners == [(0, 0), (0, 4), (4, 0), (4, 4)]
+
+
+@pytest.mark.parametrize("at", [2**63 - 1, -(2**63)])
+def test_tiles_may_lie_beyond_what_an_offset_can_name(at: int) -> None:
+    bias = tb.RelativeAttentionBias(random_weight(32, 1, np.float32), tb.Buckets())
+    names = ("query_offset", "key_offset")
+    for offsets_given in ((at, 0), (0, at), (at, at)):
+        options: dict[str, Any] = dict(zip(names, offsets_given, strict=True))
+        whole = bias.matrix(20, 30, **options)
+        for (rows, columns), block in bias.tiles(20, 30, tile=(7, 8), **options):
+            assert np.array_equal(bits(block), bits(whole[:, rows, columns]))
+
+
+def test_tiles_of_a_grid_larger_than_memory_take_the_memory_of_one_tile() -> None:
+    bias = tb.RelativeAttentionBias(np.ones((32, 2), np.float32), tb.Buckets())
+    tiles = bias.tiles(10**7, 10**7, tile=512)
+    next(tiles)
+    tracemalloc.start()
+    for _ in range(20):
+        _, block = next(tiles)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.2 * block.nbytes  # the last one is dropped when the next has been made
+
+
+# ---- scores ----
+
+
+@given(
+    schemes,
+    float_dtypes,
+    lengths,
+    lengths,
+    offsets,
+    out_layouts,
+    st.sampled_from([(), (2,), (2, 3)]),
+)
+def test_add_to_adds_in_place(
+    buckets: tb.Buckets,
+    dtype: Any,
+    q: int,
+    k: int,
+    query_offset: int,
+    layout: str,
+    batch: tuple[int, ...],
+) -> None:
+    layout = "plain" if layout == "byte-swapped" else layout
+    bias = tb.RelativeAttentionBias(normal_weight(buckets.num_buckets, 3, dtype), buckets)
+    held = np.random.default_rng(2).standard_normal((*batch, 3, q, k)).astype(dtype)
+    scores = relayout(held.copy(), layout)
+    assert bias.add_to(scores, query_offset=query_offset, key_offset=5, num_threads=2) is scores
+    matrix = bias.matrix(q, k, query_offset=query_offset, key_offset=5)
+    assert np.array_equal(bits(scores), bits(add(held, np.broadcast_to(matrix, held.shape))))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_sums_of_16_bits_are_rounded_as_by_way_of_float32(dtype: Any) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
+    special = [
+        0x0000,
+        0x8000,
+        0x0001,
+        0x03FF,
+        0x0400,
+        0x3C00,
+        0x7BFF,
+        0xFBFF,
+        0x7C00,
+        0x7F80,
+        0x7FC1,
+    ]
+    for value in special:
+        weight = np.array([value], np.uint16).view(dtype)
+        bias = tb.RelativeAttentionBias(np.full((32, 1), weight[0]), tb.Buckets())
+        scores = every.copy()
+        bias.add_to(scores.reshape(1, 256, 256))
+        expected = add(every, np.full_like(every, weight[0]))
+        is_nan = np.isnan(expected.astype(np.float32))
+        assert np.array_equal(np.isnan(scores.astype(np.float32)), is_nan)
+        assert np.array_equal(bits(scores)[~is_nan], bits(expected)[~is_nan])
+
+
+def test_add_to_leaves_what_lies_around_alone() -> None:
+    bias = tb.RelativeAttentionBias(normal_weight(32, 4, np.float32), tb.Buckets())
+    memory = np.full((2, 4, 101, 1112), 7, np.float32)
+    part = memory[:, :, :100, 5:1104]
+    bias.add_to(part, num_threads=3)
+    assert np.array_equal(part, np.broadcast_to(7 + bias.matrix(100, 1099), part.shape))
+    part[...] = 7
+    assert (memory == 7).all()
+
+
+# ---- positions that are data ----
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 3, 4, 8, 12, 17])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("settings", [(32, 128, True), (2, 3, False), (64, 2**40, True)])
+def test_matrix_at_is_the_weight_of_each_pairs_bucket(
+    num_heads: int, dtype: Any, settings: tuple[int, int, bool]
+) -> None:
+    random = np.random.default_rng(6)
+    query = random.integers(-1000, 1000, (2, 1, 33))
+    key = random.integers(-(2**61), 2**61, (5, 47)) >> random.integers(40, 60, (5, 47))
+    buckets = tb.Buckets(*settings)
+    bias = tb.RelativeAttentionBias(random_weight(buckets.num_buckets, num_heads, dtype), buckets)
+    matrix = bias.matrix_at(query, key)
+    assert matrix.shape == (2, 5, num_heads, 33, 47)
+    assert np.array_equal(bits(matrix), bits(gather(bias.weight, buckets.grid_at(query, key))))
+
+
+def test_three_axes_accumulate_without_a_temporary() -> None:
+    random = np.random.default_rng(7)
+    tables = [
+        tb.RelativeAttentionBias(
+            random.standard_normal((12, n)).astype("f4"), buckets, heads_first=True
+        )
+        for n, buckets in ((32, tb.Buckets()), (64, tb.Buckets(64, 256)), (64, tb.Buckets(64, 256)))
+    ]
+    axes = random.integers(0, 1000, (3, 2, 70))
+    out = np.zeros((2, 12, 70, 70), np.float32)
+    expected = np.zeros_like(out)
+    for bias, positions in zip(tables, axes, strict=True):
+        bias.matrix_at(positions, out=out, accumulate=True)
+        expected += bias.matrix_at(positions)
+    assert np.array_equal(out, expected)
+
+
+def test_matrix_at_of_consecutive_positions_is_matrix() -> None:
+    bias = tb.RelativeAttentionBias(random_weight(32, 3, np.float32), tb.Buckets())
+    for start in (0, 2**63 - 2000, -(2**63), 2**31 - 700):
+        query, key = start + np.arange(300), start + np.arange(1400)
+        assert np.array_equal(bits(bias.matrix_at(query, key)), bits(bias.matrix(300, 1400)))
+
+
+def test_positions_may_be_the_output_themselves() -> None:
+    memory = np.arange(64 * 64, dtype=np.int64).reshape(1, 64, 64)
+    bias = tb.RelativeAttentionBias(random_weight(32, 1, np.float64), tb.Buckets())
+    positions = memory[0, 3]
+    expected = bias.matrix_at(positions.copy())
+    out = memory.view(np.float64)
+    assert np.array_equal(bits(bias.matrix_at(positions, out=out)), bits(expected))

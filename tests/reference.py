@@ -1,0 +1,133 @@
+# reference.py - biases, masks and gradients written out in plain NumPy; slow and obvious.
+# SPDX-License-Identifier: BSD-3-Clause
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+import t5bucket as tb
+
+MINIMUM = {  # the finite minimum of each type
+    "float16": -65504.0,
+    "bfloat16": -3.3895313892515355e38,
+    "float32": float(np.finfo(np.float32).min),
+    "float64": float(np.finfo(np.float64).min),
+}
+
+
+def bits(array: NDArray[Any]) -> NDArray[Any]:
+    """Items as unsigned integers: NaNs compare by their bits."""
+    native = array.astype(array.dtype.newbyteorder("="))
+    return np.ascontiguousarray(native).view(f"u{array.itemsize}")
+
+
+def random_weight(num_buckets: int, num_heads: int, dtype: Any, seed: int = 0) -> NDArray[Any]:
+    """Weights of random bits, so that there are NaNs with payloads, -0.0 and denormals."""
+    nbytes = num_buckets * num_heads * np.dtype(dtype).itemsize
+    random = np.random.default_rng(seed).integers(0, 256, nbytes, dtype=np.uint8)
+    weight: NDArray[Any] = random.view(dtype).reshape(num_buckets, num_heads)
+    return weight
+
+
+def normal_weight(num_buckets: int, num_heads: int, dtype: Any, seed: int = 0) -> NDArray[Any]:
+    """Weights that can be added."""
+    return np.random.default_rng(seed).standard_normal((num_buckets, num_heads)).astype(dtype)
+
+
+def gather(weight: NDArray[Any], grid: NDArray[Any]) -> NDArray[Any]:
+    """Weights of a grid of buckets: (..., num_heads, q, k)."""
+    return np.moveaxis(weight[grid], -1, -3)
+
+
+def add(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """Sum in the type of both, 16-bit types by way of float32."""
+    dtype = left.dtype
+    with np.errstate(all="ignore"):
+        if dtype in (np.float16, ml_dtypes.bfloat16):
+            total: NDArray[Any] = left.astype(np.float32) + right.astype(np.float32)
+            return total.astype(dtype)
+        return np.asarray(np.add(left, right))
+
+
+def visible(
+    relative: NDArray[Any],
+    causal: bool = False,
+    mask: Any = None,
+    segment_ids: Any = None,
+    key_segment_ids: Any = None,
+) -> Any:
+    """Which pairs are not masked, of shape (..., heads, q, k) or one that broadcasts to it."""
+    pairs: Any = np.ones((1, *relative.shape[-2:]), bool)
+    if causal:
+        pairs = pairs & (relative <= 0)[..., None, :, :]
+    if segment_ids is not None:
+        query = np.asarray(segment_ids)
+        key = query if key_segment_ids is None else np.asarray(key_segment_ids)
+        pairs = pairs & (query[..., :, None] == key[..., None, :])[..., None, :, :]
+    if mask is not None and np.asarray(mask).dtype == bool:
+        pairs = pairs & mask
+    return pairs
+
+
+def matrix(
+    weight: NDArray[Any],
+    buckets: tb.Buckets,
+    relative: NDArray[Any],
+    *,
+    mask: Any = None,
+    masked_value: float | None = None,
+    scale: float | None = None,
+    held: NDArray[Any] | None = None,
+    **masks: Any,
+) -> NDArray[Any]:
+    """Bias of relative positions ``(..., q, k)``, added to what the output held."""
+    dtype = weight.dtype
+    if scale is not None:
+        wide: Any = np.float64 if dtype == np.float64 else np.float32
+        weight = (weight.astype(wide) * wide(scale)).astype(dtype)
+    value = gather(weight, buckets(relative))
+    if held is not None:
+        value = add(held, value)
+    if mask is not None and np.asarray(mask).dtype != bool:
+        with np.errstate(over="ignore"):
+            value = add(value, np.asarray(mask).astype(dtype))
+    minimum = MINIMUM[dtype.name] if masked_value is None else masked_value
+    shown = visible(relative, mask=mask, **masks)
+    shape = np.broadcast_shapes(value.shape, shown.shape)
+    masked = np.full(shape, np.array([minimum]).astype(dtype)[0])
+    return np.asarray(
+        np.where(np.broadcast_to(shown, shape), np.broadcast_to(value, shape), masked)
+    )
+
+
+def weight_gradient(
+    gradient: NDArray[Any], buckets: tb.Buckets, relative: NDArray[Any], **masks: Any
+) -> NDArray[np.float64]:
+    """Gradient of the weight in float64, (num_buckets, num_heads): one sum for each bucket."""
+    wide = np.where(visible(relative, **masks), gradient.astype(np.float64), 0)
+    grid = np.broadcast_to(buckets(relative)[..., None, :, :], wide.shape)
+    num_heads = gradient.shape[-3]
+    sums = np.zeros((buckets.num_buckets, num_heads))
+    for head in range(num_heads):
+        np.add.at(sums[:, head], grid[..., head, :, :], wide[..., head, :, :])
+    return sums
+
+
+def consecutive(q: int, k: int, query_offset: int = 0, key_offset: int = 0) -> NDArray[Any]:
+    """Relative positions of consecutive queries and keys, saturated to int64."""
+    relative = np.arange(k)[None, :] - np.arange(q)[:, None]
+    exact = relative.astype(object) + (key_offset - query_offset)
+    return pairs_of(exact)
+
+
+def differences(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
+    """Relative positions of given positions, saturated to int64: (..., q, k)."""
+    exact = key.astype(object)[..., None, :] - query.astype(object)[..., :, None]
+    return pairs_of(exact)
+
+
+def pairs_of(exact: NDArray[Any]) -> NDArray[Any]:
+    """Python's integers -> int64, saturated."""
+    saturated: NDArray[Any] = np.clip(exact, -(2**63), 2**63 - 1).astype(np.int64)
+    return saturated
