@@ -3,7 +3,7 @@
 import numpy as np
 
 import t5bucket as tb
-from t5bucket.cli import _peers
+from t5bucket.cli import _works
 
 
 class Elementwise:
@@ -20,7 +20,7 @@ class Elementwise:
         if elements > 4_194_304 and implementation in ("numpy take", "transformers", "jax"):
             raise NotImplementedError("nothing new at this size")
         source_dtype, dtype = dtypes.split(" -> ")
-        self.call = _peers.elementwise(implementation, source_dtype, dtype, elements)
+        self.call = _works.elementwise(implementation, source_dtype, dtype, elements)
         self.call()
 
     def time_buckets(self, implementation: str, dtypes: str, elements: int) -> None:
@@ -49,7 +49,7 @@ class Small:
         self.buckets = tb.Buckets()
         self.positions = np.arange(-50, 50)
         self.out = np.empty(100, np.int64)
-        self.numpy_abs = _peers.scalar("numpy abs")
+        self.numpy_abs = _works.scalar("numpy abs")
 
     def time_scalar(self) -> None:
         self.buckets(-5)

@@ -3,7 +3,7 @@
 import numpy as np
 
 import t5bucket as tb
-from t5bucket.cli import _peers
+from t5bucket.cli import _peers, _works
 
 
 class Grid:
@@ -22,7 +22,7 @@ class Grid:
             ("int64", 1024),
         ]:
             raise NotImplementedError("int64 alone, and seconds at 8192")
-        self.call = _peers.grid(implementation, dtype, length)
+        self.call = _works.grid(implementation, dtype, length)
         self.call()
 
     def time_grid(self, implementation: str, dtype: str, length: int) -> None:

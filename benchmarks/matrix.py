@@ -1,6 +1,6 @@
 # matrix.py - bias matrices of consecutive positions.
 # SPDX-License-Identifier: BSD-3-Clause
-from t5bucket.cli import _peers
+from t5bucket.cli import _peers, _works
 
 
 class Matrix:
@@ -14,7 +14,7 @@ class Matrix:
     )
 
     def setup(self, implementation: str, dtype: str, length: int) -> None:
-        self.call = _peers.matrix(implementation, dtype, length)
+        self.call = _works.matrix(implementation, dtype, length)
         self.call()
 
     def time_matrix(self, implementation: str, dtype: str, length: int) -> None:
@@ -28,7 +28,7 @@ class Padded:
     params = (["t5bucket", "numpy window", "memset"],)
 
     def setup(self, implementation: str) -> None:
-        self.call = _peers.matrix(implementation, padded=True)
+        self.call = _works.matrix(implementation, padded=True)
         self.call()
 
     def time_matrix(self, implementation: str) -> None:
@@ -42,7 +42,7 @@ class Threads:
     params = (["t5bucket", "memset"], [1, 2])
 
     def setup(self, implementation: str, num_threads: int) -> None:
-        self.call = _peers.matrix(implementation, num_threads=num_threads)
+        self.call = _works.matrix(implementation, num_threads=num_threads)
         self.call()
 
     def time_matrix(self, implementation: str, num_threads: int) -> None:
@@ -56,7 +56,7 @@ class Fresh:
     params = (["t5bucket", "numpy full", "transformers"],)
 
     def setup(self, implementation: str) -> None:
-        self.call = _peers.fresh_matrix(implementation)
+        self.call = _works.fresh_matrix(implementation)
 
     def time_matrix(self, implementation: str) -> None:
         self.call()
@@ -74,7 +74,7 @@ class Scaling:
 
     def setup(self, megabytes: int) -> None:
         self.length = int((megabytes * 1e6 / (4 * _peers.NUM_HEADS)) ** 0.5)
-        self.call = _peers.matrix("t5bucket", length=self.length)
+        self.call = _works.matrix("t5bucket", length=self.length)
         self.call()
 
     def track_time_for_each_kilobyte(self, megabytes: int) -> float:
@@ -93,7 +93,7 @@ class DecodeStep:
     params = (["t5bucket", "t5bucket into out", "transformers"],)
 
     def setup(self, implementation: str) -> None:
-        self.call = _peers.decode_step(implementation)
+        self.call = _works.decode_step(implementation)
 
     def time_decode_step(self, implementation: str) -> None:
         self.call()
@@ -106,7 +106,7 @@ class View:
     params = (["t5bucket", "numpy window"], [128, 4096])
 
     def setup(self, implementation: str, length: int) -> None:
-        self.call = _peers.view(implementation, length)
+        self.call = _works.view(implementation, length)
 
     def time_view(self, implementation: str, length: int) -> None:
         self.call()
@@ -118,3 +118,22 @@ class View:
         return int(array.nbytes)
 
     track_bytes_held.unit = "bytes"  # type: ignore[attr-defined]
+
+
+class Tiles:
+    """12 x 2048 x 2048 float32, copied tile by tile."""
+
+    param_names = ("implementation", "tile")
+    params = (["t5bucket", "memset"], [128, 512])
+
+    def setup(self, implementation: str, tile: int) -> None:
+        self.call = _works.tiles(implementation, tile=tile)
+        self.call()
+
+    def time_tiles(self, implementation: str, tile: int) -> None:
+        self.call()
+
+    def peakmem_tiles_larger_than_memory(self, implementation: str, tile: int) -> None:
+        if implementation == "t5bucket":
+            for _ in _works.make_bias().tiles(8192, 8192, tile=tile):
+                pass

@@ -13,19 +13,6 @@ class Ratios:
     timeout = 120
 
     def track_ratio(self, name: str) -> float:
-        return bench.measure(ROWS[name]).ratio
+        return ROWS[name].measure().ratio
 
     track_ratio.unit = "ratio"  # type: ignore[attr-defined]
-
-
-class Process:
-    """Ratios that take a process of their own, or its memory."""
-
-    def track_import_over_that_of_numpy(self) -> float:
-        return bench.measure_import().ratio
-
-    def track_peak_memory_over_the_output(self) -> float:
-        return bench.measure_memory().ratio
-
-    track_import_over_that_of_numpy.unit = "ratio"  # type: ignore[attr-defined]
-    track_peak_memory_over_the_output.unit = "ratio"  # type: ignore[attr-defined]

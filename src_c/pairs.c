@@ -20,16 +20,18 @@
 
 enum { STRIP_LENGTH = 8 }; /* rows that are located at once: 16 KiB */
 
-/* A vector's heads, BLOCK_LENGTH items each: 8 KiB for any size of item. */
+/* Rows of a vector's heads, not a power of two of bytes apart: the same items of all
+ * would share a set of the first-level cache. */
+enum { TAKEN_LENGTH = BLOCK_LENGTH + 16 };
 typedef struct vector_rows {
-    uint64_t items[T5B_VECTOR_NBYTES / sizeof(uint64_t) * BLOCK_LENGTH];
+    uint64_t items[T5B_VECTOR_NBYTES / sizeof(uint64_t) * TAKEN_LENGTH];
 } vector_rows;
 
 #define TAKE(type) \
     for (size_t i = 0; i < count; i++) \
-        ((type *)row)[i] = *(const type *)(items + range[i] * table->range_stride)
+        ((type *)row)[i] = *(const type *)(items + offset[i])
 
-static void take_head(const t5b_table *table, size_t head, const uint32_t *range, size_t count,
+static void take_head(const t5b_table *table, size_t head, const uint32_t *offset, size_t count,
                       unsigned char *row)
 {
     const unsigned char *items = (const unsigned char *)table->items + head * table->itemsize;
@@ -55,19 +57,19 @@ enum { CAN_TRANSPOSE = 1 };
     }
 
 /* Define take_vector_<bits>: the items of a vector of heads. `count` is rounded up to whole
- * vectors, for which `range` has valid ranges. */
+ * vectors, for which `offset` has valid ones. */
 #define DEFINE_TAKE_VECTOR(bits, num_items, TRANSPOSE) \
-    static void take_vector_##bits(const unsigned char *items, size_t range_stride, \
-                                   const uint32_t *range, size_t count, unsigned char *rows) \
+    static void take_vector_##bits(const unsigned char *items, const uint32_t *offset, \
+                                   size_t count, unsigned char *rows) \
     { \
         for (size_t i = 0; i < count; i += num_items) { \
             __m128i a[num_items], b[num_items]; \
             for (size_t v = 0; v < num_items; v++) \
                 a[v] = _mm_loadu_si128( \
-                    (const __m128i *)(const void *)(items + range[i + v] * range_stride)); \
+                    (const __m128i *)(const void *)(items + offset[i + v])); \
             TRANSPOSE \
             for (size_t v = 0; v < num_items; v++) \
-                _mm_storeu_si128((__m128i *)(void *)(rows + (v * BLOCK_LENGTH + i) * (bits / 8)), \
+                _mm_storeu_si128((__m128i *)(void *)(rows + (v * TAKEN_LENGTH + i) * (bits / 8)), \
                                  b[v]); \
         } \
     }
@@ -78,43 +80,43 @@ DEFINE_TAKE_VECTOR(32, 4, INTERLEAVE(32, 2, a, b) INTERLEAVE(32, 2, b, a)
 DEFINE_TAKE_VECTOR(16, 8, INTERLEAVE(16, 4, a, b) INTERLEAVE(16, 4, b, a)
                               INTERLEAVE(16, 4, a, b))
 
-static void take_vector(const t5b_table *table, size_t head, const uint32_t *range, size_t count,
+static void take_vector(const t5b_table *table, size_t head, const uint32_t *offset, size_t count,
                         unsigned char *rows)
 {
     const unsigned char *items = (const unsigned char *)table->items + head * table->itemsize;
 
     switch (table->itemsize) {
-    case 2: take_vector_16(items, table->range_stride, range, count, rows); break;
-    case 4: take_vector_32(items, table->range_stride, range, count, rows); break;
-    default: take_vector_64(items, table->range_stride, range, count, rows); break;
+    case 2: take_vector_16(items, offset, count, rows); break;
+    case 4: take_vector_32(items, offset, count, rows); break;
+    default: take_vector_64(items, offset, count, rows); break;
     }
 }
 
 #else
 enum { CAN_TRANSPOSE = 0 };
 
-static void take_vector(const t5b_table *table, size_t head, const uint32_t *range, size_t count,
+static void take_vector(const t5b_table *table, size_t head, const uint32_t *offset, size_t count,
                         unsigned char *rows)
 {
-    (void)table, (void)head, (void)range, (void)count, (void)rows;
+    (void)table, (void)head, (void)offset, (void)count, (void)rows;
 }
 
 #endif
 
-/* Heads `head` and on, as many as a vector holds: rows of BLOCK_LENGTH items. */
+/* Heads `head` and on, as many as a vector holds. */
 static void take_heads(const t5b_table *table, size_t head, size_t num_heads,
-                       const uint32_t *range, size_t count, unsigned char *rows)
+                       const uint32_t *offset, size_t count, unsigned char *rows)
 {
     if (CAN_TRANSPOSE && table->num_heads > 1 && table->itemsize > 1)
-        take_vector(table, head, range, count, rows);
+        take_vector(table, head, offset, count, rows);
     else
         for (size_t h = 0; h < num_heads; h++)
-            take_head(table, head + h, range, count, rows + h * BLOCK_LENGTH * table->itemsize);
+            take_head(table, head + h, offset, count, rows + h * TAKEN_LENGTH * table->itemsize);
 }
 
 /* Write heads first_head, ..., first_head + num_heads - 1 of located rows: at most as many heads
  * as a vector holds. */
-static void write_heads(const t5b_table *table, uint32_t (*range)[BLOCK_LENGTH],
+static void write_heads(const t5b_table *table, uint32_t (*offset)[BLOCK_LENGTH],
                         const t5b_epilogue *epilogue, row_block block, size_t first_head,
                         size_t num_heads, size_t begin, size_t end, int streaming,
                         const t5b_matrix *matrix)
@@ -128,15 +130,25 @@ static void write_heads(const t5b_table *table, uint32_t (*range)[BLOCK_LENGTH],
     for (size_t row = begin; row < end; row++) {
         const unsigned char *rows = (const unsigned char *)taken.items;
         move_to_row(&block, row, matrix->query_length);
-        take_heads(table, first_head, num_heads, range[row - begin], block.count,
+        take_heads(table, first_head, num_heads, offset[row - begin], block.count,
                    (unsigned char *)taken.items);
         for (size_t h = 0; h < num_heads; h++)
-            finish_block(epilogue, &block, first_head + h, rows + h * BLOCK_LENGTH * itemsize,
+            finish_block(epilogue, &block, first_head + h, rows + h * TAKEN_LENGTH * itemsize,
                          itemsize,
                          get_selection(epilogue, &block, first_head + h, itemsize, masked_item,
                                        &selection),
                          streaming, matrix);
     }
+}
+
+/* The logarithm of a power of two. */
+static uint32_t get_shift(size_t stride)
+{
+    uint32_t shift = 0;
+
+    while (stride >> shift > 1)
+        shift++;
+    return shift;
 }
 
 /* Write a block of some rows: locate its pairs, then take each vector of heads. */
@@ -145,15 +157,18 @@ static void write_strip(const t5b_table *table, const t5b_pairs *positions,
                         int streaming, const t5b_matrix *matrix)
 {
     const size_t group_length = T5B_VECTOR_NBYTES / table->itemsize;
-    uint32_t range[STRIP_LENGTH][BLOCK_LENGTH];
+    const uint32_t shift = get_shift(table->range_stride);
+    uint32_t offset[STRIP_LENGTH][BLOCK_LENGTH]; /* bytes from items to the range's: for all heads */
 
     for (size_t row = begin; row < end; row++) {
         move_to_row(&block, row, matrix->query_length);
-        locate_block(table, positions, &block, range[row - begin]);
+        locate_block(table, positions, &block, offset[row - begin]);
+        for (size_t i = 0; i < block.count; i++)
+            offset[row - begin][i] <<= shift;
     }
     for (size_t head = 0; head < table->num_heads; head += group_length) {
         const size_t rest = table->num_heads - head;
-        write_heads(table, range, epilogue, block, head,
+        write_heads(table, offset, epilogue, block, head,
                     rest < group_length ? rest : group_length, begin, end, streaming, matrix);
     }
 }
@@ -164,7 +179,8 @@ void t5b_write_pairs(const t5b_table *table, const t5b_pairs *positions,
 {
     row_block block = first_block(matrix->key_length, BLOCK_LENGTH);
 
-    assert(table->num_ranges > 0 && table->num_ranges - 1 <= UINT32_MAX);
+    assert(table->num_ranges > 0 && table->num_ranges <= UINT32_MAX / table->range_stride);
+    assert((table->range_stride & (table->range_stride - 1)) == 0);
     assert(table->num_heads == 1 || table->range_stride % T5B_VECTOR_NBYTES == 0);
     do
         for (size_t row = begin; row < end; row += STRIP_LENGTH)

@@ -61,8 +61,8 @@ typedef struct t5b_table {
     size_t num_ranges;     /* at least 1 */
     size_t range_stride;   /* bytes from a range's item to the next range's:
                               itemsize, and each head's items are one row; or a
-                              multiple of T5B_VECTOR_NBYTES, and each range's
-                              items of all heads are one row */
+                              power of two of at least T5B_VECTOR_NBYTES, and
+                              each range's items of all heads are one row */
     const int64_t *starts; /* num_ranges - 1 relative positions, ascending, each
                               within [-2^62, 2^62]; or NULL: every range but the
                               first and the last is one token wide, and

@@ -193,6 +193,7 @@ class RelativeAttentionBias:
         scale: float | None = None,
         out: NDArray[Any] | None = None,
         num_threads: int | None = None,
+        accumulate: bool = False,
     ) -> NDArray[Any]:
         """Bias of all pairs of consecutive query and key positions, with masks.
 
@@ -218,13 +219,15 @@ class RelativeAttentionBias:
             What masked pairs get, whatever else is added: by default the finite
             minimum of `dtype`; ``-inf`` is allowed.
         scale : float, optional
-            Factor of the weights. The products are computed in float32 (float64
-            for float64 weights) and rounded to `dtype`.
+            Factor of every weight. The products are computed in float32 (float64
+            for float64 weights) and rounded to `dtype`, before anything is added.
         out : ndarray of `dtype`, of the result's shape, optional
             Where to write, of any layout. A large result is written several
             times faster into memory that was used before.
         num_threads : int, optional
             At most so many threads; None chooses by size.
+        accumulate : bool, optional
+            Add to what `out` holds, before the masks; `out` may have more batch axes.
 
         Returns
         -------
@@ -243,6 +246,7 @@ class RelativeAttentionBias:
         --------
         matrix_at : The same for positions that are data.
         view : Without a copy.
+        add_to : Add to scores, without masks.
 
         Examples
         --------
@@ -266,31 +270,42 @@ class RelativeAttentionBias:
         q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
         if num_threads is not None:
             num_threads = _checks.num_threads(num_threads)
-        shape: tuple[int, ...] = (self._num_heads, q, k)
-        table, masks = self._table, None
-        if causal is not False or not (
+        shape = (self._num_heads, q, k)
+        if causal is False is accumulate and (  # the sooner the better: one step of decoding
             mask is segment_ids is key_segment_ids is masked_value is scale is None
         ):
-            masks = Masks(
-                (self._num_heads, q, k),
-                self._dtype,
-                causal=causal,
-                mask=mask,
-                segment_ids=segment_ids,
-                key_segment_ids=key_segment_ids,
-                masked_value=masked_value,
-            )
-            shape = (*masks.batch_shape, *shape)
-            table = self._times(scale)
-        if out is None:
-            out = _checks.allocate(shape, self._dtype)
-            table.fill_matrix(out, offset, num_threads, True, masks)
-        else:
-            target = _checks.output(out, shape, self._dtype)
-            if masks is not None:
-                masks.copy_if_shared(target)
-            table.fill_matrix(target, offset, num_threads, False, masks)
-        return out
+            if out is None:
+                out = _checks.allocate(shape, self._dtype)
+                self._table.fill_matrix(out, offset, num_threads, True)
+            else:
+                target = _checks.output(out, shape, self._dtype)
+                self._table.fill_matrix(target, offset, num_threads)
+            return out
+        masks = Masks(
+            shape,
+            self._dtype,
+            causal=causal,
+            mask=mask,
+            segment_ids=segment_ids,
+            key_segment_ids=key_segment_ids,
+            masked_value=masked_value,
+        )
+        table = self._times(scale)
+        target, accumulate = self._check_output(out, accumulate, masks)
+        table.finish_matrix(target, offset, num_threads, out is None, masks, accumulate)
+        return target if out is None else out
+
+    def _check_output(self, out: Any, accumulate: bool, masks: Masks) -> tuple[NDArray[Any], bool]:
+        """Check ``out`` and ``accumulate``; what is added to may have more batch axes."""
+        accumulate = _checks.flag("accumulate", accumulate)
+        if accumulate and out is None:
+            raise ValueError("out must be given to accumulate, got None")
+        if accumulate and isinstance(out, np.ndarray):
+            masks.broadcast_to(out.shape[:-3], "out")
+        target = _checks.output(out, (*masks.batch_shape, *masks.shape), self._dtype)
+        if out is not None:
+            masks.copy_if_shared(target)
+        return target, accumulate
 
     def matrix_at(
         self,
@@ -322,8 +337,8 @@ class RelativeAttentionBias:
         num_threads : int, optional
             At most so many threads; None chooses by size.
         accumulate : bool, optional
-            Add to what `out` holds, before the masks. So biases of several axes
-            are summed without a temporary.
+            Add to what `out` holds, before the masks; `out` may have more batch
+            axes. So biases of several axes are summed without a temporary.
 
         Returns
         -------
@@ -358,9 +373,6 @@ class RelativeAttentionBias:
         names = ("query_positions", "key_positions")
         query, key, batch_shape = check_pair(names, query_positions, key_positions)
         num_threads = _checks.num_threads(num_threads)
-        accumulate = _checks.flag("accumulate", accumulate)
-        if accumulate and out is None:
-            raise ValueError("out must be given to accumulate, got None")
         masks = Masks(
             (self._num_heads, query.shape[-1], key.shape[-1]),
             self._dtype,
@@ -372,9 +384,7 @@ class RelativeAttentionBias:
             masked_value=masked_value,
         )
         table = self._times(scale)
-        target = _checks.output(out, (*masks.batch_shape, *masks.shape), self._dtype)
-        if out is not None:
-            masks.copy_if_shared(target)
+        target, accumulate = self._check_output(out, accumulate, masks)
         table.fill_pairs(target, query, key, num_threads, out is None, masks, accumulate)
         return target if out is None else out
 
@@ -422,6 +432,7 @@ class RelativeAttentionBias:
         tile: int | tuple[int, int],
         query_offset: int = 0,
         key_offset: int = 0,
+        num_threads: int | None = None,
     ) -> Iterator[tuple[tuple[slice, slice], NDArray[Any]]]:
         """Bias of consecutive positions tile by tile, for grids larger than memory.
 
@@ -434,6 +445,8 @@ class RelativeAttentionBias:
             are smaller where it does not divide.
         query_offset, key_offset : int, optional
             Position of query 0 and of key 0.
+        num_threads : int, optional
+            At most so many threads for a tile; None chooses by size.
 
         Yields
         ------
@@ -460,10 +473,17 @@ class RelativeAttentionBias:
         slice(3, 5, None) slice(0, 4, None) (2, 2, 4)
         """
         q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
-        return self._make_tiles(q, k, offset, *_checks.tile(tile))
+        num_threads = _checks.num_threads(num_threads)
+        return self._make_tiles(q, k, offset, *_checks.tile(tile), num_threads)
 
     def _make_tiles(
-        self, query_length: int, key_length: int, offset: int, num_rows: int, num_columns: int
+        self,
+        query_length: int,
+        key_length: int,
+        offset: int,
+        num_rows: int,
+        num_columns: int,
+        num_threads: int | None,
     ) -> Iterator[tuple[tuple[slice, slice], NDArray[Any]]]:
         for row in range(0, query_length, num_rows):
             rows = slice(row, min(row + num_rows, query_length))
@@ -472,7 +492,7 @@ class RelativeAttentionBias:
                 shape = (self._num_heads, rows.stop - row, columns.stop - column)
                 block = _checks.allocate(shape, self._dtype)
                 # Not `matrix`: a tile's positions may lie beyond what a caller may name.
-                self._table.fill_matrix(block, offset + column - row, None, is_new=True)
+                self._table.fill_matrix(block, offset + column - row, num_threads, is_new=True)
                 yield (rows, columns), block
 
     def add_to(
@@ -519,7 +539,7 @@ class RelativeAttentionBias:
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(target, target.shape, self._dtype, "scores")
         masks = Masks(target.shape[-3:], self._dtype, target.shape[:-3])
-        self._table.fill_matrix(target, offset, num_threads, False, masks, accumulate=True)
+        self._table.finish_matrix(target, offset, num_threads, False, masks, accumulate=True)
         return scores
 
     def weight_gradient(

@@ -20,7 +20,6 @@ from t5bucket._threads import PART_NBYTES, run
 # A table with an item for each token where the rule changes is read by index, if
 # it stays within a second-level cache; a larger one is searched.
 MAX_INDEXED_NBYTES = 1 << 20
-VECTOR_NBYTES = 16  # the C core's T5B_VECTOR_NBYTES
 # Longer rows are filled in pieces, so that Ctrl-C is answered.
 MAX_ROW_LENGTH = 1 << 22
 # Larger outputs are written past the caches. Copying rows on a processor with a
@@ -78,7 +77,8 @@ class RelativeTable:
         items, num_heads = self._items, 0
         if by_range and len(items) > 1:
             num_heads = len(items)
-            padding = -num_heads % (VECTOR_NBYTES // items.itemsize)
+            stride = 1 << max(4, (num_heads * items.itemsize - 1).bit_length())
+            padding = stride // items.itemsize - num_heads
             items = np.pad(items, ((0, padding), (0, 0))).T.copy()
         if not self._is_indexed:
             return _core.Table(items, self._rule.starts, 0, num_heads)
@@ -135,23 +135,11 @@ class RelativeTable:
         return _window(diagonals, query_length, key_length)
 
     def fill_matrix(
-        self,
-        out: NDArray[Any],
-        offset: int,
-        num_threads: int | None,
-        is_new: bool = False,
-        masks: Masks | None = None,
-        accumulate: bool = False,
+        self, out: NDArray[Any], offset: int, num_threads: int | None, is_new: bool = False
     ) -> None:
-        """Write every row of ``out`` (..., num_heads, query, key), of any layout.
-
-        With batch axes, or to accumulate, there have to be masks.
-        """
-        query_length, key_length = out.shape[-2:]
-        if out.size == 0:
-            return
-        if masks is not None:
-            _write(out, is_new, partial(self._mask_matrix, offset, num_threads, masks, accumulate))
+        """Write every row of ``out`` (num_heads, query, key), of any layout."""
+        _, query_length, key_length = out.shape
+        if query_length == 0 or key_length == 0:
             return
         if query_length == 1 and (is_new or is_direct(out)):
             self._fill_diagonals(out, offset, key_length)
@@ -169,7 +157,21 @@ class RelativeTable:
                 num_threads,
             )
 
-    def _mask_matrix(
+    def finish_matrix(
+        self,
+        out: NDArray[Any],
+        offset: int,
+        num_threads: int | None,
+        is_new: bool,
+        masks: Masks,
+        accumulate: bool = False,
+    ) -> None:
+        """Write, or add to, ``out`` (..., num_heads, query, key), with masks."""
+        if out.size > 0:
+            finish = partial(self._finish_flat, offset, num_threads, masks, accumulate)
+            _write(out, is_new, finish)
+
+    def _finish_flat(
         self,
         offset: int,
         num_threads: int | None,

@@ -155,12 +155,27 @@ MASKED: list[Case] = [
         ValueError,
         "masked_value must fit in float16, got -1000000000.0",
     ),
-    (lambda: matrix_at(accumulate=1), TypeError, "accumulate must be True or False, got 1"),
-    (
-        lambda: matrix_at(accumulate=True),
-        ValueError,
-        "out must be given to accumulate, got None",
-    ),
+    *[
+        case
+        for call in (matrix, matrix_at)
+        for case in (
+            (
+                lambda call=call: call(accumulate=1),
+                TypeError,
+                "accumulate must be True or False, got 1",
+            ),
+            (
+                lambda call=call: call(accumulate=True),
+                ValueError,
+                "out must be given to accumulate, got None",
+            ),
+            (
+                lambda call=call: call(accumulate=True, out=[1.0]),
+                TypeError,
+                "out must be a NumPy array, got list",
+            ),
+        )
+    ],
     (
         lambda: BIAS.matrix_at(np.ones((2, 4), int), mask=np.ones((3, 1, 1, 4), bool)),
         ValueError,

@@ -50,6 +50,11 @@ def test_masked_matrices_agree_with_numpy(
         out = relayout(np.zeros(expected.shape, dtype), layout)
         assert bias.matrix(q, k, **at, **masks, out=out, num_threads=2) is out
         assert np.array_equal(bits(out), bits(expected))
+        held = np.random.default_rng(1).standard_normal(expected.shape).astype(dtype)
+        out = relayout(held.copy(), layout)
+        summed = reference.matrix(weight, buckets, relative, **masks, held=held)
+        assert bias.matrix(q, k, **at, **masks, out=out, accumulate=True) is out
+        assert np.array_equal(bits(out), bits(summed))
 
 
 @given(schemes, float_dtypes, st.data())
@@ -208,6 +213,22 @@ def test_scale_multiplies_the_weights(dtype: Any, scale: float) -> None:
     assert np.array_equal(bits(bias.matrix(9, 9, scale=scale)), bits(expected))
     at = bias.matrix_at(np.arange(9), scale=scale)
     assert np.array_equal(bits(at), bits(expected))
+
+
+def test_what_is_added_to_may_have_more_batch_axes() -> None:
+    weight = reference.normal_weight(32, 3, np.float32)
+    bias = tb.RelativeAttentionBias(weight, tb.Buckets())
+    held = np.random.default_rng(1).standard_normal((2, 4, 3, 5, 6)).astype(np.float32)
+    mask = np.arange(24).reshape(4, 1, 1, 6) % 5 > 0
+    expected = np.where(mask, held + bias.matrix(5, 6), np.finfo(np.float32).min)
+    out = held.copy()
+    assert bias.matrix(5, 6, mask=mask, out=out, accumulate=True) is out
+    assert np.array_equal(out, expected)
+    out = held.copy()
+    bias.matrix_at(np.arange(5), np.arange(6), mask=mask, out=out, accumulate=True)
+    assert np.array_equal(out, expected)
+    with pytest.raises(ValueError, match=r"out must have the batch axes .* \(4,\), got \(\)"):
+        bias.matrix(5, 6, mask=mask, out=held[0, 0].copy(), accumulate=True)
 
 
 def test_a_mask_may_be_the_output_itself() -> None:

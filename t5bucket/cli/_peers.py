@@ -1,28 +1,20 @@
-# _peers.py - the works that are measured: by t5bucket, by its peers, and the machine's limits.
+# _peers.py - whom to compare with: NumPy's tricks, transformers, JAX, the machine's limits.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every function prepares one way to do a work, and returns a call to be timed.
-
-Where there is an ``out``, it was touched before; t5bucket, NumPy and torch run on
-one thread, except where a number says otherwise, and JAX on its own. A package
-that is not installed raises NotImplementedError.
-"""
+"""A package that is not installed raises NotImplementedError."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-import t5bucket as tb
 from t5bucket import _checks, _threads
 
 Call = Callable[[], Any]
 NUM_BUCKETS, MAX_DISTANCE, NUM_HEADS = 32, 128, 12
-PADDING = 16  # items after each row of a padded output
 
 
 def make_weight(dtype: str = "float32") -> NDArray[Any]:
@@ -33,127 +25,6 @@ def make_weight(dtype: str = "float32") -> NDArray[Any]:
         raise NotImplementedError(str(error)) from error
     shape = (NUM_BUCKETS, NUM_HEADS)
     return np.random.default_rng(0).standard_normal(shape).astype(resolved)
-
-
-def make_bias(dtype: str = "float32", bidirectional: bool = True) -> tb.RelativeAttentionBias:
-    """Make a table with its scheme."""
-    buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE, bidirectional)
-    return tb.RelativeAttentionBias(make_weight(dtype), buckets)
-
-
-@lru_cache(maxsize=1)
-def touched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Memory that was written before; a work and its peer share it, and so the cache."""
-    return np.ones(shape, dtype)
-
-
-# ---- the works ----
-
-
-def matrix(
-    implementation: str,
-    dtype: str = "float32",
-    length: int = 2048,
-    *,
-    padded: bool = False,
-    num_threads: int = 1,
-) -> Call:
-    """Compute the bias matrix of 12 heads."""
-    if implementation == "transformers":
-        attention = t5_attention(make_weight(dtype))
-        return lambda: attention.compute_bias(length, length).contiguous()
-    bias = make_bias(dtype)
-    row_length = length + PADDING if padded else length
-    memory = touched((NUM_HEADS, length, row_length), bias.dtype)
-    out = memory[:, :, :length]
-    if implementation == "memset":
-        return lambda: memset(memory, num_threads)
-    if implementation == "numpy window":
-        weight = make_weight(dtype)
-        return lambda: np.copyto(out, bias_windows(weight, length))
-    if implementation == "numpy take":
-        grid = windows(diagonal_buckets(length, length), length, length)
-        by_head = np.ascontiguousarray(make_weight(dtype).T)
-        return lambda: np.take(by_head, grid, axis=1, out=out, mode="clip")
-    return lambda: bias.matrix(length, length, out=out, num_threads=num_threads)
-
-
-def fresh_matrix(implementation: str, length: int = 2048) -> Call:
-    """Compute the bias matrix into new memory, on the default number of threads."""
-    if implementation == "numpy full":
-        return lambda: np.full((NUM_HEADS, length, length), 1, np.float32)
-    if implementation == "transformers":
-        return matrix(implementation, length=length)
-    bias = make_bias()
-    return lambda: bias.matrix(length, length)
-
-
-def decode_step(implementation: str) -> Call:
-    """Compute the bias of one query after 127 past tokens."""
-    if implementation == "transformers":
-        attention = t5_attention(make_weight())
-        return lambda: attention.compute_bias(1, 128, past_seen_tokens=127)
-    bias = make_bias(bidirectional=False)
-    out = np.zeros((NUM_HEADS, 1, 128), np.float32) if implementation.endswith("out") else None
-    return lambda: bias.matrix(1, 128, query_offset=127, out=out)
-
-
-def view(implementation: str, length: int = 4096) -> Call:
-    """Make the bias matrix without a copy."""
-    if implementation == "numpy window":
-        weight = make_weight()
-        return lambda: bias_windows(weight, length)
-    bias = make_bias()
-    return lambda: bias.view(length, length)
-
-
-def grid(implementation: str, dtype: str = "uint8", length: int = 8192) -> Call:
-    """Compute the buckets of all pairs of consecutive positions."""
-    if implementation == "transformers":
-        function, torch = t5_bucket_function()
-        positions = torch.arange(length)
-        return lambda: function(positions[None, :] - positions[:, None])
-    out = touched((length, length), np.dtype(dtype))
-    if implementation == "memset":
-        return lambda: memset(out)
-    if implementation == "numpy window":
-        return lambda: np.copyto(
-            out, windows(diagonal_buckets(length, length).astype(dtype), length, length)
-        )
-    buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE)
-    return lambda: buckets.grid(length, length, dtype=out.dtype, out=out, num_threads=1)
-
-
-def elementwise(implementation: str, source_dtype: str, dtype: str, count: int) -> Call:
-    """Compute the buckets of random relative positions."""
-    source = np.random.default_rng(0).integers(-300, 300, count).astype(source_dtype)
-    if implementation == "transformers":
-        function, torch = t5_bucket_function()
-        tensor = torch.from_numpy(source)
-        return lambda: function(tensor)
-    if implementation == "jax":
-        return jax_buckets(source)
-    buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE)
-    if implementation == "numpy copyto":  # of the positions themselves
-        copy = np.zeros(count, source_dtype)
-        return lambda: np.copyto(copy, source)
-    out = np.zeros(count, dtype)
-    if implementation == "numpy take":
-        table = buckets(np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)).astype(dtype)
-        return lambda: np.take(table, source, mode="clip")  # the shift is given to NumPy
-    return lambda: buckets(source, dtype=out.dtype, out=out, num_threads=1)
-
-
-def scalar(implementation: str) -> Call:
-    """Compute one bucket; the yardstick is NumPy's own small call."""
-    if implementation == "numpy abs":
-        array = np.zeros(128)
-        return lambda: np.abs(array, out=array)
-    buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE)
-    return lambda: buckets(-5)
-
-
-# ---- what the peers need ----
 
 
 def memset(out: NDArray[Any], num_threads: int = 1) -> None:
@@ -216,6 +87,21 @@ def t5_attention(weight: NDArray[Any]) -> Any:
     attention = T5Attention(config, has_relative_attention_bias=True)
     attention.relative_attention_bias.weight = torch.nn.Parameter(tensor, requires_grad=False)
     return attention
+
+
+def layoutlmv3_encoder(weight: NDArray[Any]) -> tuple[Any, Any]:
+    """Make transformers' LayoutLMv3 encoder with this table; return torch with it."""
+    try:
+        import torch
+        from transformers import LayoutLMv3Config
+        from transformers.models.layoutlmv3.modeling_layoutlmv3 import LayoutLMv3Encoder
+    except ImportError as error:
+        raise NotImplementedError(str(error)) from error
+    torch.set_num_threads(1)
+    encoder: Any = LayoutLMv3Encoder(LayoutLMv3Config(num_hidden_layers=1))  # type: ignore[no-untyped-call]
+    by_head = torch.from_numpy(np.ascontiguousarray(weight.T))
+    encoder.rel_pos_bias.weight = torch.nn.Parameter(by_head, requires_grad=False)
+    return encoder, torch
 
 
 def t5_bucket_function() -> tuple[Any, Any]:

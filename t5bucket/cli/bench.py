@@ -9,28 +9,18 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t5bucket.cli import _peers
+from t5bucket.cli import _works
 from t5bucket.cli._files import whole_file
+from t5bucket.cli._peers import Call
 from t5bucket.cli.info import describe_system
 
 SAMPLE_SECONDS = 0.002  # a sample repeats a call until it takes this long
 WORK_SECONDS = 1.0  # samples of one work are taken for this long,
 MIN_ROUNDS = 5  # but at least so many rounds
-
-
-class Row(NamedTuple):
-    """A work, whom to compare with, and how much of its time t5bucket may take."""
-
-    work: str
-    peer: str
-    at_most: float
-    prepare: Callable[..., _peers.Call]
-    arguments: tuple[Any, ...] = ()
-    options: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    ours: str = "t5bucket"
 
 
 class Result(NamedTuple):
@@ -45,60 +35,17 @@ class Result(NamedTuple):
         return self.ours / self.theirs
 
 
-MATRIX = "matrix float32 12 x 2048 x 2048"
-ROWS = (
-    Row(MATRIX, "memset", 1.10, _peers.matrix),
-    Row(MATRIX, "numpy window", 0.60, _peers.matrix),
-    Row(MATRIX, "transformers", 1 / 50, _peers.matrix),
-    Row("matrix bfloat16 12 x 2048 x 2048", "memset", 1.15, _peers.matrix, ("bfloat16",)),
-    Row(f"{MATRIX}, padded rows", "memset", 1.15, _peers.matrix, (), {"padded": True}),
-    Row(f"{MATRIX}, two threads", "memset", 1.20, _peers.matrix, (), {"num_threads": 2}),
-    Row(f"{MATRIX}, fresh", "numpy full", 0.75, _peers.fresh_matrix),
-    Row("matrix float32 12 x 512 x 512", "memset", 2.0, _peers.matrix, ("float32", 512)),
-    Row("grid uint8 8192 x 8192", "memset", 1.15, _peers.grid),
-    Row(
-        "16 K buckets, int32",
-        "numpy take",
-        0.25,
-        _peers.elementwise,
-        ("int32", "int32", 16_384),
-    ),
-    Row("4 M buckets, int32", "jax", 1.0, _peers.elementwise, ("int32", "int32", 1 << 22)),
-    Row(
-        "16 M buckets, int64",
-        "numpy copyto",
-        1.15,
-        _peers.elementwise,
-        ("int64", "int64", 1 << 24),
-    ),
-    Row(
-        "16 M buckets, int32",
-        "numpy copyto",
-        1.15,
-        _peers.elementwise,
-        ("int32", "int32", 1 << 24),
-    ),
-    Row(
-        "16 M buckets, int32 to uint8",
-        "numpy copyto",
-        1.0,
-        _peers.elementwise,
-        ("int32", "uint8", 1 << 24),
-    ),
-    Row("decoding step, 12 x 1 x 128", "transformers", 1 / 40, _peers.decode_step),
-    Row(
-        "decoding step, 12 x 1 x 128, into out",
-        "transformers",
-        1 / 40,
-        _peers.decode_step,
-        ours="t5bucket into out",
-    ),
-    Row("one scalar", "numpy abs", 3.0, _peers.scalar),
-    Row("view 12 x 4096 x 4096", "numpy window", 0.25, _peers.view),
-)
+class Row(NamedTuple):
+    """A work, whom to compare with, and how much of theirs t5bucket may take."""
+
+    work: str
+    peer: str
+    at_most: float
+    measure: Callable[[], Result]  # NotImplementedError if the peer is not installed
+    unit: str = "seconds"
 
 
-def best_seconds(calls: dict[str, _peers.Call], min_rounds: int = MIN_ROUNDS) -> dict[str, float]:
+def best_seconds(calls: dict[str, Call], min_rounds: int = MIN_ROUNDS) -> dict[str, float]:
     """Time calls in turn, so that what else the machine does meets all of them; the best counts."""
     repeats = {name: count_repeats(call) for name, call in calls.items()}
     best = dict.fromkeys(calls, float("inf"))
@@ -111,14 +58,14 @@ def best_seconds(calls: dict[str, _peers.Call], min_rounds: int = MIN_ROUNDS) ->
     return best
 
 
-def count_repeats(call: _peers.Call) -> int:
+def count_repeats(call: Call) -> int:
     """How often a sample calls; the first call is not counted."""
     call()
     seconds = max(sample(call, 1), 1e-7)
     return max(1, int(SAMPLE_SECONDS / seconds))
 
 
-def sample(call: _peers.Call, repeats: int) -> float:
+def sample(call: Call, repeats: int) -> float:
     """Seconds of one call, as the mean of several."""
     begin = time.perf_counter()
     for _ in range(repeats):
@@ -126,23 +73,30 @@ def sample(call: _peers.Call, repeats: int) -> float:
     return (time.perf_counter() - begin) / repeats
 
 
-def measure(row: Row) -> Result:
-    """Measure one row.
-
-    Raises
-    ------
-    NotImplementedError
-        If the peer is not installed.
-    """
-    theirs = row.prepare(row.peer, *row.arguments, **row.options)
-    ours = row.prepare(row.ours, *row.arguments, **row.options)
-    best = best_seconds({"ours": ours, "theirs": theirs})
+def measure_times(ours: Callable[[], Call], theirs: Callable[[], Call]) -> Result:
+    """Prepare both ways and time them in turn."""
+    calls = {"theirs": theirs(), "ours": ours()}
+    best = best_seconds(calls)
     return Result(best["ours"], best["theirs"])
+
+
+def timed(
+    work: str,
+    peer: str,
+    at_most: float,
+    prepare: Callable[..., Call],
+    arguments: tuple[Any, ...] = (),
+    options: dict[str, Any] | None = None,
+    ours: str = "t5bucket",
+) -> Row:
+    """Make a row of a work that `prepare` prepares by implementation."""
+    ways = (partial(prepare, way, *arguments, **(options or {})) for way in (ours, peer))
+    return Row(work, peer, at_most, partial(measure_times, *ways))
 
 
 def measure_memory() -> Result:
     """Peak of traced bytes of a matrix, and the bytes of that matrix."""
-    bias = _peers.make_bias()
+    bias = _works.make_bias()
     bias.matrix(8, 8)
     tracemalloc.start()
     nbytes = bias.matrix(4096, 4096).nbytes
@@ -153,7 +107,7 @@ def measure_memory() -> Result:
 
 def measure_import() -> Result:
     """Seconds of a process that imports t5bucket, and of one that imports numpy."""
-    calls: dict[str, _peers.Call] = {}
+    calls: dict[str, Call] = {}
     for module in ("t5bucket", "numpy"):
         command = [sys.executable, "-P", "-c", f"import {module}"]
         calls[module] = lambda command=command: subprocess.run(command, check=True)  # type: ignore[misc]
@@ -161,9 +115,69 @@ def measure_import() -> Result:
     return Result(best["t5bucket"], best["numpy"])
 
 
-SPECIAL_ROWS = (
-    ("peak memory of matrix 12 x 4096 x 4096", "the output", 1.02, measure_memory, "bytes"),
-    ("import t5bucket", "import numpy", 1.25, measure_import, "seconds"),
+MATRIX = "matrix float32 12 x 2048 x 2048"
+AT = "matrix_at float32 12 x 709 x 709"
+ROWS = (
+    timed(MATRIX, "memset", 1.10, _works.matrix),
+    timed(MATRIX, "numpy window", 0.60, _works.matrix),
+    timed(MATRIX, "transformers", 1 / 50, _works.matrix),
+    timed("matrix bfloat16 12 x 2048 x 2048", "memset", 1.15, _works.matrix, ("bfloat16",)),
+    timed(f"{MATRIX}, padded rows", "memset", 1.15, _works.matrix, (), {"padded": True}),
+    timed(f"{MATRIX}, two threads", "memset", 1.20, _works.matrix, (), {"num_threads": 2}),
+    timed(f"{MATRIX}, fresh", "numpy full", 0.75, _works.fresh_matrix),
+    timed("matrix float32 12 x 512 x 512", "memset", 2.0, _works.matrix, ("float32", 512)),
+    timed("grid uint8 8192 x 8192", "memset", 1.15, _works.grid),
+    timed(
+        "16 K buckets, int32",
+        "numpy take",
+        0.25,
+        _works.elementwise,
+        ("int32", "int32", 16_384),
+    ),
+    timed("4 M buckets, int32", "jax", 1.0, _works.elementwise, ("int32", "int32", 1 << 22)),
+    timed(
+        "16 M buckets, int64",
+        "numpy copyto",
+        1.15,
+        _works.elementwise,
+        ("int64", "int64", 1 << 24),
+    ),
+    timed(
+        "16 M buckets, int32",
+        "numpy copyto",
+        1.15,
+        _works.elementwise,
+        ("int32", "int32", 1 << 24),
+    ),
+    timed(
+        "16 M buckets, int32 to uint8",
+        "numpy copyto",
+        1.0,
+        _works.elementwise,
+        ("int32", "uint8", 1 << 24),
+    ),
+    timed("decoding step, 12 x 1 x 128", "transformers", 1 / 40, _works.decode_step),
+    timed(
+        "decoding step, 12 x 1 x 128, into out",
+        "transformers",
+        1 / 40,
+        _works.decode_step,
+        ours="t5bucket into out",
+    ),
+    timed("one scalar", "numpy abs", 3.0, _works.scalar),
+    timed("view 12 x 4096 x 4096", "numpy window", 0.25, _works.view),
+    timed(AT, "memset", 2.5, _works.matrix_at),
+    timed(AT, "torch", 1 / 20, _works.matrix_at),
+    timed(AT, "transformers", 1 / 20, _works.matrix_at),
+    timed("padding mask 4 x 12 x 512 x 512", "memset", 1.5, _works.masked_matrix),
+    timed("padding mask 4 x 12 x 512 x 512", "torch", 0.6, _works.masked_matrix),
+    timed("weight_gradient 12 x 2048 x 2048", "numpy sum", 1.3, _works.weight_gradient),
+    timed("weight_gradient 12 x 2048 x 2048", "torch", 1.0, _works.weight_gradient),
+    timed("weight_gradient_at 12 x 709 x 709", "torch", 1.0, _works.weight_gradient_at),
+    timed("add_to 12 x 2048 x 2048", "numpy add", 1.2, _works.add_to),
+    timed("add_to bfloat16 12 x 2048 x 2048", "torch", 1.5, _works.add_to, ("bfloat16",)),
+    Row("peak memory of matrix 12 x 4096 x 4096", "the output", 1.02, measure_memory, "bytes"),
+    Row("import t5bucket", "import numpy", 1.25, measure_import),
 )
 
 
@@ -185,36 +199,32 @@ def run(options: argparse.Namespace) -> None:
     print(f"{'work':44} {'t5bucket':>10}  {'peer':>10} {'':14} {'ratio':>6} {'at most':>8}")
     for row in ROWS:
         try:
-            result = measure(row)
+            rows.append(report(row, row.measure()))
         except NotImplementedError as error:
             print(f"{row.work:44} {'':10}  {'':10} {row.peer:14} {error}")
-            continue
-        rows.append(report(row.work, row.peer, row.at_most, result, "seconds"))
-    for work, peer, at_most, measure_special, unit in SPECIAL_ROWS:
-        rows.append(report(work, peer, at_most, measure_special(), unit))
     if options.json is not None:
         text = json.dumps({"system": describe_system(), "rows": rows}, indent=2, default=str)
         with whole_file(options.json) as partial_path:
             partial_path.write_text(text + "\n")
 
 
-def report(work: str, peer: str, at_most: float, result: Result, unit: str) -> dict[str, Any]:
+def report(row: Row, result: Result) -> dict[str, Any]:
     """Print a row and return it for JSON."""
-    show = show_seconds if unit == "seconds" else show_bytes
-    mark = "" if result.ratio <= at_most else "  above"
+    show = show_seconds if row.unit == "seconds" else show_bytes
+    mark = "" if result.ratio <= row.at_most else "  above"
     print(
-        f"{work:44} {show(result.ours):>10}  {show(result.theirs):>10} {peer:14} "
-        f"{result.ratio:6.3f} {at_most:8.3f}{mark}",
+        f"{row.work:44} {show(result.ours):>10}  {show(result.theirs):>10} {row.peer:14} "
+        f"{result.ratio:6.3f} {row.at_most:8.3f}{mark}",
         flush=True,
     )
     return {
-        "work": work,
-        "peer": peer,
-        "unit": unit,
+        "work": row.work,
+        "peer": row.peer,
+        "unit": row.unit,
         "t5bucket": result.ours,
         "peer_value": result.theirs,
         "ratio": result.ratio,
-        "at_most": at_most,
+        "at_most": row.at_most,
     }
 
 

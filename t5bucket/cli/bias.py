@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from t5bucket import RelativeAttentionBias
 from t5bucket._checks import allocate, bfloat16
-from t5bucket._table import RelativeTable
 from t5bucket.cli._files import new_npy
 from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias, print_fields
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-TILE_NBYTES = 32 << 20
+TILE_NBYTES = 8 << 20  # small enough that the allocator reuses it
 
 
 def add_parser(subparsers: Any) -> None:
@@ -102,32 +101,36 @@ def fill(
     """Fill a matrix tile by tile; return the seconds of that alone, and a SHA-256 of it all."""
     seconds = 0.0
     checksum = hashlib.sha256()
-    offset = options.key_offset - options.query_offset
-    heads = [head_table(bias, head) for head in range(bias.num_heads)]
-    for head, rows in tiles(matrix):
-        one_head = matrix[head : head + 1, rows]
-        begin = time.perf_counter()
-        # Not `matrix`: the first row's position may lie beyond what a caller may name.
-        heads[head].fill_matrix(one_head, offset - rows.start, options.num_threads)
+    begin = time.perf_counter()
+    for rows, block in tiles(matrix, bias, options):
+        np.copyto(rows, block)
         seconds += time.perf_counter() - begin
-        checksum.update(one_head.reshape(-1).view(np.uint8).data)
-        report(one_head.nbytes)
+        checksum.update(block.reshape(-1).view(np.uint8).data)
+        report(block.nbytes)
+        begin = time.perf_counter()
     return seconds, checksum.hexdigest()
 
 
-def tiles(matrix: NDArray[Any]) -> Iterator[tuple[int, slice]]:
-    """Heads and row ranges of tiles, in the order of memory."""
-    num_heads, query_length, key_length = matrix.shape
-    num_rows = max(1, TILE_NBYTES // max(1, key_length * matrix.itemsize))
-    for head in range(num_heads):
-        for row in range(0, query_length if key_length else 0, num_rows):
-            yield head, slice(row, min(row + num_rows, query_length))
-
-
-def head_table(bias: RelativeAttentionBias, head: int) -> RelativeTable:
-    """Items of one head alone."""
-    by_head = bias.weight if bias.heads_first else bias.weight.T
-    return RelativeAttentionBias(by_head[head : head + 1], bias.buckets, heads_first=True)._table
+def tiles(
+    matrix: NDArray[Any], bias: RelativeAttentionBias, options: argparse.Namespace
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield rows of a head and their bias, in the order of memory."""
+    _, query_length, key_length = matrix.shape
+    if matrix.size == 0:
+        return
+    num_rows = max(1, TILE_NBYTES // (key_length * matrix.itemsize))
+    for head in range(bias.num_heads):
+        by_head = bias.weight if bias.heads_first else bias.weight.T
+        one_head = RelativeAttentionBias(by_head[head : head + 1], bias.buckets, heads_first=True)
+        for (rows, _), block in one_head.tiles(
+            query_length,
+            key_length,
+            tile=(num_rows, key_length),
+            query_offset=options.query_offset,
+            key_offset=options.key_offset,
+            num_threads=options.num_threads,
+        ):
+            yield matrix[head, rows], block[0]
 
 
 @contextmanager

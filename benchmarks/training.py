@@ -1,0 +1,35 @@
+# training.py - gradients of the weight, and scores in place.
+# SPDX-License-Identifier: BSD-3-Clause
+from t5bucket.cli import _works
+
+
+class WeightGradient:
+    """12 heads of float32, one thread; *numpy sum* is a sum of all, with no buckets."""
+
+    param_names = ("implementation", "length")
+    params = (["t5bucket", "numpy sum", "torch"], [128, 512, 2048])
+
+    def setup(self, implementation: str, length: int) -> None:
+        self.call = _works.weight_gradient(implementation, length)
+        self.call()
+
+    def time_weight_gradient(self, implementation: str, length: int) -> None:
+        self.call()
+
+
+class AddTo:
+    """12 heads, one thread; *numpy add* adds a number, *torch* a matrix made before."""
+
+    param_names = ("implementation", "dtype", "length")
+    params = (
+        ["t5bucket", "numpy add", "torch"],
+        ["float16", "bfloat16", "float32", "float64"],
+        [128, 512, 2048],
+    )
+
+    def setup(self, implementation: str, dtype: str, length: int) -> None:
+        self.call = _works.add_to(implementation, dtype, length)
+        self.call()
+
+    def time_add_to(self, implementation: str, dtype: str, length: int) -> None:
+        self.call()
