@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,14 @@ def grid(
     query_length: Any, key_length: Any, query_offset: Any, key_offset: Any
 ) -> tuple[int, int, int]:
     """Check a grid; return its lengths and the relative position of query 0 and key 0."""
+    if (  # what almost every call has, for the sake of small ones
+        type(query_length) is type(key_length) is type(query_offset) is type(key_offset) is int
+        and 0 <= query_length <= INT64_MAX
+        and 0 <= key_length <= INT64_MAX
+        and INT64_MIN <= query_offset <= INT64_MAX
+        and INT64_MIN <= key_offset <= INT64_MAX
+    ):
+        return query_length, key_length, key_offset - query_offset
     query_length = integer("query_length", query_length, 0)
     key_length = integer("key_length", key_length, 0)
     return query_length, key_length, offset(query_offset, key_offset)
@@ -129,11 +138,14 @@ def bfloat16() -> np.dtype[Any]:
     return dtype
 
 
+@lru_cache
 def finite_minimum(dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the least finite number of a floating-point type, in an array of one."""
-    if dtype.name == "bfloat16":  # no type of NumPy's own
-        return np.array([0xFF7F], np.uint16).view(dtype)
-    return np.array([np.finfo(dtype).min], dtype)
+    is_bfloat16 = dtype.name == "bfloat16"  # no type of NumPy's own
+    minimum = np.array([0xFF7F], np.uint16) if is_bfloat16 else np.finfo(dtype).min
+    array: NDArray[Any] = np.asarray(minimum).view(dtype).reshape(1)
+    array.flags.writeable = False
+    return array
 
 
 def table(weight: ArrayLike) -> NDArray[Any]:
@@ -192,7 +204,7 @@ def output(
         return allocate(shape, dtype)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
-    if out.dtype != dtype:
+    if out.dtype is not dtype and out.dtype != dtype:
         raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {out.shape}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket._checks import allocate, is_direct
-from t5bucket._masks import TYPE_CODES, Masks
+from t5bucket._masks import Masks, type_code
 from t5bucket._positions import Pairs, consecutive_pairs, flatten_batch
 from t5bucket._table import RelativeTable, parts_of_pairs
 from t5bucket._threads import run
@@ -46,7 +46,7 @@ def sum_matrix(
     longest = max((end - begin for begin, end in rows), default=0)
     length = min(longest, query_length) + key_length - 1
     scratch = allocate((len(rows), max(0, length)), np.dtype(np.float64))
-    code = TYPE_CODES[flat.dtype.name]
+    code = type_code(flat.dtype)
     add = partial(table.core.sum_diagonals, first, code, epilogue, flat)
     adders = [partial(add, diagonals) for diagonals in scratch]
     return _sum_parts(table, flat, rows, num_threads, adders)
@@ -69,7 +69,7 @@ def sum_pairs(
     flat_masks = None
     if masks is not None:
         flat_masks = masks.flatten(positions if masks.causal else None)
-    code = TYPE_CODES[flat.dtype.name]
+    code = type_code(flat.dtype)
     total = np.zeros((table.num_ranges, flat.shape[-3]))
     for part in parts_of_pairs(positions, flat.shape) if flat.size else ():
         piece = flat[part.batch, :, part.query, part.key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,13 @@ from t5bucket import _core
 from t5bucket._checks import FLOATS, as_array, finite_minimum, flag, is_direct, real
 from t5bucket._positions import Pairs, check_pair, flatten_batch
 
-TYPE_CODES = {name: code for code, name in enumerate(FLOATS)}  # the C core's t5b_float
 EVERY = slice(None)
+
+
+@lru_cache
+def type_code(dtype: np.dtype[Any]) -> int:
+    """Return the C core's t5b_float."""
+    return FLOATS.index(dtype.name)
 
 
 class Masks:
@@ -54,7 +60,7 @@ class Masks:
         self.masked_item = _check_masked_value(masked_value, dtype)
         self.shape = shape
         self.batch_shape = batch_shape
-        self._type_code = TYPE_CODES[dtype.name]
+        self._type_code = type_code(dtype)
         self._segments: tuple[NDArray[Any], NDArray[Any]] | None = None
         self._keep: NDArray[Any] | None = None
         self._addend: NDArray[Any] | None = None

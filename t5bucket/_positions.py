@@ -79,8 +79,11 @@ class Pairs:
         if not self.is_direct:
             relative_position = np.clip(self.key - self.query, INT64_MIN, INT64_MAX)
             return _core.Pairs(np.zeros((1, 1), np.int64), relative_position.astype(np.int64))
-        query = np.broadcast_to(self.query, (num_batches, self.query.shape[1]))
-        key = np.broadcast_to(self.key, (num_batches, self.key.shape[1]))
+        query, key = self.query, self.key
+        if len(query) != num_batches:
+            query = np.broadcast_to(query, (num_batches, query.shape[1]))
+        if len(key) != num_batches:
+            key = np.broadcast_to(key, (num_batches, key.shape[1]))
         return _core.Pairs(np.ascontiguousarray(query), key)
 
 

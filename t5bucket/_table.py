@@ -110,11 +110,13 @@ class RelativeTable:
         return diagonals
 
     def _fill_diagonals(self, diagonals: NDArray[Any], first: int, count: int) -> None:
-        first = self.move_within_int64(first, count)
+        if not self._first_start - count <= first <= self._last_start:
+            first = self.move_within_int64(first, count)
+        if count <= MAX_ROW_LENGTH:
+            self.core.fill_diagonals(diagonals, first)
+            return
         for begin in range(0, count, MAX_ROW_LENGTH):
-            end = begin + MAX_ROW_LENGTH
-            piece = diagonals[..., begin:end] if count > MAX_ROW_LENGTH else diagonals
-            self.core.fill_diagonals(piece, first + begin)
+            self.core.fill_diagonals(diagonals[..., begin : begin + MAX_ROW_LENGTH], first + begin)
 
     def move_within_int64(self, first: int, count: int) -> int:
         """Move `first` near, since outside of the rule's starts all items are equal."""
