@@ -115,8 +115,9 @@ class RelativeAttentionBias:
         buckets : Buckets, optional
             By default that of a ``config.json`` beside the file, if it describes
             relative position buckets; otherwise as many buckets as the table
-            has rows and the family's usual ``max_distance`` (128, WavLM 800).
-            The tensor of a decoder is unidirectional.
+            has rows and the family's usual ``max_distance`` (128, WavLM 800;
+            LayoutLM's axes 256, UDOP's 100). The tensor of a decoder is
+            unidirectional.
         heads_first : bool, optional
             By default true for LayoutLM's ``rel_pos*_bias.weight``, which is the
             weight of a linear layer, and false otherwise.
@@ -504,6 +505,8 @@ class RelativeAttentionBias:
         num_threads: int | None = None,
     ) -> NDArray[Any]:
         """Add the bias of consecutive positions to attention scores, in place.
+
+        With masks or a scale, it is ``matrix(..., out=scores, accumulate=True)``.
 
         Parameters
         ----------

@@ -43,9 +43,11 @@ KINDS = (
     Kind("rel_attn_embed.weight", False, 800),  # WavLM
     Kind("rel_pos_bias.weight", True, 128),  # LayoutLMv2, LayoutLMv3
 )
-AXIS_KINDS = (
+AXIS_KINDS = (  # whose settings are not those of the sequence
     Kind("rel_pos_x_bias.weight", True, 256),
     Kind("rel_pos_y_bias.weight", True, 256),
+    Kind("relative_bias.biases.1.relative_attention_bias.weight", False, 100),  # UDOP
+    Kind("relative_bias.biases.2.relative_attention_bias.weight", False, 100),
 )
 UNKNOWN_KIND = Kind("", False, 128)
 
@@ -74,7 +76,10 @@ class LoadedTable(NamedTuple):
 
     def find_settings(self, unidirectional: bool = False) -> tuple[int, Any, bool]:
         """Find ``(num_buckets, max_distance, bidirectional)``, by the model's configuration too."""
-        bidirectional = not unidirectional and "decoder" not in self.name.split(".")
+        parts = self.name.split(".")
+        # UDOP's decoder has a copy of its encoder's.
+        in_decoder = "decoder" in parts and "relative_bias" not in parts
+        bidirectional = not unidirectional and not in_decoder
         num_buckets = check_num_rows(self.weight, self.heads_first, bidirectional)
         config_path = self.path.with_name("config.json")
         families = AXIS_FAMILIES if self.kind in AXIS_KINDS else FAMILIES
@@ -163,7 +168,7 @@ def _listing(names: Any) -> str:
 
 
 def _kind(name: str) -> Kind:
-    for kind in KINDS + AXIS_KINDS:
+    for kind in AXIS_KINDS + KINDS:
         if f".{name}".endswith(f".{kind.name}"):
             return kind
     return UNKNOWN_KIND

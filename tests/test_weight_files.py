@@ -192,6 +192,19 @@ def test_layoutlm_axes_have_settings_of_their_own(tmp_path: Path) -> None:
     assert load(path, tensor=name).buckets == tb.Buckets(64, 99)
 
 
+def test_udops_axes_have_settings_of_their_own(tmp_path: Path) -> None:
+    names = [
+        f"{stack}.relative_bias.biases.{axis}.relative_attention_bias.weight"
+        for stack in ("encoder", "decoder")
+        for axis in range(3)
+    ]
+    path = write(tmp_path / "model.safetensors", {name: table() for name in names})
+    config = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 77}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = [load(path, tensor=name).buckets for name in names]
+    assert found == [tb.Buckets(32, distance) for distance in (77, 100, 100)] * 2
+
+
 # ---- bad files ----
 
 
