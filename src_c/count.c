@@ -12,14 +12,9 @@
 
 #include <assert.h>
 
+#include "implementations.h"
 #include "positions.h"
 #include "stream.h"
-
-#if defined(__GNUC__)
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#else
-#define ALWAYS_INLINE static inline
-#endif
 
 enum { BLOCK_LENGTH = 512 }; /* 7 KiB of scratch on the stack */
 
@@ -60,21 +55,21 @@ ALWAYS_INLINE void count_buckets(const t5b_scheme *scheme, const void *relative_
     finish_stream();
 }
 
-static void count_buckets_portable(const t5b_scheme *scheme, const void *relative_position,
-                                   t5b_integer type, size_t count, size_t itemsize,
-                                   int streaming, void *items)
+void t5b_count_buckets_portable(const t5b_scheme *scheme, const void *relative_position,
+                                t5b_integer type, size_t count, size_t itemsize, int streaming,
+                                void *items)
 {
     count_buckets(scheme, relative_position, type, count, itemsize, streaming, items);
 }
 
-#if defined(__GNUC__) && defined(__x86_64__)
+#if HAS_AVX2
 #include "count_avx2.h"
 
 /* The usual case, in registers; the rest is the loops above with twice their
  * lanes. Together about twice as fast as SSE2. */
-AVX2 static void count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position,
-                                    t5b_integer type, size_t count, size_t itemsize,
-                                    int streaming, void *items)
+AVX2 void t5b_count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position,
+                                 t5b_integer type, size_t count, size_t itemsize,
+                                 int streaming, void *items)
 {
     const unsigned char *source = (const unsigned char *)relative_position;
     unsigned char *target = (unsigned char *)items;
@@ -97,27 +92,4 @@ AVX2 static void count_buckets_avx2(const t5b_scheme *scheme, const void *relati
     }
     count_buckets(scheme, source, type, count, itemsize, streaming, target);
 }
-
-static int has_avx2(void)
-{
-    return __builtin_cpu_supports("avx2");
-}
 #endif
-
-static int has_anything(void)
-{
-    return 1;
-}
-
-static const t5b_implementation implementations[] = {
-#if defined(__GNUC__) && defined(__x86_64__)
-    {"avx2", has_avx2, count_buckets_avx2},
-#endif
-    {"portable", has_anything, count_buckets_portable},
-};
-
-const t5b_implementation *t5b_get_implementation(size_t index)
-{
-    const size_t count = sizeof implementations / sizeof implementations[0];
-    return index < count ? &implementations[index] : NULL;
-}

@@ -5,10 +5,6 @@
  * The loops of count_template.h, compiled for AVX2, go through the first-level
  * cache three times and take longer.
  */
-#include <immintrin.h>
-
-#define AVX2 __attribute__((target("avx2")))
-
 enum { NUM_LANES = 32 };
 
 typedef struct lane_scheme {

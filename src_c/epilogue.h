@@ -207,9 +207,9 @@ static inline void finish_block(const t5b_epilogue *epilogue, const row_block *b
         if (sum != first_term)
             memcpy(sum, first_term, nbytes);
         if (epilogue->accumulate)
-            add_items(epilogue->type, sum, value, to - from);
+            epilogue->implementation->add_items(epilogue->type, sum, value, to - from);
         if (epilogue->addend.data)
-            add_items(epilogue->type, sum,
+            epilogue->implementation->add_items(epilogue->type, sum,
                       get_row(&epilogue->addend, block, head) + from * itemsize, to - from);
         value = sum;
     }

@@ -1,4 +1,4 @@
-/* floats.h - sums of the four floating-point types: shared by the kernels, not installed.
+/* floats.h - the four floating-point types, and their sums in float64: shared, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
@@ -93,33 +93,6 @@ static inline size_t get_float_nbytes(t5b_float type)
     return type == T5B_FLOAT64 ? 8 : type == T5B_FLOAT32 ? 4 : 2;
 }
 
-/* A loop of two loads, a sum and a store is bound by its own count otherwise. */
-#if defined(__GNUC__) && !defined(__clang__)
-#define UNROLL _Pragma("GCC unroll 4")
-#else
-#define UNROLL /* compilers that do so by themselves */
-#endif
-
-#define ADD(item_type, WIDEN, NARROW) \
-    { \
-        item_type *restrict to = (item_type *)sum; \
-        const item_type *restrict from = (const item_type *)addend; \
-        UNROLL \
-        for (size_t i = 0; i < count; i++) \
-            to[i] = NARROW(WIDEN(to[i]) + WIDEN(from[i])); \
-    }
-
-/* sum += addend, item by item, rounded. The two do not overlap. */
-static inline void add_items(t5b_float type, void *sum, const void *addend, size_t count)
-{
-    switch (type) {
-    case T5B_FLOAT16: ADD(uint16_t, widen_float16, narrow_float16) break;
-    case T5B_BFLOAT16: ADD(uint16_t, widen_bfloat16, narrow_bfloat16) break;
-    case T5B_FLOAT32: ADD(uint32_t, as_float, as_bits) break;
-    case T5B_FLOAT64: ADD(uint64_t, as_double, as_bits64) break;
-    }
-}
-
 #define ADD_WIDE(item_type, WIDEN) \
     { \
         const item_type *restrict from = (const item_type *)items; \
@@ -168,8 +141,6 @@ static inline double sum_wide(t5b_float type, const void *items, size_t count)
     return sum;
 }
 
-#undef UNROLL
-#undef ADD
 #undef ADD_WIDE
 #undef SUM_WIDE
 

@@ -118,7 +118,8 @@ typedef enum t5b_float { T5B_FLOAT16, T5B_BFLOAT16, T5B_FLOAT32, T5B_FLOAT64 } t
  * Where an epilogue may be NULL, that means: the item is copied.
  */
 typedef struct t5b_epilogue {
-    t5b_float type;          /* of the items; read only if something is added */
+    t5b_float type;          /* of the items, and who adds them: read only if */
+    const struct t5b_implementation *implementation; /* something is added */
     int accumulate;          /* 0 or 1 */
     t5b_matrix addend;       /* items; data NULL: none */
     t5b_matrix keep;         /* bytes; data NULL: none */
@@ -237,8 +238,8 @@ enum { T5B_MAX_COUNTED_BOUNDARIES = 32 };
  * boundaries, and neither them nor max_exact nor future_base beyond INT16_MAX. */
 int t5b_can_count(const t5b_scheme *scheme);
 
-/* The counting kernel for one set of processor features. All give the same
- * buckets; the caller chooses one, once. */
+/* What is written for one set of processor features. All give the same results;
+ * the caller chooses one, once. */
 typedef struct t5b_implementation {
     const char *name;         /* of the feature, or "portable" */
     int (*is_supported)(void); /* by the processor that this runs on: 0 or 1 */
@@ -253,6 +254,9 @@ typedef struct t5b_implementation {
     void (*count_buckets)(const t5b_scheme *scheme, const void *relative_position,
                           t5b_integer type, size_t count, size_t itemsize, int streaming,
                           void *items);
+
+    /* sum += addend, item by item, rounded. The two do not overlap. */
+    void (*add_items)(t5b_float type, void *sum, const void *addend, size_t count);
 } t5b_implementation;
 
 /* The implementations of this build, the best first and "portable" last; NULL

@@ -15,6 +15,20 @@ from t5bucket.capi cimport (
     t5b_write_pairs)
 
 
+cdef const t5b_implementation *choose_implementation(disabled):
+    cdef size_t index = 0
+    cdef const t5b_implementation *candidate = t5b_get_implementation(0)
+    while candidate.name.decode() in disabled or not candidate.is_supported():
+        index += 1
+        candidate = t5b_get_implementation(index)
+    return candidate
+
+
+# Chosen once, at import. "portable" runs everywhere and cannot be disabled.
+cdef const t5b_implementation *implementation = choose_implementation(
+    set(os.environ.get("T5BUCKET_DISABLE_CPU", "").replace(",", " ").split()) - {"portable"})
+
+
 # A typed memoryview would ask for the format, which bfloat16 does not have and
 # a copy by item size does not need: this asks for address, shape and strides.
 cdef class Buffer:
@@ -101,6 +115,7 @@ cdef class Epilogue:
         masked_item
     ):
         self.epilogue.type = <t5b_float>type_code
+        self.epilogue.implementation = implementation
         self.epilogue.accumulate = accumulate
         if addend is not None:
             self.addend = Buffer(addend)
@@ -249,20 +264,6 @@ def get_compiler():
     return t5b_get_compiler().decode()
 
 
-cdef const t5b_implementation *choose_implementation(disabled):
-    cdef size_t index = 0
-    cdef const t5b_implementation *candidate = t5b_get_implementation(0)
-    while candidate.name.decode() in disabled or not candidate.is_supported():
-        index += 1
-        candidate = t5b_get_implementation(index)
-    return candidate
-
-
-# Chosen once, at import. "portable" runs everywhere and cannot be disabled.
-cdef const t5b_implementation *implementation = choose_implementation(
-    set(os.environ.get("T5BUCKET_DISABLE_CPU", "").replace(",", " ").split()) - {"portable"})
-
-
 def get_implementation():
-    """Name of the implementation that counts buckets."""
+    """Name of the implementation that counts buckets and adds items."""
     return implementation.name.decode()

@@ -35,8 +35,25 @@ cdef extern from "t5bucket.h" nogil:
     ctypedef enum t5b_float:
         pass
 
+    ctypedef struct t5b_scheme:
+        int64_t max_exact
+        int64_t future_base
+        int bidirectional
+        const int64_t *boundaries
+        size_t num_boundaries
+
+    ctypedef struct t5b_implementation:
+        const char *name
+        int (*is_supported)() noexcept nogil
+        void (*count_buckets)(
+            const t5b_scheme *scheme, const void *relative_position, t5b_integer type,
+            size_t count, size_t itemsize, int streaming, void *items) noexcept nogil
+        void (*add_items)(
+            t5b_float type, void *sum, const void *addend, size_t count) noexcept nogil
+
     ctypedef struct t5b_epilogue:
         t5b_float type
+        const t5b_implementation *implementation
         int accumulate
         t5b_matrix addend
         t5b_matrix keep
@@ -71,21 +88,7 @@ cdef extern from "t5bucket.h" nogil:
         const t5b_epilogue *epilogue, size_t begin, size_t end, const t5b_matrix *gradient,
         double *sums) noexcept
 
-    ctypedef struct t5b_scheme:
-        int64_t max_exact
-        int64_t future_base
-        int bidirectional
-        const int64_t *boundaries
-        size_t num_boundaries
-
     int t5b_can_count(const t5b_scheme *scheme) noexcept
-
-    ctypedef struct t5b_implementation:
-        const char *name
-        int (*is_supported)() noexcept nogil
-        void (*count_buckets)(
-            const t5b_scheme *scheme, const void *relative_position, t5b_integer type,
-            size_t count, size_t itemsize, int streaming, void *items) noexcept nogil
 
     const t5b_implementation *t5b_get_implementation(size_t index) noexcept
 

@@ -171,7 +171,8 @@ static void test_epilogue(size_t query_length, size_t key_length, int masks, int
     int32_t *query_batches = malloc(NUM_BATCHES * query_length * sizeof *query_batches);
     double *scratch = malloc((query_length + key_length) * sizeof *scratch);
     double sums[7][NUM_HEADS], expected[7][NUM_HEADS];
-    t5b_epilogue epilogue = {T5B_FLOAT32, accumulate, {0}, {0}, {0}, {0}, &masked};
+    t5b_epilogue epilogue = {T5B_FLOAT32, t5b_get_implementation(0), accumulate, {0}, {0}, {0}, {0},
+                             &masked};
     const t5b_matrix matrix = {out, query_length, key_length, NUM_HEADS * head_stride, head_stride,
                                row};
     t5b_pairs positions = {T5B_INT32, query_batches, key, 0};

@@ -1,0 +1,37 @@
+/* implementations.h - functions that come in several variants: shared by the core, not installed.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ */
+#ifndef T5BUCKET_IMPLEMENTATIONS_H
+#define T5BUCKET_IMPLEMENTATIONS_H
+
+#include "t5bucket.h"
+
+#if defined(__GNUC__)
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#else
+#define ALWAYS_INLINE static inline
+#endif
+
+#if defined(__GNUC__) && defined(__x86_64__)
+#include <immintrin.h>
+#define HAS_AVX2 1
+#define AVX2 __attribute__((target("avx2,f16c")))
+#else
+#define HAS_AVX2 0
+#endif
+
+#define DECLARE_VARIANT(name) \
+    void t5b_count_buckets_##name(const t5b_scheme *scheme, const void *relative_position, \
+                                  t5b_integer type, size_t count, size_t itemsize, \
+                                  int streaming, void *items); \
+    void t5b_add_items_##name(t5b_float type, void *sum, const void *addend, size_t count);
+
+DECLARE_VARIANT(portable)
+#if HAS_AVX2
+DECLARE_VARIANT(avx2)
+#endif
+
+#undef DECLARE_VARIANT
+
+#endif
