@@ -1,6 +1,6 @@
-# instructions.py - count the instructions of three calls: a guard that noise cannot fool.
+# instructions.py - count the instructions of some calls: a guard that noise cannot fool.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Run three calls under valgrind's callgrind and compare with recorded figures.
+"""Run calls under valgrind's callgrind and compare with recorded figures.
 
     python benchmarks/instructions.py            fails if a call takes 10 % more
     python benchmarks/instructions.py --record   records what it counts
@@ -36,10 +36,20 @@ encoder = tb.RelativeAttentionBias(weight, tb.Buckets())
 positions = (np.arange(16384, dtype=np.int32) * 7919) % 601 - 300
 found = np.zeros(16384, np.int32)
 matrix = np.zeros((12, 512, 512), np.float32)
+batch = np.ones((2, 12, 256, 256), np.float32)
+padding = (np.arange(256) < np.array([256, 99])[:, None])[:, None, None]
+boxes = positions[:256] + 300
+one = {"num_threads": 1}
 calls = {
     "decode step 12 x 1 x 128": lambda: decoder.matrix(1, 128, query_offset=127),
     "16384 buckets int32": lambda: encoder.buckets(positions, dtype=np.int32, out=found),
-    "matrix float32 12 x 512 x 512": lambda: encoder.matrix(512, 512, out=matrix, num_threads=1),
+    "matrix float32 12 x 512 x 512": lambda: encoder.matrix(512, 512, out=matrix, **one),
+    "padding mask 2 x 12 x 256 x 256": lambda: encoder.matrix(
+        256, 256, mask=padding, out=batch, **one
+    ),
+    "matrix_at 12 x 256 x 256": lambda: encoder.matrix_at(boxes, out=batch[0], **one),
+    "add_to 2 x 12 x 256 x 256": lambda: encoder.add_to(batch, **one),
+    "weight_gradient 2 x 12 x 256 x 256": lambda: encoder.weight_gradient(batch, **one),
 }
 for call in calls.values():
     call()
@@ -49,6 +59,10 @@ REPEATS = {
     "decode step 12 x 1 x 128": 5_000,
     "16384 buckets int32": 2_000,
     "matrix float32 12 x 512 x 512": 100,
+    "padding mask 2 x 12 x 256 x 256": 50,
+    "matrix_at 12 x 256 x 256": 50,
+    "add_to 2 x 12 x 256 x 256": 50,
+    "weight_gradient 2 x 12 x 256 x 256": 50,
 }
 
 
@@ -84,7 +98,7 @@ def count_calls() -> dict[str, int]:
 
 def main() -> int:
     """Compare, or record; return the exit code."""
-    parser = argparse.ArgumentParser(description="Count the instructions of three calls.")
+    parser = argparse.ArgumentParser(description="Count the instructions of some calls.")
     parser.add_argument("--record", action="store_true", help="keep what is counted")
     options = parser.parse_args()
     counts = count_calls()
