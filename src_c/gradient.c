@@ -24,28 +24,48 @@ static const unsigned char *read_block(size_t itemsize, const row_block *block, 
     return (const unsigned char *)scratch;
 }
 
+/* Relative positions first, ..., first + count - 1: where a head's sums are not of the first
+ * or the last range alone. */
+typedef struct middle {
+    int64_t first;
+    size_t count;
+} middle;
+
+/* The part of d, ..., d + count - 1 that lies between the first range and the last one. */
+static middle find_middle(const t5b_table *table, int64_t d, size_t count)
+{
+    const size_t last = table->num_ranges - 1;
+    const size_t begin = count_until(table, 0, d, count);
+    const size_t end = last > 0 ? count_until(table, last - 1, d, count) : begin;
+    const middle found = {d + (int64_t)begin, end - begin};
+    return found;
+}
+
 /* Add items of consecutive relative positions from d on: those of the first and the last range,
  * which is most of a large matrix, to these ranges' sums, the others to their diagonals. */
 static void sum_run(const t5b_table *table, int64_t d, t5b_float type, const unsigned char *items,
-                    size_t count, double *diagonals, double *sums)
+                    size_t count, int64_t first, double *diagonals, double *sums)
 {
-    const size_t itemsize = get_float_nbytes(type), last = table->num_ranges - 1;
-    const size_t begin = count_until(table, 0, d, count);
-    const size_t end = last > 0 ? count_until(table, last - 1, d, count) : begin;
+    const size_t itemsize = get_float_nbytes(type);
+    const middle middle = find_middle(table, d, count);
+    const size_t begin = (size_t)(middle.first - d), end = begin + middle.count;
 
     sums[0] += sum_wide(type, items, begin);
-    add_wide(type, items + begin * itemsize, end - begin, diagonals + begin);
-    sums[last * table->num_heads] += sum_wide(type, items + end * itemsize, count - end);
+    if (middle.count > 0)
+        add_wide(type, items + begin * itemsize, middle.count,
+                 diagonals + (middle.first - first));
+    sums[(table->num_ranges - 1) * table->num_heads] +=
+        sum_wide(type, items + end * itemsize, count - end);
 }
 
-/* Add diagonals, of consecutive relative positions from d on, to a head's sums. */
-static void sum_ranges(const t5b_table *table, int64_t d, size_t count, const double *diagonals,
+/* Add diagonals to a head's sums. */
+static void sum_ranges(const t5b_table *table, const middle *middle, const double *diagonals,
                        double *sums)
 {
-    size_t begin = count_until(table, 0, d, count);
+    size_t begin = 0;
 
-    for (size_t range = 1; begin < count && range + 1 < table->num_ranges; range++) {
-        const size_t end = count_until(table, range, d, count);
+    for (size_t range = 1; begin < middle->count; range++) {
+        const size_t end = count_until(table, range, middle->first, middle->count);
         for (; begin < end; begin++)
             sums[range * table->num_heads] += diagonals[begin];
     }
@@ -55,34 +75,29 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
                        const t5b_epilogue *epilogue, size_t begin, size_t end,
                        const t5b_matrix *gradient, double *diagonals, double *sums)
 {
-    const size_t itemsize = get_float_nbytes(type), query_length = gradient->query_length;
-    /* Rows of one batch touch only some of the diagonals. */
-    const int is_one_batch = begin / query_length == (end - 1) / query_length;
-    const size_t top = is_one_batch ? begin % query_length : 0;
-    const size_t bottom = is_one_batch ? (end - 1) % query_length : query_length - 1;
-    const size_t length = bottom - top + gradient->key_length;
-    const int64_t lowest = first + (int64_t)(query_length - 1 - bottom);
+    const size_t itemsize = get_float_nbytes(type);
+    const size_t query_length = gradient->query_length, key_length = gradient->key_length;
+    const size_t last_query = query_length - 1;
+    const middle middle = find_middle(table, first, last_query + key_length);
     row_selection selection;
     uint64_t scratch[BLOCK_LENGTH];
 
     selection.is_set = 0;
     for (size_t head = 0; head < table->num_heads; head++) {
-        row_block block = first_block(gradient->key_length,
-                                      has_mask(epilogue) ? BLOCK_LENGTH : gradient->key_length);
-        memset(diagonals, 0, length * sizeof *diagonals);
+        row_block block = first_block(key_length, has_mask(epilogue) ? BLOCK_LENGTH : key_length);
+        memset(diagonals, 0, middle.count * sizeof *diagonals);
         do
             for (size_t row = begin; row < end; row++) {
                 move_to_row(&block, row, query_length);
-                const size_t diagonal = bottom - block.query + block.first;
-                sum_run(table, lowest + (int64_t)diagonal, type,
+                sum_run(table, first + (int64_t)(last_query - block.query + block.first), type,
                         read_block(itemsize, &block, head, gradient,
                                    get_selection(epilogue, &block, head, itemsize, NULL,
                                                  &selection),
                                    scratch),
-                        block.count, diagonals + diagonal, sums + head);
+                        block.count, middle.first, diagonals, sums + head);
             }
         while (next_block(&block, 0));
-        sum_ranges(table, lowest, length, diagonals, sums + head);
+        sum_ranges(table, &middle, diagonals, sums + head);
     }
 }
 

@@ -22,7 +22,7 @@
  *     twice as fast for an output that the last-level cache does not hold, and
  *     slower for one that it does.
  *   - Results do not depend on the compiler, the platform or the split of the
- *     work into calls.
+ *     work into calls, except for the payload of a NaN that two NaNs add up to.
  */
 #ifndef T5BUCKET_H
 #define T5BUCKET_H
@@ -82,7 +82,8 @@ typedef enum t5b_integer {
     T5B_UINT64 = 8
 } t5b_integer;
 
-/* Where a matrix of shape (batch, num_heads, query_length, key_length) stands.
+/* Where a matrix of shape (batch, num_heads, query_length, key_length) stands,
+ * both lengths at least 1.
  * Keys are adjacent; the other strides are free, in bytes, and 0 where all
  * batches, heads or queries share a row. */
 typedef struct t5b_matrix {
@@ -200,8 +201,8 @@ void t5b_write_pairs(const t5b_table *table, const t5b_pairs *positions,
 /* The part of rows begin, ..., end - 1, for consecutive positions; `first` is the
  * relative position of the last query and key 0.
  *
- * diagonals   scratch, query_length + key_length - 1 numbers; for rows of one
- *             batch end - begin + key_length - 1
+ * diagonals   scratch, a number for each relative position of the matrix that is
+ *             neither in the first range nor in the last one
  */
 void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
                        const t5b_epilogue *epilogue, size_t begin, size_t end,

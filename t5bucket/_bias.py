@@ -339,7 +339,8 @@ class RelativeAttentionBias:
             At most so many threads; None chooses by size.
         accumulate : bool, optional
             Add to what `out` holds, before the masks; `out` may have more batch
-            axes. So biases of several axes are summed without a temporary.
+            axes. So biases of several axes are summed without a temporary, if the
+            keys of `out` are adjacent.
 
         Returns
         -------
@@ -653,15 +654,16 @@ class RelativeAttentionBias:
         """
         names = ("query_positions", "key_positions")
         query, key, batch_shape = check_pair(names, query_positions, key_positions)
+        shape = (self._num_heads, query.shape[-1], key.shape[-1])
+        gradient = _checks.as_array("gradient", gradient)
+        if gradient.ndim >= 3 and gradient.shape[-3] == shape[0] and gradient.shape[-3:] != shape:
+            raise ValueError(
+                f"gradient must have shape (..., {shape[0]}, {shape[1]}, {shape[2]}), "
+                f"got {gradient.shape}"
+            )
         gradient, masks = self._check_gradient(
             gradient, batch_shape, causal, mask, segment_ids, key_segment_ids
         )
-        lengths = (query.shape[-1], key.shape[-1])
-        if gradient.shape[-2:] != lengths:
-            raise ValueError(
-                f"gradient must have shape (..., {self._num_heads}, {lengths[0]}, {lengths[1]}), "
-                f"got {gradient.shape}"
-            )
         num_threads = _checks.num_threads(num_threads)
         factor = self._factor(scale)
         sums = sum_pairs(self._table, gradient, query, key, num_threads, masks)
@@ -708,7 +710,7 @@ class RelativeAttentionBias:
         factor = self._factor(scale)
         if factor is None:
             return self._table
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             return self._table.map_items(
                 lambda items: (items.astype(factor.dtype) * factor).astype(self._dtype)
             )
@@ -718,9 +720,9 @@ class RelativeAttentionBias:
         gradient = np.zeros((self._buckets.num_buckets, self._num_heads))
         np.add.at(gradient, self._buckets._rule.buckets, sums)
         if factor is not None:
-            gradient *= factor
-        with np.errstate(over="ignore"):
-            gradient = gradient.astype(self._dtype)
+            with np.errstate(all="ignore"):
+                gradient *= factor
+        gradient = _checks.round_floats(gradient, self._dtype)
         return np.ascontiguousarray(gradient.T) if self._heads_first else gradient
 
     def __repr__(self) -> str:

@@ -47,15 +47,15 @@ def flag(name: str, value: Any) -> bool:
 def real(name: str, value: Any) -> float:
     """Check a real number, of Python or NumPy."""
     try:
-        if isinstance(value, bool | np.bool_ | str | bytes) or np.ndim(value) != 0:
-            raise TypeError
-        if np.iscomplexobj(value):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+        array = np.asarray(value)
+        is_real = array.dtype.kind in "iuf" or array.dtype.name in FLOATS or type(value) is int
+        if is_real and array.ndim == 0:
+            return float(value)
     except OverflowError:
         raise ValueError(f"{name} must fit in float64, got {value}") from None
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(f"{name} must be a real number, got {value!r}")
 
 
 def num_threads(value: Any) -> int | None:
@@ -94,6 +94,8 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
         return np.asarray(value)
     except ValueError:  # nested lists of different lengths
         raise ValueError(f"{name} must be an array, got {value!r}") from None
+    except (TypeError, RuntimeError) as error:  # a tensor that requires a gradient, for one
+        raise TypeError(f"{name} must be an array, got {type(value).__name__} ({error})") from None
 
 
 def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
@@ -175,12 +177,12 @@ def num_rows(weight: NDArray[Any], heads_first: bool, bidirectional: bool) -> in
 
 def tile(value: Any) -> tuple[int, int]:
     """Check the rows and columns of a tile; one number is both."""
-    if isinstance(value, tuple | list):
-        if len(value) != 2:
-            raise ValueError(f"tile must be an integer or (rows, columns), got {value!r}")
+    if not isinstance(value, tuple | list):
+        rows = columns = value
+    elif len(value) == 2:
         rows, columns = value
     else:
-        rows = columns = value
+        raise ValueError(f"tile must be an integer or (rows, columns), got {value!r}")
     return integer("tile", rows, 1), integer("tile", columns, 1)
 
 
@@ -215,9 +217,35 @@ def output(
 
 def same_dtype(name: str, array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Check that an array has a dtype, in any byte order."""
-    if array.dtype.newbyteorder("=") != dtype:
+    if array.dtype.name != dtype.name:
         raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
     return array if type(array) is np.ndarray else array.view(np.ndarray)
+
+
+def round_floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Convert floats, rounding once; beyond the type's ends they are infinite."""
+    with np.errstate(all="ignore"):
+        if dtype.name != "bfloat16" or array.dtype != np.float64:
+            return array.astype(dtype, copy=False)
+        # By way of float32, whose last bit keeps that there was a rest: "round to odd".
+        single = array.astype(np.float32)
+        bits = single.view(np.uint32)
+        bits -= np.abs(single) > np.abs(array)
+        bits |= single.astype(np.float64) != array
+        return single.astype(dtype)
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape that all broadcast to, of any number of axes and size; None if none."""
+    num_axes = max(map(len, shapes), default=0)
+    padded = [(1,) * (num_axes - len(shape)) + shape for shape in shapes]
+    result = []
+    for sizes in zip(*padded, strict=True):
+        others = set(sizes) - {1}
+        if len(others) > 1:
+            return None
+        result.append(others.pop() if others else 1)
+    return tuple(result)
 
 
 def allocate(

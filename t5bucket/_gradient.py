@@ -34,6 +34,8 @@ def sum_matrix(
     -------
     ndarray of float64, shape (num_ranges, num_heads)
     """
+    if gradient.size == 0:
+        return np.zeros((table.num_ranges, gradient.shape[-3]))
     query_length, key_length = gradient.shape[-2:]
     causal = None
     if masks is not None and masks.causal:
@@ -43,9 +45,8 @@ def sum_matrix(
     flat = _flatten(gradient)
     epilogue = None if masks is None else masks.flatten(causal).epilogue(len(flat))
     rows = _divide(flat)
-    longest = max((end - begin for begin, end in rows), default=0)
-    length = min(longest, query_length) + key_length - 1
-    scratch = allocate((len(rows), max(0, length)), np.dtype(np.float64))
+    length = min(num_diagonals, table.num_middle)
+    scratch = allocate((len(rows), length), np.dtype(np.float64))
     code = type_code(flat.dtype)
     add = partial(table.core.sum_diagonals, first, code, epilogue, flat)
     adders = [partial(add, diagonals) for diagonals in scratch]
@@ -61,6 +62,9 @@ def sum_pairs(
     masks: Masks | None,
 ) -> NDArray[np.float64]:
     """Sum a gradient ``(..., num_heads, q, k)`` of positions that are data by range."""
+    total = np.zeros((table.num_ranges, gradient.shape[-3]))
+    if gradient.size == 0:
+        return total
     batch_shape = gradient.shape[:-3]
     positions = Pairs(
         flatten_batch(query_positions, batch_shape), flatten_batch(key_positions, batch_shape)
@@ -70,8 +74,7 @@ def sum_pairs(
     if masks is not None:
         flat_masks = masks.flatten(positions if masks.causal else None)
     code = type_code(flat.dtype)
-    total = np.zeros((table.num_ranges, flat.shape[-3]))
-    for part in parts_of_pairs(positions, flat.shape) if flat.size else ():
+    for part in parts_of_pairs(positions, flat.shape):
         piece = flat[part.batch, :, part.query, part.key]
         pairs = positions.part(*part).for_kernel(len(piece))
         epilogue = None if flat_masks is None else flat_masks.part(*part).epilogue(len(piece))
@@ -85,13 +88,11 @@ def _flatten(gradient: NDArray[Any]) -> NDArray[Any]:
     """View, or copy, a gradient as (batch, num_heads, q, k), its keys adjacent."""
     if not is_direct(gradient):
         gradient = np.require(gradient, gradient.dtype.newbyteorder("="), ["C", "ALIGNED"])
-    return gradient.reshape(-1, *gradient.shape[-3:]) if gradient.size else gradient
+    return gradient.reshape(-1, *gradient.shape[-3:])
 
 
 def _divide(gradient: NDArray[Any]) -> list[tuple[int, int]]:
     """Parts of the rows of all batches: of some whole batches, or of one."""
-    if gradient.size == 0:
-        return []
     num_batches, _, query_length, _ = gradient.shape
     num_rows = num_batches * query_length
     part_nbytes = max(PART_NBYTES, gradient.nbytes // MAX_PARTS)
@@ -121,4 +122,5 @@ def _sum_parts(
             adders[part](sums[part], *rows[part])
 
     run(work, len(rows), gradient.nbytes, num_threads)
-    return table.join_ranges(sums.sum(axis=0))
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return table.join_ranges(sums.sum(axis=0))

@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _core
-from t5bucket._checks import FLOATS, as_array, finite_minimum, flag, is_direct, real
+from t5bucket._checks import (
+    FLOATS,
+    as_array,
+    broadcast,
+    finite_minimum,
+    flag,
+    is_direct,
+    real,
+    round_floats,
+)
 from t5bucket._positions import Pairs, check_pair, flatten_batch
 
 EVERY = slice(None)
@@ -141,12 +150,7 @@ class Masks:
         return query, key
 
     def _set_mask(self, mask: NDArray[Any]) -> None:
-        own_shape = mask.shape[-3:]
-        try:
-            fits = np.broadcast_shapes(own_shape, self.shape) == self.shape
-        except ValueError:
-            fits = False
-        if not fits:
+        if broadcast(mask.shape[-3:], self.shape) != self.shape:
             shape = ", ".join(map(str, self.shape))
             raise ValueError(f"mask must broadcast to (..., {shape}), got shape {mask.shape}")
         self._join_batch("mask", mask.shape[:-3])
@@ -156,13 +160,13 @@ class Masks:
             self._addend = mask
 
     def _join_batch(self, name: str, batch_shape: tuple[int, ...]) -> None:
-        try:
-            self.batch_shape = np.broadcast_shapes(self.batch_shape, batch_shape)
-        except (ValueError, RuntimeError):  # RuntimeError: more axes than NumPy has
+        joined = broadcast(self.batch_shape, batch_shape)
+        if joined is None:
             raise ValueError(
                 f"{name} must broadcast with a batch of shape {self.batch_shape}, "
                 f"got a batch of shape {batch_shape}"
-            ) from None
+            )
+        self.batch_shape = joined
 
 
 class FlatMasks:
@@ -230,8 +234,7 @@ def _check_mask(mask: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
         raise TypeError(
             f"mask must be boolean (true = attend) or additive floats, got dtype {array.dtype}"
         )
-    with np.errstate(over="ignore"):  # float32's minimum is -inf in float16
-        return array.astype(dtype, copy=False)  # in native byte order
+    return round_floats(array, dtype)  # in native byte order
 
 
 def _check_masked_value(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -239,8 +242,7 @@ def _check_masked_value(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if value is None:
         return finite_minimum(dtype)
     number = real("masked_value", value)
-    with np.errstate(over="ignore"):
-        item = np.array([number]).astype(dtype)
+    item = round_floats(np.array([number]), dtype)
     if math.isnan(number) or (math.isfinite(number) and not math.isfinite(float(item[0]))):
         raise ValueError(f"masked_value must fit in {dtype}, got {value}")
     return item

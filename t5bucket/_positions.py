@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _core
-from t5bucket._checks import INT64_MAX, INT64_MIN, integers
+from t5bucket._checks import INT64_MAX, INT64_MIN, broadcast, integers
 
 INT32_RANGE = 2**30  # the kernels take positions in [0, 2^30) as int32
 
@@ -22,13 +22,12 @@ def check_pair(
     """
     query = _with_axis(names[0], query)
     key = query if key is None else _with_axis(names[1], key)
-    try:
-        batch_shape = np.broadcast_shapes(query.shape[:-1], key.shape[:-1])
-    except (ValueError, RuntimeError):  # RuntimeError: more axes than NumPy has
+    batch_shape = broadcast(query.shape[:-1], key.shape[:-1])
+    if batch_shape is None:
         raise ValueError(
             f"{names[1]} must broadcast with {names[0]} of shape {query.shape} "
             f"on all axes but the last, got shape {key.shape}"
-        ) from None
+        )
     return query, key, batch_shape
 
 

@@ -20,6 +20,8 @@ from t5bucket._threads import PART_NBYTES, run
 # A table with an item for each token where the rule changes is read by index, if
 # it stays within a second-level cache; a larger one is searched.
 MAX_INDEXED_NBYTES = 1 << 20
+# The kernel of pairs counts bytes in 32 bits.
+MAX_PAIRS_NBYTES = 2**32 - 1
 # Longer rows are filled in pieces, so that Ctrl-C is answered.
 MAX_ROW_LENGTH = 1 << 22
 # Larger outputs are written past the caches. Copying rows on a processor with a
@@ -52,6 +54,8 @@ class RelativeTable:
         The kernels' table. Its ranges are the rule's, or, if it is indexed, tokens.
     num_ranges, num_core_ranges : int
         Of the rule and of `core`.
+    num_middle : int
+        Relative positions that are neither in the first range nor in the last one.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class RelativeTable:
         indexed_length = starts[-1] - starts[0] + 2
         indexed_nbytes = indexed_length * len(items) * items.itemsize
         self._is_indexed = len(starts) > 1 and indexed_nbytes <= MAX_INDEXED_NBYTES
+        self.num_middle = starts[-1] - starts[0]
         self.num_ranges = items.shape[1]
         self.num_core_ranges = indexed_length if self._is_indexed else self.num_ranges
         self.core = self._make_table()
@@ -80,6 +85,11 @@ class RelativeTable:
             stride = 1 << max(4, (num_heads * items.itemsize - 1).bit_length())
             padding = stride // items.itemsize - num_heads
             items = np.pad(items, ((0, padding), (0, 0))).T.copy()
+            if max(self.num_core_ranges, self.num_ranges) * stride > MAX_PAIRS_NBYTES:
+                raise MemoryError(
+                    f"weight must take at most {MAX_PAIRS_NBYTES} bytes for positions that are "
+                    f"data, got {self.num_core_ranges * stride}"
+                )
         if not self._is_indexed:
             return _core.Table(items, self._rule.starts, 0, num_heads)
         items = np.repeat(items, self._widths, axis=0 if num_heads else 1)
@@ -312,7 +322,10 @@ def _streams(out: NDArray[Any], is_new: bool) -> bool:
 
 def _is_flat(out: NDArray[Any]) -> bool:
     """Whether a kernel can write ``out`` with one stride for all batch axes."""
-    return is_direct(out) and (out.ndim <= 4 or out.flags.c_contiguous)
+    batches = range(out.ndim - 4)
+    return is_direct(out) and all(
+        out.strides[axis] == out.strides[axis + 1] * out.shape[axis + 1] for axis in batches
+    )
 
 
 def _is_plain(array: NDArray[Any]) -> bool:

@@ -301,6 +301,18 @@ def test_add_to_leaves_what_lies_around_alone() -> None:
     assert (memory == 7).all()
 
 
+def test_scores_whose_batch_axes_are_one_are_not_copied() -> None:
+    bias = tb.RelativeAttentionBias(np.ones((32, 2), np.float32), tb.Buckets())
+    scores = np.zeros((3, 2, 2, 300, 308), np.float32)[..., :300]
+    bias.add_to(scores)
+    tracemalloc.start()
+    bias.add_to(scores)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (scores == 2).all()
+    assert peak < scores.nbytes / 10
+
+
 # ---- positions that are data ----
 
 

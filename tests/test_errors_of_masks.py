@@ -15,6 +15,14 @@ BIAS: Any = tb.RelativeAttentionBias(np.ones((32, 2), np.float32), BUCKETS)
 HALF = tb.RelativeAttentionBias(np.ones((32, 2), np.float16), BUCKETS)
 GRADIENT = np.ones((2, 4, 5), np.float32)
 
+
+class Refusing:
+    """As a tensor that requires a gradient."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("no array")
+
+
 Case = tuple[Callable[[], Any], type[Exception], str]
 
 
@@ -150,6 +158,32 @@ MASKED: list[Case] = [
             ),
         )
     ],
+    (lambda: BIAS.matrix(2**40, 2**40, mask=[True]), MemoryError, "must fit in memory"),
+    (
+        lambda: BIAS.weight_gradient_at(GRADIENT, [0] * 4, [0] * 4, mask=np.ones(4, bool)),
+        ValueError,
+        "gradient must have shape (..., 2, 4, 4), got (2, 4, 5)",
+    ),
+    (
+        lambda: BIAS.matrix(1, 2, mask=Refusing()),
+        TypeError,
+        "mask must be an array, got Refusing (no array)",
+    ),
+    (
+        lambda: BIAS.matrix(1, 2, scale=Refusing()),
+        TypeError,
+        "scale must be a real number, got <",
+    ),
+    (
+        lambda: BIAS.matrix(2, 2, masked_value=np.array("3")),
+        TypeError,
+        "masked_value must be a real number, got array('3'",
+    ),
+    (
+        lambda: BIAS.matrix(2, 2, masked_value=np.array(True)),
+        TypeError,
+        "masked_value must be a real number, got array(True)",
+    ),
     (
         lambda: HALF.matrix(2, 2, causal=True, masked_value=-1e9),
         ValueError,

@@ -1,7 +1,9 @@
 # test_gradients.py - gradients of the weight: sums, adjoints, finite differences and autograd.
 # SPDX-License-Identifier: BSD-3-Clause
+import tracemalloc
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import reference
@@ -280,3 +282,63 @@ def test_numbers_behind_a_mask_do_not_count_even_if_they_are_no_numbers() -> Non
 def test_gradients_beyond_the_type_are_infinite() -> None:
     bias = tb.RelativeAttentionBias(np.zeros((32, 1), np.float16), tb.Buckets())
     assert bias.weight_gradient(np.full((1, 300, 300), 60000, np.float16))[15] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("shape", "masks"),
+    [
+        ((0, 2, 4, 5), {"mask": np.ones((0, 1, 1, 5), bool)}),
+        ((2, 3, 2, 0, 5), {"segment_ids": np.zeros((2, 3, 0), int), "key_segment_ids": [0] * 5}),
+        ((2, 0, 2, 4, 5), {"segment_ids": np.zeros((2, 0, 4), int), "key_segment_ids": [0] * 5}),
+        ((2, 4, 0), {"causal": True}),
+    ],
+)
+def test_gradients_without_pairs_are_zero(shape: tuple[int, ...], masks: dict[str, Any]) -> None:
+    bias = tb.RelativeAttentionBias(np.ones((32, 2)), tb.Buckets())
+    gradient = np.zeros(shape)
+    query, key = np.arange(shape[-2]), np.arange(shape[-1])
+    for found in (
+        bias.weight_gradient(gradient, **masks),
+        bias.weight_gradient_at(gradient, query, key, **masks),
+    ):
+        assert np.array_equal(found, np.zeros((32, 2)))
+
+
+def test_sums_are_rounded_once_to_bfloat16() -> None:
+    bias = tb.RelativeAttentionBias(np.zeros((32, 1), ml_dtypes.bfloat16), tb.Buckets())
+    for numbers, expected in (
+        ([1, 2**-8, 2**-40], 1 + 2**-7),  # above the middle by a bit that float32 has not
+        ([1, 2**-8, 0], 1),  # the middle itself: to even
+        ([-1, -(2**-8), -(2**-40)], -1 - 2**-7),
+        ([1, 2**-8, -(2**-40)], 1),
+        ([3.3895313892515355e38] * 3, np.inf),
+    ):
+        gradient = np.diag(numbers).astype(ml_dtypes.bfloat16)[None]
+        assert float(bias.weight_gradient(gradient)[0, 0]) == expected
+
+
+def test_no_number_is_worth_a_warning() -> None:
+    for weight, factor in ((np.inf, 0), (1e38, 1e5), (1e-38, 1e-30)):
+        bias = tb.RelativeAttentionBias(np.full((32, 1), weight, np.float32), tb.Buckets())
+        bias.matrix(2, 2, scale=factor)
+    bias = tb.RelativeAttentionBias(np.ones((32, 1)), tb.Buckets())
+    bias.weight_gradient(np.full((1, 3, 3), np.inf), scale=0)
+    bias.weight_gradient(np.full((1, 3, 3), 1e308), scale=10)
+    both = np.full((2, 1, 1, 1 << 21), np.inf)
+    both[1] = -np.inf
+    assert np.isnan(bias.weight_gradient(both)[31, 0])
+    with np.errstate(all="raise"):
+        half = tb.RelativeAttentionBias(np.full((32, 1), 1e-7, np.float16), tb.Buckets())
+        half.matrix(2, 2, scale=1e-3, mask=np.full(2, 1e-10, np.float32), masked_value=1e-10)
+        half.weight_gradient(np.full((1, 2, 2), 1e-7, np.float16), scale=1e-3)
+
+
+def test_a_few_long_rows_need_no_memory_of_their_own() -> None:
+    bias = tb.RelativeAttentionBias(np.zeros((32, 1), np.float16), tb.Buckets())
+    gradient = np.ones((8, 1, 1, 1 << 20), np.float16)
+    bias.weight_gradient(gradient)
+    tracemalloc.start()
+    bias.weight_gradient(gradient)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < gradient.nbytes / 4
