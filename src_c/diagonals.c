@@ -96,7 +96,8 @@ static void copy_rows(const window_rows *windows, size_t num_heads, size_t begin
     for (size_t head = 0; head < num_heads; head++)
         for (size_t row = begin; row < end; row++) {
             move_to_row(&block, row, matrix->query_length);
-            write_row(get_row(matrix, &block, head), get_window(windows, head, block.query),
+            const bytes window = {get_window(windows, head, block.query), NULL, NULL};
+            write_row(get_row(matrix, &block, head), &window,
                       matrix->key_length * windows->itemsize, streaming);
         }
 }
@@ -119,10 +120,7 @@ static void finish_rows(const window_rows *windows, const t5b_epilogue *epilogue
             for (size_t head = first_head; head < end_head; head++)
                 finish_block(epilogue, &block, head,
                              get_window(windows, head, block.query) + block.first * itemsize,
-                             itemsize,
-                             get_selection(epilogue, &block, head, itemsize,
-                                           epilogue->masked_item, &selection),
-                             streaming, matrix);
+                             itemsize, &selection, streaming, matrix);
         }
     while (next_block(&block, get_line_length(itemsize)));
 }
@@ -136,6 +134,7 @@ void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_head
                                  (last_query + matrix->key_length) * itemsize, last_query};
     const size_t group_length = has_mask(epilogue) ? MASKED_HEADS : 1;
 
+    assert(matrix->query_length > 0 && matrix->key_length > 0);
     if (!epilogue)
         copy_rows(&windows, num_heads, begin, end, streaming, matrix);
     else

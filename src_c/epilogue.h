@@ -6,7 +6,7 @@
  * They overlap by a line of memory, so that each head can stop and go on where a
  * line of its own begins: one that is written in two pieces costs as much as several.
  *
- *     keys                0 ............ 495 ... 511 ........... 1007
+ *     keys                0 ........... 1007 .. 1023 .......... 2031
  *     first block         [                         )
  *     second block                       [                           )
  *     a head's part       [                     )[              ...
@@ -77,35 +77,28 @@ static inline int has_mask(const t5b_epilogue *epilogue)
     return epilogue && (epilogue->keep.data || epilogue->segments.query || epilogue->causal.query);
 }
 
-#define HIDE(type, RELATION) \
+#define HIDE(type) \
     { \
-        const type query = ((const type *)pairs->query)[block->row]; \
-        const type *key = (const type *)pairs->key + keys; \
+        const type query = ((const type *)pairs->query)[query_index]; \
+        const type *key = (const type *)pairs->key + key_index; \
         for (size_t i = 0; i < block->count; i++) \
-            visible[i] &= key[i] RELATION query; \
+            visible[i] &= is_causal ? key[i] <= query : key[i] == query; \
     }
 
-#define HIDE_UNLESS(RELATION) \
-    const size_t keys = block->batch * pairs->key_batch_stride + block->first; \
-    if (pairs->type == T5B_INT32) \
-        HIDE(int32_t, RELATION) \
-    else \
-        HIDE(int64_t, RELATION)
-
-static inline void hide_other_segments(const t5b_pairs *pairs, const row_block *block,
-                                       unsigned char *visible)
+/* Hide the keys of the future, or those of other segments. */
+ALWAYS_INLINE void hide(const t5b_pairs *pairs, const row_block *block, int is_causal,
+                        unsigned char *visible)
 {
-    HIDE_UNLESS(==)
-}
+    const size_t query_index = block->batch * pairs->query_batch_stride + block->query;
+    const size_t key_index = block->batch * pairs->key_batch_stride + block->first;
 
-static inline void hide_future(const t5b_pairs *pairs, const row_block *block,
-                               unsigned char *visible)
-{
-    HIDE_UNLESS(<=)
+    if (pairs->type == T5B_INT32)
+        HIDE(int32_t)
+    else
+        HIDE(int64_t)
 }
 
 #undef HIDE
-#undef HIDE_UNLESS
 
 #define EXPAND(type) \
     { \
@@ -144,34 +137,41 @@ static inline void select_block(const t5b_epilogue *epilogue, const row_block *b
         memset(visible, 1, block->count);
     }
     if (epilogue->segments.query)
-        hide_other_segments(&epilogue->segments, block, visible);
+        hide(&epilogue->segments, block, 0, visible);
     if (epilogue->causal.query)
-        hide_future(&epilogue->causal, block, visible);
+        hide(&epilogue->causal, block, 1, visible);
     expand_visible(visible, block->count, itemsize, masked_item, selection);
 }
 
-/* Join the masks of a block, unless `selection`, zeroed at first, is already theirs. The
- * masked item is 0 if masked_item is NULL. Returns NULL if there is no mask. */
-static inline const row_selection *get_selection(const t5b_epilogue *epilogue,
-                                                 const row_block *block, size_t head,
-                                                 size_t itemsize, const void *masked_item,
-                                                 row_selection *selection)
+/* Join the masks of a block, unless the selection, whose is_set was 0 at first, is already
+ * theirs. The masked item is 0 if masked_item is NULL. */
+static inline void update_selection(const t5b_epilogue *epilogue, const row_block *block,
+                                    size_t head, size_t itemsize, const void *masked_item,
+                                    row_selection *selection)
 {
-    if (!has_mask(epilogue))
-        return NULL;
     const int is_by_query =
         epilogue->keep.query_stride != 0 || epilogue->segments.query || epilogue->causal.query;
     const size_t row = is_by_query ? block->row : block->batch;
     const size_t own_head = epilogue->keep.head_stride != 0 ? head : 0;
-    if (!selection->is_set || selection->row != row || selection->first != block->first ||
-        selection->head != own_head) {
-        select_block(epilogue, block, own_head, itemsize, masked_item, selection);
-        selection->is_set = 1;
-        selection->row = row;
-        selection->first = block->first;
-        selection->head = own_head;
-    }
-    return selection;
+
+    if (selection->is_set && selection->row == row && selection->first == block->first &&
+        selection->head == own_head)
+        return;
+    select_block(epilogue, block, own_head, itemsize, masked_item, selection);
+    selection->is_set = 1;
+    selection->row = row;
+    selection->first = block->first;
+    selection->head = own_head;
+}
+
+/* What to write of items: the selected ones, from `skipped` bytes on. */
+static inline bytes get_bytes(const void *items, const row_selection *selection, size_t skipped)
+{
+    const bytes plain = {(const unsigned char *)items, NULL, NULL};
+    const bytes selected = {(const unsigned char *)items,
+                            (const unsigned char *)selection->keep + skipped,
+                            (const unsigned char *)selection->other + skipped};
+    return selection->is_set ? selected : plain;
 }
 
 /* ---- a head's part of a block ------------------------------------------- */
@@ -182,13 +182,9 @@ static inline size_t floor_line(const unsigned char *row, size_t key, size_t ite
     return key - (uintptr_t)(row + key * itemsize) % LINE_NBYTES / itemsize;
 }
 
-/* Write a block of items to a head's row.
- *
- * items       of keys block->first and on
- * selection   of the same keys, or NULL
- */
+/* Write a block of items, of keys block->first and on, to a head's row. */
 static inline void finish_block(const t5b_epilogue *epilogue, const row_block *block, size_t head,
-                                const void *items, size_t itemsize, const row_selection *selection,
+                                const void *items, size_t itemsize, row_selection *selection,
                                 int streaming, const t5b_matrix *matrix)
 {
     const size_t first = block->first, end = first + block->count;
@@ -201,23 +197,26 @@ static inline void finish_block(const t5b_epilogue *epilogue, const row_block *b
     unsigned char *target = row + from * itemsize;
     uint64_t scratch[BLOCK_LENGTH];
 
+    if (has_mask(epilogue))
+        update_selection(epilogue, block, head, itemsize, epilogue->masked_item, selection);
     if (epilogue && (epilogue->accumulate || epilogue->addend.data)) {
-        unsigned char *sum = selection || streaming ? (unsigned char *)scratch : target;
+        const int is_in_place = !selection->is_set && !streaming;
+        unsigned char *sum = is_in_place ? target : (unsigned char *)scratch;
         const unsigned char *first_term = epilogue->accumulate ? target : value;
         if (sum != first_term)
             memcpy(sum, first_term, nbytes);
         if (epilogue->accumulate)
             epilogue->implementation->add_items(epilogue->type, sum, value, to - from);
         if (epilogue->addend.data)
-            epilogue->implementation->add_items(epilogue->type, sum,
-                      get_row(&epilogue->addend, block, head) + from * itemsize, to - from);
+            epilogue->implementation->add_items(
+                epilogue->type, sum,
+                get_row(&epilogue->addend, block, head) + from * itemsize, to - from);
         value = sum;
     }
-    if (selection)
-        write_selected_row(target, value, (const unsigned char *)selection->keep + skipped,
-                           (const unsigned char *)selection->other + skipped, nbytes, streaming);
-    else if (value != target)
-        write_row(target, value, nbytes, streaming);
+    if (value != target) {
+        const bytes written = get_bytes(value, selection, skipped);
+        write_row(target, &written, nbytes, streaming);
+    }
 }
 
 #endif

@@ -11,33 +11,37 @@
 #include "table.h"
 
 /* A head's gradient in a block; 0 where it is masked, by way of `scratch`. */
-static const unsigned char *read_block(size_t itemsize, const row_block *block, size_t head,
-                                       const t5b_matrix *gradient,
-                                       const row_selection *selection, uint64_t *scratch)
+static const unsigned char *read_block(t5b_float type, const t5b_epilogue *epilogue,
+                                       const row_block *block, size_t head,
+                                       const t5b_matrix *gradient, row_selection *selection,
+                                       uint64_t *scratch)
 {
+    const size_t itemsize = get_float_nbytes(type);
     const unsigned char *items = get_row(gradient, block, head) + block->first * itemsize;
+    bytes selected;
 
-    if (!selection)
+    if (!has_mask(epilogue))
         return items;
-    select_row((unsigned char *)scratch, items, (const unsigned char *)selection->keep,
-               (const unsigned char *)selection->other, block->count * itemsize);
+    update_selection(epilogue, block, head, itemsize, NULL, selection);
+    selected = get_bytes(items, selection, 0);
+    write_bytes((unsigned char *)scratch, &selected, 0, block->count * itemsize);
     return (const unsigned char *)scratch;
 }
 
 /* Relative positions first, ..., first + count - 1: where a head's sums are not of the first
  * or the last range alone. */
-typedef struct middle {
+typedef struct middle_positions {
     int64_t first;
     size_t count;
-} middle;
+} middle_positions;
 
 /* The part of d, ..., d + count - 1 that lies between the first range and the last one. */
-static middle find_middle(const t5b_table *table, int64_t d, size_t count)
+static middle_positions find_middle(const t5b_table *table, int64_t d, size_t count)
 {
     const size_t last = table->num_ranges - 1;
     const size_t begin = count_until(table, 0, d, count);
     const size_t end = last > 0 ? count_until(table, last - 1, d, count) : begin;
-    const middle found = {d + (int64_t)begin, end - begin};
+    const middle_positions found = {d + (int64_t)begin, end - begin};
     return found;
 }
 
@@ -47,7 +51,7 @@ static void sum_run(const t5b_table *table, int64_t d, t5b_float type, const uns
                     size_t count, int64_t first, double *diagonals, double *sums)
 {
     const size_t itemsize = get_float_nbytes(type);
-    const middle middle = find_middle(table, d, count);
+    const middle_positions middle = find_middle(table, d, count);
     const size_t begin = (size_t)(middle.first - d), end = begin + middle.count;
 
     sums[0] += sum_wide(type, items, begin);
@@ -59,7 +63,7 @@ static void sum_run(const t5b_table *table, int64_t d, t5b_float type, const uns
 }
 
 /* Add diagonals to a head's sums. */
-static void sum_ranges(const t5b_table *table, const middle *middle, const double *diagonals,
+static void sum_ranges(const t5b_table *table, const middle_positions *middle, const double *diagonals,
                        double *sums)
 {
     size_t begin = 0;
@@ -75,13 +79,13 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
                        const t5b_epilogue *epilogue, size_t begin, size_t end,
                        const t5b_matrix *gradient, double *diagonals, double *sums)
 {
-    const size_t itemsize = get_float_nbytes(type);
     const size_t query_length = gradient->query_length, key_length = gradient->key_length;
     const size_t last_query = query_length - 1;
-    const middle middle = find_middle(table, first, last_query + key_length);
+    const middle_positions middle = find_middle(table, first, last_query + key_length);
     row_selection selection;
     uint64_t scratch[BLOCK_LENGTH];
 
+    assert(query_length > 0 && key_length > 0);
     selection.is_set = 0;
     for (size_t head = 0; head < table->num_heads; head++) {
         row_block block = first_block(key_length, has_mask(epilogue) ? BLOCK_LENGTH : key_length);
@@ -90,10 +94,7 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
             for (size_t row = begin; row < end; row++) {
                 move_to_row(&block, row, query_length);
                 sum_run(table, first + (int64_t)(last_query - block.query + block.first), type,
-                        read_block(itemsize, &block, head, gradient,
-                                   get_selection(epilogue, &block, head, itemsize, NULL,
-                                                 &selection),
-                                   scratch),
+                        read_block(type, epilogue, &block, head, gradient, &selection, scratch),
                         block.count, middle.first, diagonals, sums + head);
             }
         while (next_block(&block, 0));
@@ -112,47 +113,36 @@ static inline void scatter(double (*numbers)[BLOCK_LENGTH], const uint32_t *rang
             sums[range[i] * range_length + h] += numbers[h][i];
 }
 
-/* Heads first_head, ..., first_head + num_heads - 1. */
-static inline void sum_heads(const t5b_table *table, const t5b_pairs *positions, t5b_float type,
-                             const t5b_epilogue *epilogue, size_t first_head, size_t num_heads,
-                             size_t begin, size_t end, const t5b_matrix *gradient, double *sums)
+void t5b_sum_pairs(const t5b_table *table, const t5b_pairs *positions, t5b_float type,
+                   const t5b_epilogue *epilogue, size_t begin, size_t end,
+                   const t5b_matrix *gradient, double *sums)
 {
-    const size_t itemsize = get_float_nbytes(type);
+    const size_t num_heads = table->num_heads;
     row_block block = first_block(gradient->key_length, BLOCK_LENGTH);
     uint32_t range[BLOCK_LENGTH];
     double numbers[GROUP_LENGTH][BLOCK_LENGTH];
     row_selection selection;
     uint64_t scratch[BLOCK_LENGTH];
 
+    assert(table->num_ranges > 0 && table->num_ranges <= UINT32_MAX);
+    assert(gradient->query_length > 0 && gradient->key_length > 0);
     selection.is_set = 0;
     do
         for (size_t row = begin; row < end; row++) {
             move_to_row(&block, row, gradient->query_length);
             locate_block(table, positions, &block, range);
-            memset(numbers, 0, sizeof numbers);
-            for (size_t h = 0; h < num_heads; h++)
+            for (size_t head = 0; head < num_heads; head++) {
+                const size_t lane = head % GROUP_LENGTH;
+                memset(numbers[lane], 0, block.count * sizeof *numbers[lane]);
                 add_wide(type,
-                         read_block(itemsize, &block, first_head + h, gradient,
-                                    get_selection(epilogue, &block, first_head + h, itemsize,
-                                                  NULL, &selection),
-                                    scratch),
-                         block.count, numbers[h]);
-            scatter(numbers, range, block.count, num_heads, table->num_heads, sums + first_head);
+                         read_block(type, epilogue, &block, head, gradient, &selection, scratch),
+                         block.count, numbers[lane]);
+                if (lane == GROUP_LENGTH - 1)
+                    scatter(numbers, range, block.count, GROUP_LENGTH, num_heads,
+                            sums + head - lane);
+                else if (head == num_heads - 1)
+                    scatter(numbers, range, block.count, lane + 1, num_heads, sums + head - lane);
+            }
         }
     while (next_block(&block, 0));
-}
-
-void t5b_sum_pairs(const t5b_table *table, const t5b_pairs *positions, t5b_float type,
-                   const t5b_epilogue *epilogue, size_t begin, size_t end,
-                   const t5b_matrix *gradient, double *sums)
-{
-    size_t head = 0;
-
-    assert(table->num_ranges > 0 && table->num_ranges - 1 <= UINT32_MAX);
-    for (; table->num_heads - head >= GROUP_LENGTH; head += GROUP_LENGTH)
-        sum_heads(table, positions, type, epilogue, head, GROUP_LENGTH, begin, end, gradient,
-                  sums);
-    if (head < table->num_heads)
-        sum_heads(table, positions, type, epilogue, head, table->num_heads - head, begin, end,
-                  gradient, sums);
 }

@@ -5,21 +5,8 @@
 #ifndef T5BUCKET_IMPLEMENTATIONS_H
 #define T5BUCKET_IMPLEMENTATIONS_H
 
+#include "processor.h"
 #include "t5bucket.h"
-
-#if defined(__GNUC__)
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#else
-#define ALWAYS_INLINE static inline
-#endif
-
-#if defined(__GNUC__) && defined(__x86_64__)
-#include <immintrin.h>
-#define HAS_AVX2 1
-#define AVX2 __attribute__((target("avx2,f16c")))
-#else
-#define HAS_AVX2 0
-#endif
 
 #define DECLARE_VARIANT(name) \
     void t5b_count_buckets_##name(const t5b_scheme *scheme, const void *relative_position, \

@@ -43,12 +43,13 @@ static inline void locate_block(const t5b_table *table, const t5b_pairs *positio
                                 const row_block *block, uint32_t *range)
 {
     const size_t keys = block->batch * positions->key_batch_stride + block->first;
+    const size_t query_index = block->batch * positions->query_batch_stride + block->query;
     const size_t count = block->count;
     int64_t relative_position[BLOCK_LENGTH];
 
     if (positions->type == T5B_INT32) {
         const int32_t *key = (const int32_t *)positions->key + keys;
-        const int32_t query = ((const int32_t *)positions->query)[block->row];
+        const int32_t query = ((const int32_t *)positions->query)[query_index];
         if (is_narrow(table)) {
             locate_near(table, key, query, count, range);
         } else {
@@ -58,7 +59,7 @@ static inline void locate_block(const t5b_table *table, const t5b_pairs *positio
         }
     } else {
         subtract_int64((const int64_t *)positions->key + keys,
-                       ((const int64_t *)positions->query)[block->row], count,
+                       ((const int64_t *)positions->query)[query_index], count,
                        relative_position);
         locate_int64(table, relative_position, count, range);
     }

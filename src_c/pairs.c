@@ -44,7 +44,7 @@ static void take_head(const t5b_table *table, size_t head, const uint32_t *offse
     }
 }
 
-#if defined(__SSE2__) || defined(_M_X64)
+#if HAS_SSE2
 
 enum { CAN_TRANSPOSE = 1 };
 
@@ -122,7 +122,6 @@ static void write_heads(const t5b_table *table, uint32_t (*offset)[BLOCK_LENGTH]
                         const t5b_matrix *matrix)
 {
     const size_t itemsize = table->itemsize;
-    const void *masked_item = epilogue ? epilogue->masked_item : NULL;
     vector_rows taken;
     row_selection selection;
 
@@ -134,10 +133,7 @@ static void write_heads(const t5b_table *table, uint32_t (*offset)[BLOCK_LENGTH]
                    (unsigned char *)taken.items);
         for (size_t h = 0; h < num_heads; h++)
             finish_block(epilogue, &block, first_head + h, rows + h * TAKEN_LENGTH * itemsize,
-                         itemsize,
-                         get_selection(epilogue, &block, first_head + h, itemsize, masked_item,
-                                       &selection),
-                         streaming, matrix);
+                         itemsize, &selection, streaming, matrix);
     }
 }
 
@@ -180,6 +176,7 @@ void t5b_write_pairs(const t5b_table *table, const t5b_pairs *positions,
     row_block block = first_block(matrix->key_length, BLOCK_LENGTH);
 
     assert(table->num_ranges > 0 && table->num_ranges <= UINT32_MAX / table->range_stride);
+    assert(matrix->query_length > 0 && matrix->key_length > 0);
     assert((table->range_stride & (table->range_stride - 1)) == 0);
     assert(table->num_heads == 1 || table->range_stride % T5B_VECTOR_NBYTES == 0);
     do

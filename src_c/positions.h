@@ -5,18 +5,15 @@
 #ifndef T5BUCKET_POSITIONS_H
 #define T5BUCKET_POSITIONS_H
 
+#include "processor.h"
 #include "t5bucket.h"
-
-#if defined(__SSE2__) || defined(_M_X64)
-#include <emmintrin.h>
-#endif
 
 static inline size_t get_nbytes(t5b_integer type)
 {
     return (size_t)(type < 0 ? -(int)type : (int)type);
 }
 
-#if defined(__SSE2__) || defined(_M_X64)
+#if HAS_SSE2
 
 /* Eight int32 -> int16, saturated. x86 has an instruction for it, which compilers
  * do not find in a loop: with it the loop takes a fifth of the time. */

@@ -15,67 +15,66 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "processor.h"
+
 enum { LINE_NBYTES = 64 };
 
-/* written = (source & keep) | other, byte by byte. The four do not overlap. */
-static inline void select_row(unsigned char *restrict target, const unsigned char *restrict source,
-                              const unsigned char *restrict keep,
-                              const unsigned char *restrict other, size_t nbytes)
+/* What is written, byte by byte: source & keep | other, or the source where keep is NULL. */
+typedef struct bytes {
+    const unsigned char *source, *keep, *other;
+} bytes;
+
+/* The target does not overlap the others. */
+static inline void write_bytes(unsigned char *restrict target, const bytes *from, size_t begin,
+                               size_t end)
 {
-    for (size_t i = 0; i < nbytes; i++)
-        target[i] = (unsigned char)((source[i] & keep[i]) | other[i]);
+    const unsigned char *restrict source = from->source, *restrict keep = from->keep;
+    const unsigned char *restrict other = from->other;
+
+    if (!keep)
+        memcpy(target + begin, source + begin, end - begin);
+    else
+        for (size_t i = begin; i < end; i++)
+            target[i] = (unsigned char)((source[i] & keep[i]) | other[i]);
 }
 
-#if defined(__SSE2__) || defined(_M_X64)
-#include <emmintrin.h>
+#if HAS_SSE2
 
 enum { CAN_STREAM = 1 };
 
-static inline __m128i select_vector(const unsigned char *source, const unsigned char *keep,
-                                    const unsigned char *other)
+static inline __m128i load_vector(const unsigned char *from)
 {
-    const __m128i item = _mm_loadu_si128((const __m128i *)(const void *)source);
-    const __m128i bits = _mm_loadu_si128((const __m128i *)(const void *)keep);
-    const __m128i masked = _mm_loadu_si128((const __m128i *)(const void *)other);
-    return _mm_or_si128(_mm_and_si128(item, bits), masked);
+    return _mm_loadu_si128((const __m128i *)(const void *)from);
+}
+
+ALWAYS_INLINE void stream_line(unsigned char *target, const bytes *from, size_t begin,
+                               int is_masked)
+{
+    for (size_t i = begin; i < begin + LINE_NBYTES; i += 16) {
+        __m128i vector = load_vector(from->source + i);
+        if (is_masked)
+            vector = _mm_or_si128(_mm_and_si128(vector, load_vector(from->keep + i)),
+                                  load_vector(from->other + i));
+        _mm_stream_si128((__m128i *)(void *)(target + i), vector);
+    }
 }
 
 /* Whole lines only: a partly written line goes to memory in pieces. */
-static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
+static inline void stream_bytes(unsigned char *target, const bytes *from, size_t nbytes)
 {
     const size_t misaligned = (uintptr_t)target % LINE_NBYTES;
-    size_t head = misaligned ? LINE_NBYTES - misaligned : 0;
+    const size_t first = misaligned ? LINE_NBYTES - misaligned : 0;
+    const size_t begin = first < nbytes ? first : nbytes;
+    const size_t end = nbytes - (nbytes - begin) % LINE_NBYTES;
 
-    head = head < nbytes ? head : nbytes;
-    memcpy(target, source, head);
-    for (; nbytes - head >= LINE_NBYTES; head += LINE_NBYTES) {
-        const __m128i *from = (const __m128i *)(const void *)(source + head);
-        __m128i *to = (__m128i *)(void *)(target + head);
-        const __m128i a = _mm_loadu_si128(from), b = _mm_loadu_si128(from + 1);
-        const __m128i c = _mm_loadu_si128(from + 2), d = _mm_loadu_si128(from + 3);
-        _mm_stream_si128(to, a);
-        _mm_stream_si128(to + 1, b);
-        _mm_stream_si128(to + 2, c);
-        _mm_stream_si128(to + 3, d);
-    }
-    memcpy(target + head, source + head, nbytes - head);
-}
-
-/* written = (source & keep) | other, as `stream_row`. */
-static inline void stream_selected_row(unsigned char *target, const unsigned char *source,
-                                       const unsigned char *keep, const unsigned char *other,
-                                       size_t nbytes)
-{
-    const size_t misaligned = (uintptr_t)target % LINE_NBYTES;
-    size_t head = misaligned ? LINE_NBYTES - misaligned : 0;
-
-    head = head < nbytes ? head : nbytes;
-    select_row(target, source, keep, other, head);
-    for (; nbytes - head >= LINE_NBYTES; head += LINE_NBYTES)
-        for (size_t i = head; i < head + LINE_NBYTES; i += 16)
-            _mm_stream_si128((__m128i *)(void *)(target + i),
-                             select_vector(source + i, keep + i, other + i));
-    select_row(target + head, source + head, keep + head, other + head, nbytes - head);
+    write_bytes(target, from, 0, begin);
+    if (from->keep)
+        for (size_t i = begin; i < end; i += LINE_NBYTES)
+            stream_line(target, from, i, 1);
+    else
+        for (size_t i = begin; i < end; i += LINE_NBYTES)
+            stream_line(target, from, i, 0);
+    write_bytes(target, from, end, nbytes);
 }
 
 /* Make what was streamed visible to other threads before the caller tells them. */
@@ -87,39 +86,28 @@ static inline void finish_stream(void)
 #else /* what a platform's memcpy does is the best that is known of it */
 enum { CAN_STREAM = 0 };
 
-static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
+static inline void stream_bytes(unsigned char *target, const bytes *from, size_t nbytes)
 {
-    memcpy(target, source, nbytes);
-}
-
-static inline void stream_selected_row(unsigned char *target, const unsigned char *source,
-                                       const unsigned char *keep, const unsigned char *other,
-                                       size_t nbytes)
-{
-    select_row(target, source, keep, other, nbytes);
+    write_bytes(target, from, 0, nbytes);
 }
 
 static inline void finish_stream(void) {}
 
 #endif
 
-static inline void write_row(unsigned char *target, const unsigned char *source, size_t nbytes,
+static inline void write_row(unsigned char *target, const bytes *from, size_t nbytes,
                              int streaming)
 {
     if (streaming)
-        stream_row(target, source, nbytes);
+        stream_bytes(target, from, nbytes);
     else
-        memcpy(target, source, nbytes);
+        write_bytes(target, from, 0, nbytes);
 }
 
-static inline void write_selected_row(unsigned char *target, const unsigned char *source,
-                                      const unsigned char *keep, const unsigned char *other,
-                                      size_t nbytes, int streaming)
+static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
 {
-    if (streaming)
-        stream_selected_row(target, source, keep, other, nbytes);
-    else
-        select_row(target, source, keep, other, nbytes);
+    const bytes from = {source, NULL, NULL};
+    stream_bytes(target, &from, nbytes);
 }
 
 #endif

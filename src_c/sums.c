@@ -60,10 +60,8 @@ AVX2 static inline __m128i add_bfloat16(__m128i left, __m128i right)
     const __m256i is_odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
     const __m256i half = _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7fff));
     const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
-    const __m256i quiet_nan = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
-    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(sum, sum, _CMP_UNORD_Q));
-    const __m256i narrow = _mm256_blendv_epi8(rounded, quiet_nan, is_nan);
-    return _mm_packus_epi32(_mm256_castsi256_si128(narrow), _mm256_extracti128_si256(narrow, 1));
+    return _mm_packus_epi32(_mm256_castsi256_si128(rounded),
+                            _mm256_extracti128_si256(rounded, 1));
 }
 
 #define ADD_VECTORS(add_vector) \

@@ -14,15 +14,17 @@
  * Contract of every function
  *   - It computes and cannot fail: arguments are the caller's to check, and
  *     are asserted where that is cheap.
- *   - It allocates nothing, keeps no state, and may run in any thread. Calls
- *     that write to disjoint outputs may run at the same time.
+ *   - It allocates nothing, keeps no state, and may run in any thread that has
+ *     96 KiB of stack. Calls that write to disjoint outputs may run at the same
+ *     time.
  *   - Inputs and outputs must not overlap, unless the function says otherwise.
  *   - Arrays are aligned to their item and in native byte order.
  *   - Where a function takes `streaming`, nonzero writes past the caches: about
  *     twice as fast for an output that the last-level cache does not hold, and
  *     slower for one that it does.
  *   - Results do not depend on the compiler, the platform or the split of the
- *     work into calls, except for the payload of a NaN that two NaNs add up to.
+ *     work into calls, except for the payload of a NaN that two NaNs add up to,
+ *     and for the last bits of sums of gradients.
  */
 #ifndef T5BUCKET_H
 #define T5BUCKET_H
@@ -33,8 +35,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum { T5B_VECTOR_NBYTES = 16 };
 
 /* A table: a step function of the relative position, one row for each head.
  *
@@ -54,15 +54,18 @@ enum { T5B_VECTOR_NBYTES = 16 };
  *
  *     n^m * e^k >= D^k * e^m.
  */
+enum { T5B_VECTOR_NBYTES = 16 }; /* what a kernel loads at once */
+
 typedef struct t5b_table {
     const void *items;     /* num_heads x num_ranges items, in one of two orders */
     size_t itemsize;       /* bytes of an item: 1, 2, 4 or 8 */
     size_t num_heads;      /* at least 1 */
-    size_t num_ranges;     /* at least 1 */
+    size_t num_ranges;     /* at least 1, at most 2^32 - 1 */
     size_t range_stride;   /* bytes from a range's item to the next range's:
                               itemsize, and each head's items are one row; or a
                               power of two of at least T5B_VECTOR_NBYTES, and
-                              each range's items of all heads are one row */
+                              each range's items of all heads are one row, the
+                              whole below 4 GiB */
     const int64_t *starts; /* num_ranges - 1 relative positions, ascending, each
                               within [-2^62, 2^62]; or NULL: every range but the
                               first and the last is one token wide, and
@@ -96,10 +99,10 @@ typedef struct t5b_matrix {
 typedef struct t5b_pairs {
     t5b_integer type;        /* T5B_INT32, if all of them are within [0, 2^30); or
                                 T5B_INT64 */
-    const void *query;       /* query_length integers a batch, batches adjacent */
+    const void *query;       /* query_length integers a batch */
     const void *key;         /* key_length integers a batch */
-    size_t key_batch_stride; /* integers from one batch of keys to the next; 0: all
-                                batches share one row */
+    size_t query_batch_stride; /* integers from one batch to the next; 0: all */
+    size_t key_batch_stride;   /* batches share one row */
 } t5b_pairs;
 
 /* What the items of a bias are, where they are added. bfloat16 is the upper half
@@ -119,8 +122,8 @@ typedef enum t5b_float { T5B_FLOAT16, T5B_BFLOAT16, T5B_FLOAT32, T5B_FLOAT64 } t
  * Where an epilogue may be NULL, that means: the item is copied.
  */
 typedef struct t5b_epilogue {
-    t5b_float type;          /* of the items, and who adds them: read only if */
-    const struct t5b_implementation *implementation; /* something is added */
+    t5b_float type;          /* of the items; read only if something is added, */
+    const struct t5b_implementation *implementation; /* as is this, which adds */
     int accumulate;          /* 0 or 1 */
     t5b_matrix addend;       /* items; data NULL: none */
     t5b_matrix keep;         /* bytes; data NULL: none */
@@ -189,8 +192,8 @@ void t5b_write_pairs(const t5b_table *table, const t5b_pairs *positions,
  *
  * The adjoint of writing a matrix: the gradient of an item is the sum of the
  * matrix's gradient over the pairs that took it, in float64. Masked pairs took
- * none. Sums are added in the order of the rows, so that equal calls give equal
- * results.
+ * none. The order of the additions is fixed, so that equal calls give equal
+ * results, also on other processors.
  *
  * table       only its ranges and its number of heads are read
  * epilogue    or NULL; accumulate, addend and masked_item are not read

@@ -223,8 +223,9 @@ class RelativeAttentionBias:
             Factor of every weight. The products are computed in float32 (float64
             for float64 weights) and rounded to `dtype`, before anything is added.
         out : ndarray of `dtype`, of the result's shape, optional
-            Where to write, of any layout. A large result is written several
-            times faster into memory that was used before.
+            Where to write, of any layout; masked, by way of a copy if keys are not
+            adjacent. A large result is written several times faster into memory
+            that was used before.
         num_threads : int, optional
             At most so many threads; None chooses by size.
         accumulate : bool, optional
@@ -512,7 +513,8 @@ class RelativeAttentionBias:
         Parameters
         ----------
         scores : ndarray of `dtype`, shape (..., num_heads, query_length, key_length)
-            Of any layout. Every sum is rounded once.
+            Of any layout; by way of a copy, if keys are not adjacent. Every sum is
+            rounded once.
         query_offset, key_offset : int, optional
             Position of query 0 and of key 0.
         num_threads : int, optional
@@ -538,7 +540,7 @@ class RelativeAttentionBias:
         array([[100., 105.],
                [101., 100.]])
         """
-        target = _checks.scores("scores", scores, self._num_heads)
+        target = _checks.matrices("scores", scores, self._num_heads)
         offset = _checks.offset(query_offset, key_offset)
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(target, target.shape, self._dtype, "scores")
@@ -597,13 +599,12 @@ class RelativeAttentionBias:
         >>> bias.weight_gradient(np.ones((1, 3, 3))).T  # pairs by bucket
         array([[3., 3., 0., 3.]])
         """
-        gradient, masks = self._check_gradient(
-            gradient, (), causal, mask, segment_ids, key_segment_ids
-        )
+        array = self._check_gradient(gradient)
+        masks = self._check_masks_of(array, (), causal, mask, segment_ids, key_segment_ids)
         offset = _checks.offset(query_offset, key_offset)
         num_threads = _checks.num_threads(num_threads)
         factor = self._factor(scale)
-        sums = sum_matrix(self._table, gradient, offset, num_threads, masks)
+        sums = sum_matrix(self._table, array, offset, num_threads, masks)
         return self._join_buckets(sums, factor)
 
     def weight_gradient_at(
@@ -654,36 +655,33 @@ class RelativeAttentionBias:
         """
         names = ("query_positions", "key_positions")
         query, key, batch_shape = check_pair(names, query_positions, key_positions)
-        shape = (self._num_heads, query.shape[-1], key.shape[-1])
-        gradient = _checks.as_array("gradient", gradient)
-        if gradient.ndim >= 3 and gradient.shape[-3] == shape[0] and gradient.shape[-3:] != shape:
-            raise ValueError(
-                f"gradient must have shape (..., {shape[0]}, {shape[1]}, {shape[2]}), "
-                f"got {gradient.shape}"
-            )
-        gradient, masks = self._check_gradient(
-            gradient, batch_shape, causal, mask, segment_ids, key_segment_ids
-        )
+        lengths = (query.shape[-1], key.shape[-1])
+        array = self._check_gradient(gradient, lengths)
+        masks = self._check_masks_of(array, batch_shape, causal, mask, segment_ids, key_segment_ids)
         num_threads = _checks.num_threads(num_threads)
         factor = self._factor(scale)
-        sums = sum_pairs(self._table, gradient, query, key, num_threads, masks)
+        sums = sum_pairs(self._table, array, query, key, num_threads, masks)
         return self._join_buckets(sums, factor)
 
     def _check_gradient(
+        self, gradient: ArrayLike, lengths: tuple[int, int] | None = None
+    ) -> NDArray[Any]:
+        array = _checks.as_array("gradient", gradient)
+        array = _checks.same_dtype("gradient", array, self._dtype)
+        return _checks.matrices("gradient", array, self._num_heads, lengths)
+
+    def _check_masks_of(
         self,
-        gradient: ArrayLike,
+        gradient: NDArray[Any],
         batch_shape: tuple[int, ...],
         causal: bool,
         mask: ArrayLike | None,
         segment_ids: ArrayLike | None,
         key_segment_ids: ArrayLike | None,
-    ) -> tuple[NDArray[Any], Masks]:
-        """Check a gradient, and masks and positions against its shape."""
-        array = _checks.as_array("gradient", gradient)
-        array = _checks.same_dtype("gradient", array, self._dtype)
-        array = _checks.scores("gradient", array, self._num_heads)
+    ) -> Masks:
+        """Check masks and positions against the shape of a gradient."""
         masks = Masks(
-            array.shape[-3:],
+            gradient.shape[-3:],
             self._dtype,
             batch_shape,
             causal=causal,
@@ -691,8 +689,8 @@ class RelativeAttentionBias:
             segment_ids=segment_ids,
             key_segment_ids=key_segment_ids,
         )
-        masks.broadcast_to(array.shape[:-3], "gradient")
-        return array, masks
+        masks.broadcast_to(gradient.shape[:-3], "gradient")
+        return masks
 
     def _factor(self, scale: float | None) -> Any:
         """Check a scale; None if it changes nothing."""

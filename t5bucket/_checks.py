@@ -17,7 +17,7 @@ INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
     for bits in (8, 16, 32, 64)
     for key in (np.dtype(f"{sign}int{bits}"), np.dtype(f"{sign}int{bits}").type)
 }
-FLOATS = ("float16", "bfloat16", "float32", "float64")  # what weights may be
+FLOATS = ("float16", "bfloat16", "float32", "float64")  # weights; in the order of t5b_float
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -186,13 +186,17 @@ def tile(value: Any) -> tuple[int, int]:
     return integer("tile", rows, 1), integer("tile", columns, 1)
 
 
-def scores(name: str, value: Any, num_heads: int) -> NDArray[Any]:
+def matrices(
+    name: str, value: Any, num_heads: int, lengths: tuple[int, int] | None = None
+) -> NDArray[Any]:
     """Check the shape ``(..., num_heads, query_length, key_length)`` of an array."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
-    if value.ndim < 3 or value.shape[-3] != num_heads:
+    is_matrix = value.ndim >= 3 and value.shape[-3] == num_heads
+    if not is_matrix or lengths not in (None, value.shape[-2:]):
+        query_length, key_length = lengths or ("query_length", "key_length")
         raise ValueError(
-            f"{name} must have shape (..., {num_heads}, query_length, key_length), "
+            f"{name} must have shape (..., {num_heads}, {query_length}, {key_length}), "
             f"got {value.shape}"
         )
     return value
@@ -225,7 +229,7 @@ def same_dtype(name: str, array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 def round_floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Convert floats, rounding once; beyond the type's ends they are infinite."""
     with np.errstate(all="ignore"):
-        if dtype.name != "bfloat16" or array.dtype != np.float64:
+        if dtype.name != "bfloat16" or array.dtype.name != "float64":
             return array.astype(dtype, copy=False)
         # By way of float32, whose last bit keeps that there was a rest: "round to odd".
         single = array.astype(np.float32)

@@ -82,8 +82,7 @@ cdef class Lookup:
 cdef class Pairs:
     """An integer for each query (batch, query) and for each key (batch, key).
 
-    Both are int32 if all differences fit in it, or int64; ``query`` is C-contiguous,
-    and of ``key`` only the first stride is free.
+    Both are int32 in [0, 2**30), or int64; only the first stride is free.
     """
 
     cdef t5b_pairs pairs
@@ -96,6 +95,7 @@ cdef class Pairs:
         self.pairs.type = <t5b_integer>-itemsize
         self.pairs.query = self.query.view.buf
         self.pairs.key = self.key.view.buf
+        self.pairs.query_batch_stride = self.query.view.strides[0] // itemsize
         self.pairs.key_batch_stride = self.key.view.strides[0] // itemsize
 
 

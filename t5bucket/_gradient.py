@@ -26,7 +26,7 @@ def sum_matrix(
     gradient: NDArray[Any],
     offset: int,
     num_threads: int | None,
-    masks: Masks | None,
+    masks: Masks,
 ) -> NDArray[np.float64]:
     """Sum a gradient ``(..., num_heads, q, k)`` of consecutive positions by range.
 
@@ -37,13 +37,11 @@ def sum_matrix(
     if gradient.size == 0:
         return np.zeros((table.num_ranges, gradient.shape[-3]))
     query_length, key_length = gradient.shape[-2:]
-    causal = None
-    if masks is not None and masks.causal:
-        causal = consecutive_pairs(query_length, key_length, offset)
+    causal = consecutive_pairs(query_length, key_length, offset) if masks.causal else None
     num_diagonals = query_length + key_length - 1
     first = table.move_within_int64(offset - query_length + 1, num_diagonals)
     flat = _flatten(gradient)
-    epilogue = None if masks is None else masks.flatten(causal).epilogue(len(flat))
+    epilogue = masks.flatten(causal).epilogue(len(flat))
     rows = _divide(flat)
     length = min(num_diagonals, table.num_middle)
     scratch = allocate((len(rows), length), np.dtype(np.float64))
@@ -59,7 +57,7 @@ def sum_pairs(
     query_positions: NDArray[Any],
     key_positions: NDArray[Any],
     num_threads: int | None,
-    masks: Masks | None,
+    masks: Masks,
 ) -> NDArray[np.float64]:
     """Sum a gradient ``(..., num_heads, q, k)`` of positions that are data by range."""
     total = np.zeros((table.num_ranges, gradient.shape[-3]))
@@ -70,14 +68,12 @@ def sum_pairs(
         flatten_batch(query_positions, batch_shape), flatten_batch(key_positions, batch_shape)
     )
     flat = _flatten(gradient)
-    flat_masks = None
-    if masks is not None:
-        flat_masks = masks.flatten(positions if masks.causal else None)
+    flat_masks = masks.flatten(positions if masks.causal else None)
     code = type_code(flat.dtype)
     for part in parts_of_pairs(positions, flat.shape):
         piece = flat[part.batch, :, part.query, part.key]
         pairs = positions.part(*part).for_kernel(len(piece))
-        epilogue = None if flat_masks is None else flat_masks.part(*part).epilogue(len(piece))
+        epilogue = flat_masks.part(*part).epilogue(len(piece))
         add = partial(table.core.sum_pairs, pairs, code, epilogue, piece)
         rows = _divide(piece)
         total += _sum_parts(table, piece, rows, num_threads, [add] * len(rows))

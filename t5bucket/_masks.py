@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +49,8 @@ class Masks:
     ----------
     batch_shape : tuple
         Of the matrix.
+    shape : tuple
+        ``(num_heads, q, k)``.
     causal : bool
     masked_item : array, shape (1,)
     """
@@ -107,6 +109,8 @@ class Masks:
         segments = None
         if self._segments is not None:
             segments = Pairs(*(flatten_batch(ids, self.batch_shape) for ids in self._segments))
+            if not segments.is_direct:
+                segments = Pairs(*_number_ids(segments.query, segments.key))
         return FlatMasks(
             self._type_code,
             accumulate,
@@ -139,7 +143,7 @@ class Masks:
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         names = ("segment_ids", "key_segment_ids")
         query, key, batch_shape = check_pair(names, segment_ids, key_segment_ids)
-        for name, ids, length in (*zip(names, (query, key), self.shape[1:], strict=True),):
+        for name, ids, length in zip(names, (query, key), self.shape[1:], strict=True):
             if ids.shape[-1] != length:
                 given = name if key_segment_ids is not None else "segment_ids"
                 raise ValueError(
@@ -169,52 +173,37 @@ class Masks:
         self.batch_shape = joined
 
 
-class FlatMasks:
+class FlatMasks(NamedTuple):
     """`Masks` of a matrix ``(batch, num_heads, q, k)``, which can be cut like one."""
 
-    def __init__(
-        self,
-        type_code: int,
-        accumulate: bool,
-        addend: NDArray[Any] | None,
-        keep: NDArray[Any] | None,
-        segments: Pairs | None,
-        causal: Pairs | None,
-        masked_item: NDArray[Any],
-    ) -> None:
-        self._type_code = type_code
-        self._accumulate = accumulate
-        self._addend = addend
-        self._keep = keep
-        self._segments = segments
-        self._causal = causal
-        self._masked_item = masked_item
-        if segments is not None and not segments.is_direct:
-            self._segments = Pairs(*_number_ids(segments.query, segments.key))
+    type_code: int
+    accumulate: bool
+    addend: NDArray[Any] | None
+    keep: NDArray[Any] | None
+    segments: Pairs | None
+    causal: Pairs | None
+    masked_item: NDArray[Any]
 
     def part(self, batch: slice, query: slice, key: slice) -> FlatMasks:
         """Cut out some batches, queries and keys."""
         at = (batch, EVERY, query, key)
-        return FlatMasks(
-            self._type_code,
-            self._accumulate,
-            None if self._addend is None else self._addend[at],
-            None if self._keep is None else self._keep[at],
-            None if self._segments is None else self._segments.part(batch, query, key),
-            None if self._causal is None else self._causal.part(batch, query, key),
-            self._masked_item,
+        return self._replace(
+            addend=None if self.addend is None else self.addend[at],
+            keep=None if self.keep is None else self.keep[at],
+            segments=None if self.segments is None else self.segments.part(batch, query, key),
+            causal=None if self.causal is None else self.causal.part(batch, query, key),
         )
 
     def epilogue(self, num_batches: int) -> _core.Epilogue:
         """Put them into the form that the kernels take."""
         return _core.Epilogue(
-            self._type_code,
-            self._accumulate,
-            self._addend,
-            self._keep,
-            None if self._segments is None else self._segments.for_kernel(num_batches),
-            None if self._causal is None else self._causal.for_kernel(num_batches),
-            self._masked_item,
+            self.type_code,
+            self.accumulate,
+            self.addend,
+            self.keep,
+            None if self.segments is None else self.segments.for_kernel(num_batches),
+            None if self.causal is None else self.causal.for_kernel(num_batches),
+            self.masked_item,
         )
 
 

@@ -71,19 +71,21 @@ class Pairs:
         return part
 
     def for_kernel(self, num_batches: int) -> _core.Pairs:
-        """Put them into the form that the kernels take: these stride over the keys' batches alone.
+        """Put them into the form that the kernels take.
 
         Python's integers become relative positions, and so have to be of one query.
         """
         if not self.is_direct:
             relative_position = np.clip(self.key - self.query, INT64_MIN, INT64_MAX)
             return _core.Pairs(np.zeros((1, 1), np.int64), relative_position.astype(np.int64))
-        query, key = self.query, self.key
-        if len(query) != num_batches:
-            query = np.broadcast_to(query, (num_batches, query.shape[1]))
-        if len(key) != num_batches:
-            key = np.broadcast_to(key, (num_batches, key.shape[1]))
-        return _core.Pairs(np.ascontiguousarray(query), key)
+        return _core.Pairs(_stride(self.query, num_batches), _stride(self.key, num_batches))
+
+
+def _stride(integers: NDArray[Any], num_batches: int) -> NDArray[Any]:
+    """View as many batches; a stride of 0 if all share one row."""
+    if len(integers) == num_batches:
+        return integers
+    return np.broadcast_to(integers, (num_batches, integers.shape[1]))
 
 
 def _to_int64(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

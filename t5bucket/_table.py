@@ -83,13 +83,14 @@ class RelativeTable:
         if by_range and len(items) > 1:
             num_heads = len(items)
             stride = 1 << max(4, (num_heads * items.itemsize - 1).bit_length())
-            padding = stride // items.itemsize - num_heads
-            items = np.pad(items, ((0, padding), (0, 0))).T.copy()
-            if max(self.num_core_ranges, self.num_ranges) * stride > MAX_PAIRS_NBYTES:
+            if self.num_core_ranges * stride > MAX_PAIRS_NBYTES:
                 raise MemoryError(
                     f"weight must take at most {MAX_PAIRS_NBYTES} bytes for positions that are "
                     f"data, got {self.num_core_ranges * stride}"
                 )
+            padded = np.zeros((self.num_ranges, stride // items.itemsize), items.dtype)
+            padded[:, :num_heads] = items.T
+            items = padded
         if not self._is_indexed:
             return _core.Table(items, self._rule.starts, 0, num_heads)
         items = np.repeat(items, self._widths, axis=0 if num_heads else 1)

@@ -30,6 +30,7 @@ cdef extern from "t5bucket.h" nogil:
         t5b_integer type
         const void *query
         const void *key
+        size_t query_batch_stride
         size_t key_batch_stride
 
     ctypedef enum t5b_float:

@@ -112,7 +112,7 @@ static void test_grid(const t5b_table *table, const t5b_table *by_range, size_t 
     const t5b_matrix matrix = {out, query_length, key_length, 0,
                                (ptrdiff_t)(query_length * row * sizeof *out),
                                (ptrdiff_t)(row * sizeof *out)};
-    const t5b_pairs positions = {T5B_INT64, query, key, 0};
+    const t5b_pairs positions = {T5B_INT64, query, key, 0, 0};
 
     for (size_t i = 0; i < query_length; i++)
         query[i] = (int64_t)i;
@@ -141,104 +141,199 @@ static void test_grid(const t5b_table *table, const t5b_table *by_range, size_t 
     free(key);
 }
 
-/* Three heads of float32, by distances of -3 .. 3; small numbers, so that sums are exact. */
-enum { NUM_HEADS = 3, NUM_BATCHES = 2 };
-static float weight[NUM_HEADS][7], weight_vectors[7][4];
-static const t5b_table weights = {weight, 4, NUM_HEADS, 7, 4, NULL, -3};
-static const t5b_table weights_by_range = {weight_vectors, 4, NUM_HEADS, 7, 16, NULL, -3};
+/* Three heads, by distances of -3 .. 3, of small integers, which all types have and whose sums
+ * they have. */
+enum { NUM_HEADS = 3, NUM_BATCHES = 2, NUM_RANGES = 7 };
 
-static float expected_weight(int64_t d, size_t head)
+static int expected_weight(int64_t d, size_t head)
 {
-    return weight[head][(d < -3 ? -3 : d > 3 ? 3 : d) + 3];
+    return (int)(10 * head) + (int)(d < -3 ? -3 : d > 3 ? 3 : d) + 3;
 }
 
-/* A batch of masked, accumulated matrices and their gradient, against plain loops; `masks` says
- * which masks there are, by its bits. */
-static void test_epilogue(size_t query_length, size_t key_length, int masks, int streaming)
+static size_t get_itemsize(t5b_float type)
 {
-    const size_t count = NUM_BATCHES * NUM_HEADS * query_length * key_length;
-    const int has_addend = masks & 1, has_keep = masks & 2, has_segments = masks & 4;
-    const int is_causal = masks & 8, accumulate = masks >> 4 & 1;
-    const ptrdiff_t row = (ptrdiff_t)(key_length * 4), head_stride = row * (ptrdiff_t)query_length;
-    const float masked = -1000;
-    float *out = malloc((count + 1) * sizeof *out), *addend = malloc(key_length * sizeof *addend);
-    float *diagonals = malloc(NUM_HEADS * (query_length + key_length) * sizeof *diagonals);
-    unsigned char *keep = malloc(NUM_BATCHES * key_length);
-    int32_t *query = malloc(query_length * sizeof *query);
-    int32_t *key = malloc(key_length * sizeof *key);
-    int64_t *query_segment = calloc(NUM_BATCHES * query_length, sizeof *query_segment);
-    int64_t *key_segment = calloc(key_length, sizeof *key_segment);
-    int32_t *query_batches = malloc(NUM_BATCHES * query_length * sizeof *query_batches);
-    double *scratch = malloc(5 * sizeof *scratch); /* -2 .. 2 */
-    double sums[7][NUM_HEADS], expected[7][NUM_HEADS];
-    t5b_epilogue epilogue = {T5B_FLOAT32, t5b_get_implementation(0), accumulate, {0}, {0}, {0}, {0},
-                             &masked};
-    const t5b_matrix matrix = {out, query_length, key_length, NUM_HEADS * head_stride, head_stride,
-                               row};
-    t5b_pairs positions = {T5B_INT32, query_batches, key, 0};
+    return type == T5B_FLOAT64 ? 8 : type == T5B_FLOAT32 ? 4 : 2;
+}
 
-    for (size_t i = 0; i < query_length; i++)
+/* Write a small integer in a type. */
+static void encode(t5b_float type, int value, void *item)
+{
+    const double wide = value;
+    const float single = (float)value;
+    uint32_t bits = 0;
+    uint16_t half = 0;
+    int exponent = 0;
+
+    memcpy(&bits, &single, sizeof bits);
+    if (type == T5B_FLOAT64)
+        memcpy(item, &wide, 8);
+    else if (type == T5B_FLOAT32)
+        memcpy(item, &single, 4);
+    else if (type == T5B_BFLOAT16)
+        half = (uint16_t)(bits >> 16);
+    else if (value != 0) {
+        for (int rest = abs(value); rest > 1; rest /= 2)
+            exponent++;
+        half = (uint16_t)((value < 0 ? 0x8000 : 0) | (exponent + 15) << 10 |
+                          ((abs(value) << (10 - exponent)) & 0x3ff));
+    }
+    if (get_itemsize(type) == 2)
+        memcpy(item, &half, 2);
+}
+
+/* Masks of a matrix of NUM_BATCHES x NUM_HEADS heads, and what it held. */
+typedef struct setting {
+    t5b_float type;
+    size_t query_length, key_length;
+    int has_addend, has_keep, keep_by_head, keep_by_query, has_segments, is_causal, accumulate;
+} setting;
+
+static int get_keep(const setting *s, size_t batch, size_t head, size_t q, size_t j)
+{
+    return (batch + (s->keep_by_head ? head : 0) + (s->keep_by_query ? q : 0) + j) % 3 != 0;
+}
+
+static int get_query_segment(size_t batch, size_t q)
+{
+    return (int)((batch + q / 3) % 2);
+}
+
+static int is_visible(const setting *s, size_t batch, size_t head, size_t q, size_t j)
+{
+    return (!s->has_keep || get_keep(s, batch, head, q, j)) &&
+           (!s->has_segments || get_query_segment(batch, q) == (int)(j / 4 % 2)) &&
+           (!s->is_causal || j + 4 <= q + 5);
+}
+
+/* Bytes of `keep`, with strides of 0 where it does not change. */
+static t5b_matrix make_keep(const setting *s, unsigned char *keep)
+{
+    const size_t q = s->keep_by_query ? s->query_length : 1, heads = s->keep_by_head ? NUM_HEADS : 1;
+    const ptrdiff_t row = (ptrdiff_t)s->key_length;
+    const t5b_matrix matrix = {keep, s->query_length, s->key_length, row * (ptrdiff_t)(q * heads),
+                               s->keep_by_head ? row * (ptrdiff_t)q : 0,
+                               s->keep_by_query ? row : 0};
+
+    for (size_t batch = 0; batch < NUM_BATCHES; batch++)
+        for (size_t head = 0; head < heads; head++)
+            for (size_t i = 0; i < q; i++)
+                for (size_t j = 0; j < s->key_length; j++)
+                    *keep++ = (unsigned char)get_keep(s, batch, head, i, j);
+    return matrix;
+}
+
+/* Compare every item, and add its number to the sums of its distance. */
+static void check_items(const setting *s, const unsigned char *out, double *sums)
+{
+    const size_t itemsize = get_itemsize(s->type), k = s->key_length, q = s->query_length;
+
+    memset(sums, 0, NUM_RANGES * NUM_HEADS * sizeof *sums);
+    for (size_t i = 0; i < NUM_BATCHES * NUM_HEADS * q * k; i++) {
+        const size_t j = i % k, query = i / k % q, head = i / k / q % NUM_HEADS;
+        const int shown = is_visible(s, i / k / q / NUM_HEADS, head, query, j);
+        const int64_t d = (int64_t)j + 4 - (int64_t)(query + 5);
+        const int value = expected_weight(d, head) + (s->accumulate ? (int)(i % 11) : 0) +
+                          (s->has_addend ? (int)(j % 5) : 0);
+        unsigned char expected[8];
+        encode(s->type, shown ? value : -1000, expected);
+        assert(memcmp(out + i * itemsize, expected, itemsize) == 0);
+        if (shown)
+            sums[((d < -3 ? -3 : d > 3 ? 3 : d) + 3) * NUM_HEADS + (int64_t)head] += value;
+    }
+}
+
+static void test_epilogue(const setting *s, const t5b_implementation *implementation,
+                          int streaming)
+{
+    const size_t itemsize = get_itemsize(s->type), q = s->query_length, k = s->key_length;
+    const size_t count = NUM_BATCHES * NUM_HEADS * q * k, num_diagonals = q + k - 1;
+    const ptrdiff_t row = (ptrdiff_t)(k * itemsize), head_stride = row * (ptrdiff_t)q;
+    unsigned char weight[NUM_HEADS * NUM_RANGES * 8], vectors[NUM_RANGES * 32], masked[8];
+    const size_t range_stride = itemsize == 8 ? 32 : 16;
+    const t5b_table table = {weight, itemsize, NUM_HEADS, NUM_RANGES, itemsize, NULL, -3};
+    const t5b_table by_range = {vectors, itemsize, NUM_HEADS, NUM_RANGES, range_stride, NULL, -3};
+    unsigned char *out = malloc((count + 1) * itemsize), *addend = malloc(k * itemsize);
+    unsigned char *keep = malloc(NUM_BATCHES * NUM_HEADS * q * k);
+    unsigned char *diagonals = malloc(NUM_HEADS * num_diagonals * itemsize);
+    int32_t *query = malloc(q * sizeof *query), *key = malloc(k * sizeof *key);
+    int64_t *query_segment = malloc(NUM_BATCHES * q * sizeof *query_segment);
+    int64_t *key_segment = malloc(k * sizeof *key_segment);
+    double *scratch = malloc(5 * sizeof *scratch); /* for -2 .. 2 */
+    double sums[NUM_RANGES * NUM_HEADS], expected[NUM_RANGES * NUM_HEADS];
+    const t5b_matrix matrix = {out, q, k, NUM_HEADS * head_stride, head_stride, row};
+    const t5b_pairs positions = {T5B_INT32, query, key, 0, 0};
+    t5b_epilogue epilogue = {s->type, implementation, s->accumulate, {0}, {0}, {0}, {0}, masked};
+
+    memset(vectors, 0, sizeof vectors);
+    encode(s->type, -1000, masked);
+    for (size_t head = 0; head < NUM_HEADS; head++)
+        for (size_t range = 0; range < NUM_RANGES; range++) {
+            const int value = expected_weight((int64_t)range - 3, head);
+            encode(s->type, value, weight + (head * NUM_RANGES + range) * itemsize);
+            encode(s->type, value, vectors + range * range_stride + head * itemsize);
+        }
+    for (size_t i = 0; i < q; i++)
         query[i] = (int32_t)i + 5;
-    for (size_t i = 0; i < NUM_BATCHES * query_length; i++) {
-        query_batches[i] = query[i % query_length];
-        query_segment[i] = (int64_t)(i / 3 % 2) << 40;
-    }
-    for (size_t j = 0; j < key_length; j++) {
+    for (size_t i = 0; i < NUM_BATCHES * q; i++)
+        query_segment[i] = (int64_t)get_query_segment(i / q, i % q) << 40;
+    for (size_t j = 0; j < k; j++) {
         key[j] = (int32_t)j + 4;
-        addend[j] = (float)(j % 5);
         key_segment[j] = (int64_t)(j / 4 % 2) << 40;
+        encode(s->type, (int)(j % 5), addend + j * itemsize);
     }
-    for (size_t j = 0; j < NUM_BATCHES * key_length; j++)
-        keep[j] = j % 3 != 0;
-    if (has_addend)
-        epilogue.addend = (t5b_matrix){addend, query_length, key_length, 0, 0, 0};
-    if (has_keep)
-        epilogue.keep =
-            (t5b_matrix){keep, query_length, key_length, (ptrdiff_t)key_length, 0, 0};
-    if (has_segments)
-        epilogue.segments = (t5b_pairs){T5B_INT64, query_segment, key_segment, 0};
-    if (is_causal)
+    if (s->has_addend)
+        epilogue.addend = (t5b_matrix){addend, q, k, 0, 0, 0};
+    if (s->has_keep)
+        epilogue.keep = make_keep(s, keep);
+    if (s->has_segments)
+        epilogue.segments = (t5b_pairs){T5B_INT64, query_segment, key_segment, q, 0};
+    if (s->is_causal)
         epilogue.causal = positions;
-    t5b_fill_diagonals(&weights, -(int64_t)query_length, query_length + key_length - 1, diagonals,
-                       (ptrdiff_t)((query_length + key_length - 1) * 4));
+    t5b_fill_diagonals(&table, -(int64_t)q, num_diagonals, diagonals,
+                       (ptrdiff_t)(num_diagonals * itemsize));
     for (int way = 0; way < 2; way++) {
         for (size_t i = 0; i <= count; i++)
-            out[i] = (float)(i % 11);
-        if (way)
-            t5b_write_diagonals(diagonals, 4, NUM_HEADS, &epilogue, 0, NUM_BATCHES * query_length,
-                                streaming, &matrix);
-        else
-            t5b_write_pairs(&weights_by_range, &positions, &epilogue, 0,
-                            NUM_BATCHES * query_length, streaming, &matrix);
-        memset(expected, 0, sizeof expected);
-        for (size_t i = 0; i < count; i++) {
-            const size_t j = i % key_length, q = i / key_length % query_length;
-            const size_t head = i / key_length / query_length % NUM_HEADS;
-            const size_t batch = i / key_length / query_length / NUM_HEADS;
-            const int32_t d = key[j] - query[q];
-            const int is_visible =
-                (!has_keep || keep[batch * key_length + j]) &&
-                (!has_segments || query_segment[batch * query_length + q] == key_segment[j]) &&
-                (!is_causal || d <= 0);
-            const float value = expected_weight(d, head) + (accumulate ? (float)(i % 11) : 0) +
-                                (has_addend ? addend[j] : 0);
-            assert(out[i] == (is_visible ? value : masked));
-            expected[(d < -3 ? -3 : d > 3 ? 3 : d) + 3][head] += is_visible ? out[i] : 0;
+            encode(s->type, (int)(i % 11), out + i * itemsize);
+        for (size_t begin = 0; begin < NUM_BATCHES * q; begin += q / 2 + 1) {
+            const size_t rest = NUM_BATCHES * q - begin, step = q / 2 + 1;
+            const size_t end = begin + (rest < step ? rest : step);
+            if (way)
+                t5b_write_diagonals(diagonals, itemsize, NUM_HEADS, &epilogue, begin, end,
+                                    streaming, &matrix);
+            else
+                t5b_write_pairs(&by_range, &positions, &epilogue, begin, end, streaming, &matrix);
         }
-        assert(out[count] == (float)(count % 11));
+        check_items(s, out, expected);
+        encode(s->type, (int)(count % 11), masked);
+        assert(memcmp(out + count * itemsize, masked, itemsize) == 0);
+        encode(s->type, -1000, masked);
         memset(sums, 0, sizeof sums);
-        if (way)
-            t5b_sum_diagonals(&weights, -(int64_t)query_length, T5B_FLOAT32, &epilogue, 0,
-                              NUM_BATCHES * query_length, &matrix, scratch, &sums[0][0]);
-        else
-            t5b_sum_pairs(&weights, &positions, T5B_FLOAT32, &epilogue, 0,
-                          NUM_BATCHES * query_length, &matrix, &sums[0][0]);
-        t5b_sum_diagonals(&weights, -(int64_t)query_length, T5B_FLOAT32, &epilogue, 1, 1, &matrix,
-                          scratch, &sums[0][0]); /* no rows */
+        for (size_t begin = 0; begin <= NUM_BATCHES * q; begin += NUM_BATCHES * q) /* also none */
+            if (way)
+                t5b_sum_diagonals(&table, -(int64_t)q, s->type, &epilogue, begin,
+                                  NUM_BATCHES * q, &matrix, scratch, sums);
+            else
+                t5b_sum_pairs(&table, &positions, s->type, &epilogue, begin, NUM_BATCHES * q,
+                              &matrix, sums);
         assert(memcmp(sums, expected, sizeof sums) == 0);
     }
-    free(out), free(addend), free(diagonals), free(keep), free(query), free(key);
-    free(query_segment), free(key_segment), free(query_batches), free(scratch);
+    free(out), free(addend), free(keep), free(diagonals), free(query), free(key);
+    free(query_segment), free(key_segment), free(scratch);
+}
+
+/* All combinations of masks over a few shapes, each with one of the types in turn. */
+static void test_epilogues(const t5b_implementation *implementation)
+{
+    size_t turn = 0;
+
+    for (int masks = 0; masks < 128; masks++)
+        for (size_t q = 1; q <= 40; q += q < 3 ? 2 : 19)
+            for (size_t k = 1; k <= 3000; k += k < 70 ? 23 : 977) {
+                const setting s = {(t5b_float)(turn++ % 4), q, k, masks & 1, masks & 2, masks & 4,
+                                   masks & 8, masks & 16, masks & 32, masks >> 6};
+                if (s.has_keep || !(s.keep_by_head || s.keep_by_query))
+                    test_epilogue(&s, implementation, (int)(turn / 4 % 2));
+            }
 }
 
 int main(void)
@@ -252,6 +347,7 @@ int main(void)
             for (size_t count = 0; count <= MAX_COUNT; count += count < 70 ? 1 : 103)
                 for (int streaming = 0; streaming < 2; streaming++)
                     test_count_and_lookup(implementation, count, streaming);
+            test_epilogues(implementation);
             printf("%s ", implementation->name);
         }
     for (int way = 0; way < 2; way++)
@@ -260,13 +356,6 @@ int main(void)
                 for (int64_t offset = -900; offset <= 900; offset += 300)
                     test_grid(way ? &ranges : &indexed, way ? &ranges_by_range : &indexed_by_range, q, k,
                               offset, (int)(k % 2));
-    for (int head = 0; head < NUM_HEADS; head++)
-        for (int range = 0; range < 7; range++)
-            weight[head][range] = weight_vectors[range][head] = (float)(10 * head + range);
-    for (int masks = 0; masks < 32; masks++)
-        for (size_t q = 1; q <= 40; q += q < 5 ? 1 : 17)
-            for (size_t k = 1; k <= 3000; k += k < 70 ? 3 : 977)
-                test_epilogue(q, k, masks, (int)(k % 2));
     printf("%s\n", t5b_get_compiler());
     return 0;
 }

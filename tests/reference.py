@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 import t5bucket as tb
 
+BFLOAT16 = ml_dtypes.bfloat16
 MINIMUM = {  # the finite minimum of each type
     "float16": -65504.0,
     "bfloat16": -3.3895313892515355e38,

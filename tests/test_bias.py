@@ -15,6 +15,7 @@ from reference import add, bits, gather, normal_weight, random_weight
 from strategies import FLOATS, float_dtypes, lengths, offsets, out_layouts, relayout, schemes
 
 import t5bucket as tb
+from t5bucket import _table
 
 
 @given(schemes, st.integers(1, 5), float_dtypes, lengths, lengths, offsets, offsets)
@@ -343,10 +344,41 @@ def test_three_axes_accumulate_without_a_temporary() -> None:
     axes = random.integers(0, 1000, (3, 2, 70))
     out = np.zeros((2, 12, 70, 70), np.float32)
     expected = np.zeros_like(out)
+    tracemalloc.start()
     for bias, positions in zip(tables, axes, strict=True):
         bias.matrix_at(positions, out=out, accumulate=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < out.nbytes / 3
+    for bias, positions in zip(tables, axes, strict=True):
         expected += bias.matrix_at(positions)
     assert np.array_equal(out, expected)
+
+
+def test_rules_that_change_near_the_ends_of_int32_do_not_overflow() -> None:
+    random = np.random.default_rng(7)
+    for start in (2**31 - 3, -(2**31) + 2, 2**30, -(2**30), 2**29 + 1, 1 - 2**29, 2**32):
+        buckets = tb.Buckets.from_ranges(
+            [(0, None, start - 1), (1, start, start + 9), (2, start + 10, None)],
+            max_distance=2**33,
+            num_buckets=3,
+        )
+        bias = tb.RelativeAttentionBias(np.arange(6, dtype=np.float32).reshape(3, 2), buckets)
+        ends = [-(2**31), -(2**30), 0, 2**29, 2**30 - 1, 2**31 - 1]
+        key = np.array([*ends, *(start + random.integers(-20, 20, 10))])
+        query = np.array([0, 1, 2**29])
+        expected = gather(bias.weight, buckets(key - query[:, None]))
+        assert np.array_equal(bias.matrix_at(query, key), expected)
+        for dtype in (np.int64, np.int32):
+            clipped = np.clip(key, -(2**31), 2**31 - 1).astype(dtype)
+            assert buckets(clipped).tolist() == [buckets(int(d)) for d in clipped]
+
+
+def test_tables_beyond_the_kernels_offsets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_table, "MAX_PAIRS_NBYTES", 32 * 128)
+    bias = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
+    with pytest.raises(MemoryError, match="weight must take at most 4096 bytes for positions"):
+        bias.matrix_at([1, 2])
 
 
 def test_matrix_at_of_consecutive_positions_is_matrix() -> None:

@@ -252,12 +252,12 @@ GRADIENTS: list[Case] = [
             (
                 lambda call=call: call(np.ones((4, 5), np.float32)),
                 ValueError,
-                "gradient must have shape (..., 2, query_length, key_length), got (4, 5)",
+                "gradient must have shape (..., 2, ",
             ),
             (
                 lambda call=call: call(np.ones((3, 4, 5), np.float32)),
                 ValueError,
-                "gradient must have shape (..., 2, query_length, key_length), got (3, 4, 5)",
+                "gradient must have shape (..., 2, ",
             ),
             (
                 lambda call=call: call(np.ones((2, 4, 5))),

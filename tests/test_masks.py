@@ -257,10 +257,21 @@ def test_bytes_other_than_one_are_true_as_in_numpy() -> None:
 
 def test_masks_are_not_changed() -> None:
     bias = tb.RelativeAttentionBias(np.ones((32, 1)), tb.Buckets())
-    for mask in (np.zeros(4, bool), np.zeros(4)):
-        mask.flags.writeable = False
-        bias.matrix(3, 4, mask=mask)
-        assert (mask == 0).all()
+    for mask in (np.array([0, 1, 2, 255], np.uint8).view(bool), np.arange(4.0)):
+        kept = mask.tobytes()
+        out = np.zeros((1, 3, 4))
+        bias.matrix(3, 4, mask=mask, out=out)
+        bias.matrix_at(np.arange(3), np.arange(4), mask=mask, out=out, accumulate=True)
+        bias.weight_gradient(out, mask=mask)
+        assert mask.tobytes() == kept
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_masks_are_rounded_once_in_either_byte_order(order: str) -> None:
+    bias = tb.RelativeAttentionBias(np.zeros((32, 1), reference.BFLOAT16), tb.Buckets())
+    mask = np.array([1 + 2**-8 + 2**-40, 1 + 2**-8, -1 - 2**-8 - 2**-40], f"{order}f8")
+    found = bias.matrix(1, 3, mask=mask)[0, 0].astype(np.float64)
+    assert found.tolist() == [1 + 2**-7, 1, -1 - 2**-7]
 
 
 @pytest.fixture
