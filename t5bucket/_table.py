@@ -151,7 +151,7 @@ class RelativeTable:
         self, out: NDArray[Any], offset: int, num_threads: int | None, is_new: bool = False
     ) -> None:
         """Write every row of ``out`` (num_heads, query, key), of any layout."""
-        _, query_length, key_length = out.shape
+        num_heads, query_length, key_length = out.shape
         if query_length == 0 or key_length == 0:
             return
         if query_length == 1 and (is_new or is_direct(out)):
@@ -159,8 +159,8 @@ class RelativeTable:
             return
         diagonals = self._diagonals(query_length, key_length, offset)
         if is_new or is_direct(out):
-            write = partial(_core.write_diagonals, diagonals, None, out, _streams(out, is_new))
-            run(write, query_length, out.nbytes, num_threads)
+            write = partial(_copy_rows, diagonals, out, _streams(out, is_new))
+            run(write, num_heads * query_length, out.nbytes, num_threads)
         else:
             window = _window(diagonals, query_length, key_length)
             run(
@@ -314,6 +314,21 @@ def parts_of_pairs(positions: Pairs, shape: tuple[int, ...]) -> Iterator[Part]:
         return
     for batch, query in np.ndindex(shape[0], shape[2]):
         yield Part(slice(batch, batch + 1), slice(query, query + 1), every)
+
+
+def _copy_rows(
+    diagonals: NDArray[Any], out: NDArray[Any], streaming: bool, begin: int, end: int
+) -> None:
+    """Copy rows begin, ..., end - 1 of all heads' rows, which are next to each other in memory."""
+    num_heads, query_length, _ = out.shape
+    if end - begin == num_heads * query_length:
+        _core.write_diagonals(diagonals, None, out, streaming, 0, query_length)
+        return
+    for head in range(begin // query_length, -(-end // query_length)):
+        first = head * query_length
+        rows = (max(begin - first, 0), min(end - first, query_length))
+        one = slice(head, head + 1)
+        _core.write_diagonals(diagonals[one], None, out[one], streaming, *rows)
 
 
 def _streams(out: NDArray[Any], is_new: bool) -> bool:
