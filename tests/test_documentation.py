@@ -19,9 +19,13 @@ MODULES = sorted(
     if not module.name.endswith("__main__")
 )
 
+FRAMEWORKS = ("t5bucket.dask", "t5bucket.torch")
+
 
 @pytest.mark.parametrize("name", ["t5bucket", *MODULES])
 def test_examples_in_docstrings(name: str) -> None:
+    if name in FRAMEWORKS:
+        pytest.importorskip(name.removeprefix("t5bucket."))
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
@@ -54,6 +58,18 @@ def public_functions() -> list[Any]:
 
 @pytest.mark.parametrize("function", public_functions(), ids=lambda f: f.__qualname__)
 def test_every_public_function_has_an_example_and_names_its_parameters(function: Any) -> None:
+    check_docstring(function)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_so_has_every_function_for_a_framework(name: str) -> None:
+    pytest.importorskip(name.removeprefix("t5bucket."))
+    module = importlib.import_module(name)
+    for public in module.__all__:
+        check_docstring(getattr(module, public))
+
+
+def check_docstring(function: Any) -> None:
     text = inspect.getdoc(function) or ""
     assert ">>> " in text
     parameters = inspect.signature(function).parameters

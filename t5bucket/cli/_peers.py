@@ -98,7 +98,7 @@ def layoutlmv3_encoder(weight: NDArray[Any]) -> tuple[Any, Any]:
     except ImportError as error:
         raise NotImplementedError(str(error)) from error
     torch.set_num_threads(1)
-    encoder: Any = LayoutLMv3Encoder(LayoutLMv3Config(num_hidden_layers=1))  # type: ignore[no-untyped-call]
+    encoder: Any = LayoutLMv3Encoder(LayoutLMv3Config(num_hidden_layers=1))
     by_head = torch.from_numpy(np.ascontiguousarray(weight.T))
     encoder.rel_pos_bias.weight = torch.nn.Parameter(by_head, requires_grad=False)
     return encoder, torch

@@ -1,0 +1,481 @@
+# torch.py - the bias as a differentiable operator of PyTorch (the extra "torch").
+# SPDX-License-Identifier: BSD-3-Clause
+"""Bias matrices of CPU tensors, differentiable in the weight.
+
+The functions are registered as operators ``torch.ops.t5bucket``, with their
+gradients and their shapes, so that ``torch.compile`` and ``torch.export`` take
+them as they are. Tensors are read and written without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import torch
+except ImportError:
+    raise ImportError("t5bucket.torch needs PyTorch: pip install 't5bucket[torch]'") from None
+
+from t5bucket import _checks
+from t5bucket._bias import RelativeAttentionBias
+from t5bucket._buckets import Buckets
+from t5bucket._threads import choose_num_threads
+
+__all__ = ["compute_bias", "compute_bias_at"]
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def compute_bias(
+    weight: torch.Tensor,
+    query_length: int,
+    key_length: int,
+    *,
+    buckets: Buckets,
+    query_offset: int = 0,
+    key_offset: int = 0,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Bias of all pairs of consecutive query and key positions, with masks.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (num_buckets, num_heads)
+        float16, bfloat16, float32 or float64, on the CPU: the weight of T5's
+        ``relative_attention_bias``. Gradients flow into it.
+    query_length, key_length : int
+        Number of positions (tokens), at least 0.
+    buckets : Buckets
+        The scheme that `weight` was trained with.
+    query_offset, key_offset : int, optional
+        Position of query 0 and of key 0.
+    mask : Tensor, optional
+        Boolean (true = attend) or floating-point (added); it broadcasts to
+        ``(batch, num_heads, query_length, key_length)``. No gradient flows into it.
+    causal : bool, optional
+        Mask keys whose position is greater than the query's.
+    scale : float, optional
+        Factor of every weight.
+
+    Returns
+    -------
+    Tensor of `weight`'s dtype, shape (1, num_heads, query_length, key_length)
+        Contiguous; ``(batch, ...)`` with a mask that has a batch. Masked pairs
+        have the dtype's finite minimum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, shape or device, or out of its limits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import t5bucket as tb
+    >>> from t5bucket.torch import compute_bias
+    >>> weight = torch.zeros(32, 12, requires_grad=True)
+    >>> bias = compute_bias(weight, 3, 3, buckets=tb.Buckets(32, 128))
+    >>> bias.shape
+    torch.Size([1, 12, 3, 3])
+    >>> bias.sum().backward()
+    >>> weight.grad[0, 0]  # pairs of bucket 0
+    tensor(3.)
+    """
+    _check(weight, buckets, mask, causal, scale)
+    _check_integer("query_length", query_length, 0)
+    _check_integer("key_length", key_length, 0)
+    _check_integer("query_offset", query_offset)
+    _check_integer("key_offset", key_offset)
+    return torch.ops.t5bucket.bias(
+        weight,
+        mask,
+        _settings(buckets),
+        query_length,
+        key_length,
+        query_offset,
+        key_offset,
+        causal,
+        scale,
+        False,
+    )
+
+
+def compute_bias_at(
+    weight: torch.Tensor,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor | None = None,
+    *,
+    buckets: Buckets,
+    mask: torch.Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Bias of all pairs of given query and key positions, with masks.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (num_buckets, num_heads)
+        float16, bfloat16, float32 or float64, on the CPU. Gradients flow into it.
+    query_positions : Tensor of int, shape (..., q)
+        Positions (tokens, or any other unit).
+    key_positions : Tensor of int, shape (..., k), optional
+        The query's if None. Leading axes broadcast.
+    buckets : Buckets
+        The scheme that `weight` was trained with.
+    mask, causal, scale : optional
+        As in `compute_bias`.
+
+    Returns
+    -------
+    Tensor of `weight`'s dtype, shape (..., num_heads, q, k)
+        Contiguous; with one batch axis at least.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, shape or device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import t5bucket as tb
+    >>> from t5bucket.torch import compute_bias_at
+    >>> positions = torch.tensor([[0, 1, 2, 0, 1]])  # two sequences in one row
+    >>> compute_bias_at(torch.zeros(32, 12), positions, buckets=tb.Buckets()).shape
+    torch.Size([1, 12, 5, 5])
+    """
+    _check(weight, buckets, mask, causal, scale)
+    key_positions = query_positions if key_positions is None else key_positions
+    _check_positions("query_positions", query_positions)
+    _check_positions("key_positions", key_positions)
+    settings = _settings(buckets)
+    return torch.ops.t5bucket.bias_at(
+        weight, query_positions, key_positions, mask, settings, causal, scale, False
+    )
+
+
+# ---- arguments ----
+
+
+def _check(weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any) -> None:
+    _checks.flag("causal", causal)
+    if scale is not None:
+        _checks.real("scale", scale)
+    _check_tensor("weight", weight, FLOATS, "float16, bfloat16, float32 or float64")
+    if weight.ndim != 2:
+        raise ValueError(
+            f"weight must have two axes, buckets and heads, got shape {tuple(weight.shape)}"
+        )
+    if not isinstance(buckets, Buckets):
+        raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
+    if weight.shape[0] != buckets.num_buckets:
+        raise ValueError(
+            f"weight must have one row for each of the {buckets.num_buckets} buckets, "
+            f"got {weight.shape[0]} rows"
+        )
+    if mask is not None:
+        _check_tensor("mask", mask, (torch.bool, *FLOATS), "boolean or floating-point")
+        if mask.requires_grad:
+            raise ValueError("mask must not require a gradient, got one that does")
+
+
+def _check_integer(name: str, value: Any, minimum: int = _checks.INT64_MIN) -> None:
+    if not isinstance(value, torch.SymInt):  # which is what it will be when it is traced
+        _checks.integer(name, value, minimum)
+
+
+def _check_positions(name: str, positions: Any) -> None:
+    _check_tensor(name, positions, INTEGERS, "integers")
+    if positions.ndim == 0:
+        raise ValueError(f"{name} must have at least one axis, got shape ()")
+
+
+def _check_tensor(name: str, value: Any, dtypes: Sequence[torch.dtype], kind: str) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.device.type != "cpu":
+        raise ValueError(f"{name} must be on the CPU, got device {value.device}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} must be {kind}, got {value.dtype}")
+
+
+def _settings(buckets: Buckets) -> list[int]:
+    """Put a scheme into the integers that operators take: T5's three, or starts and buckets."""
+    if buckets._is_t5:
+        return [buckets.num_buckets, buckets.max_distance, int(buckets.bidirectional)]
+    rule = buckets._rule
+    return [buckets.num_buckets, buckets.max_distance, -1, *rule.start_list, *rule.bucket_list]
+
+
+@lru_cache
+def _scheme(settings: tuple[int, ...]) -> Buckets:
+    """Make the scheme of `_settings`."""
+    num_buckets, max_distance, bidirectional, *rest = settings
+    if bidirectional >= 0:
+        return Buckets(num_buckets, max_distance, bool(bidirectional))
+    starts, numbers = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    firsts, lasts = [None, *starts], [*(start - 1 for start in starts), None]
+    ranges = list(zip(numbers, firsts, lasts, strict=True))
+    return Buckets.from_ranges(ranges, max_distance=max_distance, num_buckets=num_buckets)
+
+
+# ---- tensors as arrays, without a copy ----
+
+
+def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
+    if tensor.dtype == torch.bfloat16:  # NumPy has it from another package
+        array: NDArray[Any] = tensor.detach().view(torch.int16).numpy().view(_checks.bfloat16())
+        return array
+    return np.asarray(tensor.detach().numpy())
+
+
+def _options(mask: torch.Tensor | None, causal: bool, linear: bool) -> dict[str, Any]:
+    """Masks in NumPy's terms; of a `linear` bias, masked pairs are 0 and nothing is added."""
+    array: NDArray[Any] | None = None
+    if mask is not None:
+        array = _as_array(mask)
+        if linear and mask.dtype != torch.bool:
+            array = np.broadcast_to(True, array.shape)
+    return {"mask": array, "causal": causal}
+
+
+def _num_threads(tensor: torch.Tensor) -> int:
+    """As many as pay, and not more than PyTorch itself would use."""
+    nbytes = tensor.numel() * tensor.element_size()
+    return min(choose_num_threads(nbytes), int(torch.get_num_threads()))
+
+
+def _bias_of(weight: torch.Tensor, settings: Sequence[int]) -> RelativeAttentionBias:
+    return RelativeAttentionBias(_as_array(weight), _scheme(tuple(settings)))
+
+
+def _batch(mask: torch.Tensor | None, *positions: torch.Tensor) -> tuple[Any, ...]:
+    """Batch axes of a matrix."""
+    shapes = [tensor.shape[:-1] for tensor in positions]
+    if mask is not None:
+        shapes.append(mask.shape[:-3])
+    return tuple(torch.broadcast_shapes(*shapes)) if shapes else ()
+
+
+def _new_bias(weight: torch.Tensor, batch: tuple[Any, ...], q: Any, k: Any) -> torch.Tensor:
+    """Allocate a result, with one batch axis at least."""
+    return weight.new_empty([*(batch or (1,)), weight.shape[1], q, k])
+
+
+def _as_out(result: torch.Tensor, batch: tuple[Any, ...]) -> NDArray[Any]:
+    array = _as_array(result)
+    return array if batch else array[0]
+
+
+# ---- operators: the bias and its adjoint, each of which is the other's gradient ----
+
+
+@torch.library.custom_op("t5bucket::bias", mutates_args=())
+def _bias(
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    settings: Sequence[int],
+    query_length: int,
+    key_length: int,
+    query_offset: int,
+    key_offset: int,
+    causal: bool,
+    scale: float | None,
+    linear: bool,
+) -> torch.Tensor:
+    batch = _batch(mask)
+    result = _new_bias(weight, batch, query_length, key_length)
+    _bias_of(weight, settings).matrix(
+        query_length,
+        key_length,
+        query_offset=query_offset,
+        key_offset=key_offset,
+        masked_value=0 if linear else None,
+        scale=scale,
+        out=_as_out(result, batch),
+        num_threads=_num_threads(result),
+        **_options(mask, causal, linear),
+    )
+    return result
+
+
+@torch.library.custom_op("t5bucket::bias_gradient", mutates_args=())
+def _bias_gradient(
+    gradient: torch.Tensor,
+    mask: torch.Tensor | None,
+    settings: Sequence[int],
+    query_offset: int,
+    key_offset: int,
+    causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    weight = gradient.new_zeros(settings[0], gradient.shape[-3])
+    _as_array(weight)[...] = _bias_of(weight, settings).weight_gradient(
+        _as_array(gradient),
+        query_offset=query_offset,
+        key_offset=key_offset,
+        scale=scale,
+        num_threads=_num_threads(gradient),
+        **_options(mask, causal, True),
+    )
+    return weight
+
+
+@torch.library.custom_op("t5bucket::bias_at", mutates_args=())
+def _bias_at(
+    weight: torch.Tensor,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    mask: torch.Tensor | None,
+    settings: Sequence[int],
+    causal: bool,
+    scale: float | None,
+    linear: bool,
+) -> torch.Tensor:
+    batch = _batch(mask, query_positions, key_positions)
+    result = _new_bias(weight, batch, query_positions.shape[-1], key_positions.shape[-1])
+    _bias_of(weight, settings).matrix_at(
+        _as_array(query_positions),
+        _as_array(key_positions),
+        masked_value=0 if linear else None,
+        scale=scale,
+        out=_as_out(result, batch),
+        num_threads=_num_threads(result),
+        **_options(mask, causal, linear),
+    )
+    return result
+
+
+@torch.library.custom_op("t5bucket::bias_at_gradient", mutates_args=())
+def _bias_at_gradient(
+    gradient: torch.Tensor,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    mask: torch.Tensor | None,
+    settings: Sequence[int],
+    causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    weight = gradient.new_zeros(settings[0], gradient.shape[-3])
+    _as_array(weight)[...] = _bias_of(weight, settings).weight_gradient_at(
+        _as_array(gradient),
+        _as_array(query_positions),
+        _as_array(key_positions),
+        scale=scale,
+        num_threads=_num_threads(gradient),
+        **_options(mask, causal, True),
+    )
+    return weight
+
+
+# ---- their shapes ----
+
+
+@_bias.register_fake
+def _(
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    settings: Sequence[int],
+    query_length: int,
+    key_length: int,
+    *_: Any,
+) -> torch.Tensor:
+    return _new_bias(weight, _batch(mask), query_length, key_length)
+
+
+@_bias_at.register_fake
+def _(
+    weight: torch.Tensor,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    mask: torch.Tensor | None,
+    *_: Any,
+) -> torch.Tensor:
+    batch = _batch(mask, query_positions, key_positions)
+    return _new_bias(weight, batch, query_positions.shape[-1], key_positions.shape[-1])
+
+
+@_bias_gradient.register_fake
+def _(
+    gradient: torch.Tensor, mask: torch.Tensor | None, settings: Sequence[int], *_: Any
+) -> torch.Tensor:
+    return gradient.new_empty(settings[0], gradient.shape[-3])
+
+
+@_bias_at_gradient.register_fake
+def _(
+    gradient: torch.Tensor,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    mask: torch.Tensor | None,
+    settings: Sequence[int],
+    *_: Any,
+) -> torch.Tensor:
+    return gradient.new_empty(settings[0], gradient.shape[-3])
+
+
+# ---- their gradients ----
+
+
+def _save_bias(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    _, mask, settings, _, _, query_offset, key_offset, causal, scale, _ = inputs
+    ctx.save_for_backward(mask)
+    ctx.options = (settings, query_offset, key_offset, causal, scale)
+
+
+def _differentiate_bias(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+    (mask,) = ctx.saved_tensors
+    return (torch.ops.t5bucket.bias_gradient(gradient, mask, *ctx.options), *(None,) * 9)
+
+
+def _save_bias_gradient(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    gradient, mask, settings, query_offset, key_offset, causal, scale = inputs
+    ctx.save_for_backward(mask)
+    lengths = gradient.shape[-2:]
+    ctx.options = (settings, *lengths, query_offset, key_offset, causal, scale, True)
+    ctx.shape = gradient.shape
+
+
+def _differentiate_bias_gradient(ctx: Any, weight: torch.Tensor) -> tuple[Any, ...]:
+    (mask,) = ctx.saved_tensors
+    bias = torch.ops.t5bucket.bias(weight, mask, *ctx.options)
+    return (bias.expand(ctx.shape), *(None,) * 6)
+
+
+def _save_bias_at(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    _, query_positions, key_positions, mask, settings, causal, scale, _ = inputs
+    ctx.save_for_backward(query_positions, key_positions, mask)
+    ctx.options = (settings, causal, scale)
+
+
+def _differentiate_bias_at(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+    found = torch.ops.t5bucket.bias_at_gradient(gradient, *ctx.saved_tensors, *ctx.options)
+    return (found, *(None,) * 7)
+
+
+def _save_bias_at_gradient(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    gradient, query_positions, key_positions, mask, settings, causal, scale = inputs
+    ctx.save_for_backward(query_positions, key_positions, mask)
+    ctx.options = (settings, causal, scale, True)
+    ctx.shape = gradient.shape
+
+
+def _differentiate_bias_at_gradient(ctx: Any, weight: torch.Tensor) -> tuple[Any, ...]:
+    bias = torch.ops.t5bucket.bias_at(weight, *ctx.saved_tensors, *ctx.options)
+    return (bias.expand(ctx.shape), *(None,) * 6)
+
+
+_bias.register_autograd(_differentiate_bias, setup_context=_save_bias)
+_bias_gradient.register_autograd(_differentiate_bias_gradient, setup_context=_save_bias_gradient)
+_bias_at.register_autograd(_differentiate_bias_at, setup_context=_save_bias_at)
+_bias_at_gradient.register_autograd(
+    _differentiate_bias_at_gradient, setup_context=_save_bias_at_gradient
+)

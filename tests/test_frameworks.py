@@ -1,0 +1,58 @@
+# test_frameworks.py - the programs of docs/frameworks.md, each in a process of its own.
+# SPDX-License-Identifier: BSD-3-Clause
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+TEXT = (Path(__file__).parent.parent / "docs" / "frameworks.md").read_text()
+
+
+class Program(NamedTuple):
+    """A block, and the section that it stands in."""
+
+    title: str
+    source: str
+
+
+def programs() -> list[Program]:
+    found = []
+    for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]:
+        title, _, body = section.partition("\n")
+        blocks = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
+        found += [Program(f"{title} {i}", block) for i, block in enumerate(blocks)]
+    return found
+
+
+def run(program: Program, folder: Path, **environment: str) -> str:
+    path = folder / "program.py"
+    path.write_text(program.source)
+    for package in ("torch", "dask"):
+        if re.search(rf"^(import {package}|from t5bucket.{package})", program.source, re.MULTILINE):
+            pytest.importorskip(package)
+    result = subprocess.run(
+        [sys.executable, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("program", programs(), ids=lambda program: program.title)
+def test_the_program_runs(program: Program, tmp_path: Path) -> None:
+    run(program, tmp_path)
+
+
+def test_what_a_map_function_holds_is_pickled_to_the_same_bytes_everywhere(tmp_path: Path) -> None:
+    (program,) = (program for program in programs() if "map" in program.title)
+    printed = {run(program, tmp_path, PYTHONHASHSEED=str(seed)) for seed in range(3)}
+    assert len(printed) == 1
+    assert len(printed.pop()) > 50
