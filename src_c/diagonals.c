@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "epilogue.h"
+#include "items.h"
 #include "table.h"
 
 /* So many heads are written side by side where they share masks. More would evict each
@@ -15,25 +16,20 @@
  * power of two of bytes, the same rows of all heads share a set. */
 enum { MASKED_HEADS = 4 };
 
-#define FILL(type) \
-    for (size_t i = begin; i < end; i++) \
-        ((type *)diagonal)[i] = ((const type *)items)[range]
-
 static const unsigned char *get_items(const t5b_table *table, size_t head)
 {
     return (const unsigned char *)table->items + head * table->num_ranges * table->itemsize;
 }
 
+#define FILL(item) \
+    for (size_t i = begin; i < end; i++) \
+        ((item *)diagonal)[i] = ((const item *)items)[range];
+
 /* Write one item to diagonals begin, ..., end - 1 of a head. */
 static inline void fill_run(const void *items, size_t range, size_t itemsize, size_t begin,
                             size_t end, void *diagonal)
 {
-    switch (itemsize) {
-    case 1: FILL(uint8_t); break;
-    case 2: FILL(uint16_t); break;
-    case 4: FILL(uint32_t); break;
-    default: FILL(uint64_t); break;
-    }
+    FOR_ITEMSIZE(itemsize, FILL)
 }
 
 /* Ranges of one token are copied in one go, between the two unbounded ones. */
@@ -93,13 +89,14 @@ static void copy_rows(const window_rows *windows, size_t num_heads, size_t begin
 {
     row_block block = first_block(matrix->key_length, matrix->key_length);
 
-    for (size_t head = 0; head < num_heads; head++)
-        for (size_t row = begin; row < end; row++) {
-            move_to_row(&block, row, matrix->query_length);
+    for (size_t head = 0; head < num_heads; head++) {
+        move_to_row(&block, begin, matrix->query_length);
+        for (; block.row < end; move_to_next_row(&block, matrix->query_length)) {
             const bytes window = {get_window(windows, head, block.query), NULL, NULL};
             write_row(get_row(matrix, &block, head), &window,
                       matrix->key_length * windows->itemsize, streaming);
         }
+    }
 }
 
 /* Write heads first_head, ..., end_head - 1, which share their masks where they can. */
@@ -114,15 +111,14 @@ static void finish_rows(const window_rows *windows, const t5b_epilogue *epilogue
     row_selection selection;
 
     selection.is_set = 0;
-    do
-        for (size_t row = begin; row < end; row++) {
-            move_to_row(&block, row, matrix->query_length);
+    do {
+        move_to_row(&block, begin, matrix->query_length);
+        for (; block.row < end; move_to_next_row(&block, matrix->query_length))
             for (size_t head = first_head; head < end_head; head++)
                 finish_block(epilogue, &block, head,
                              get_window(windows, head, block.query) + block.first * itemsize,
                              itemsize, &selection, streaming, matrix);
-        }
-    while (next_block(&block, get_line_length(itemsize)));
+    } while (next_block(&block, get_line_length(itemsize)));
 }
 
 void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_heads,

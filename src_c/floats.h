@@ -13,6 +13,8 @@
 
 #include <string.h>
 
+#include "items.h"
+
 static inline float as_float(uint32_t bits)
 {
     float value;
@@ -104,39 +106,39 @@ static inline size_t get_float_nbytes(t5b_float type)
 static inline void add_wide(t5b_float type, const void *items, size_t count, double *restrict sum)
 {
     switch (type) {
-    case T5B_FLOAT16: ADD_WIDE(uint16_t, widen_float16) break;
-    case T5B_BFLOAT16: ADD_WIDE(uint16_t, widen_bfloat16) break;
-    case T5B_FLOAT32: ADD_WIDE(uint32_t, as_float) break;
-    case T5B_FLOAT64: ADD_WIDE(uint64_t, as_double) break;
+    case T5B_FLOAT16: ADD_WIDE(item16, widen_float16) break;
+    case T5B_BFLOAT16: ADD_WIDE(item16, widen_bfloat16) break;
+    case T5B_FLOAT32: ADD_WIDE(item32, as_float) break;
+    case T5B_FLOAT64: ADD_WIDE(item64, as_double) break;
     }
 }
 
 /* So many sums side by side: one alone would wait for itself at every step. */
-enum { NUM_LANES = 16 };
+enum { SUM_LANES = 16 };
 
 #define SUM_WIDE(item_type, WIDEN) \
     { \
         const item_type *from = (const item_type *)items; \
-        for (; count - i >= NUM_LANES; i += NUM_LANES) \
-            for (size_t lane = 0; lane < NUM_LANES; lane++) \
+        for (; count - i >= SUM_LANES; i += SUM_LANES) \
+            for (size_t lane = 0; lane < SUM_LANES; lane++) \
                 lanes[lane] += (double)WIDEN(from[i + lane]); \
         for (; i < count; i++) \
-            lanes[i % NUM_LANES] += (double)WIDEN(from[i]); \
+            lanes[i % SUM_LANES] += (double)WIDEN(from[i]); \
     }
 
 /* The sum of items, in float64. */
 static inline double sum_wide(t5b_float type, const void *items, size_t count)
 {
-    double lanes[NUM_LANES] = {0}, sum = 0;
+    double lanes[SUM_LANES] = {0}, sum = 0;
     size_t i = 0;
 
     switch (type) {
-    case T5B_FLOAT16: SUM_WIDE(uint16_t, widen_float16) break;
-    case T5B_BFLOAT16: SUM_WIDE(uint16_t, widen_bfloat16) break;
-    case T5B_FLOAT32: SUM_WIDE(uint32_t, as_float) break;
-    case T5B_FLOAT64: SUM_WIDE(uint64_t, as_double) break;
+    case T5B_FLOAT16: SUM_WIDE(item16, widen_float16) break;
+    case T5B_BFLOAT16: SUM_WIDE(item16, widen_bfloat16) break;
+    case T5B_FLOAT32: SUM_WIDE(item32, as_float) break;
+    case T5B_FLOAT64: SUM_WIDE(item64, as_double) break;
     }
-    for (size_t lane = 0; lane < NUM_LANES; lane++)
+    for (size_t lane = 0; lane < SUM_LANES; lane++)
         sum += lanes[lane];
     return sum;
 }

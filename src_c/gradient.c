@@ -6,8 +6,10 @@
 
 #include <assert.h>
 
-#include "epilogue.h"
+#include "floats.h"
 #include "locate.h"
+#include "masks.h"
+#include "rows.h"
 #include "table.h"
 
 /* A head's gradient in a block; 0 where it is masked, by way of `scratch`. */

@@ -7,7 +7,7 @@
 
 #include "t5bucket.h"
 
-#include "epilogue.h"
+#include "rows.h"
 #include "table.h"
 
 /* key - query, saturated. */

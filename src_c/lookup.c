@@ -14,13 +14,14 @@
 
 #include <assert.h>
 
+#include "items.h"
 #include "positions.h"
 #include "stream.h"
 #include "table.h"
 
 enum { BLOCK_LENGTH = 512 }; /* 10 KiB of scratch on the stack */
 
-static void locate_block(const t5b_table *table, const void *relative_position,
+static void locate_any(const t5b_table *table, const void *relative_position,
                          t5b_integer type, size_t count, uint32_t *range)
 {
     if (is_narrow(table)) {
@@ -34,19 +35,14 @@ static void locate_block(const t5b_table *table, const void *relative_position,
     }
 }
 
-#define TAKE(type) \
+#define TAKE(item) \
     for (size_t i = 0; i < count; i++) \
-        ((type *)taken)[i] = ((const type *)items)[range[i]]
+        ((item *)taken)[i] = ((const item *)items)[range[i]];
 
 static void take_block(const void *items, size_t itemsize, const uint32_t *range, size_t count,
                        void *taken)
 {
-    switch (itemsize) {
-    case 1: TAKE(uint8_t); break;
-    case 2: TAKE(uint16_t); break;
-    case 4: TAKE(uint32_t); break;
-    default: TAKE(uint64_t); break;
-    }
+    FOR_ITEMSIZE(itemsize, TAKE)
 }
 
 void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integer type,
@@ -61,7 +57,7 @@ void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integ
     for (size_t begin = 0; begin < count; begin += BLOCK_LENGTH) {
         const size_t length = count - begin < BLOCK_LENGTH ? count - begin : BLOCK_LENGTH;
         unsigned char *target = (unsigned char *)items + begin * itemsize;
-        locate_block(table, (const unsigned char *)relative_position + begin * get_nbytes(type),
+        locate_any(table, (const unsigned char *)relative_position + begin * get_nbytes(type),
                      type, length, range);
         if (streaming && CAN_STREAM) {
             take_block(table->items, itemsize, range, length, taken);

@@ -16,6 +16,7 @@
 #include <assert.h>
 
 #include "epilogue.h"
+#include "items.h"
 #include "locate.h"
 
 enum { STRIP_LENGTH = 8 }; /* rows that are located at once: 16 KiB */
@@ -27,21 +28,16 @@ typedef struct vector_rows {
     uint64_t items[T5B_VECTOR_NBYTES / sizeof(uint64_t) * TAKEN_LENGTH];
 } vector_rows;
 
-#define TAKE(type) \
+#define TAKE(item) \
     for (size_t i = 0; i < count; i++) \
-        ((type *)row)[i] = *(const type *)(items + offset[i])
+        ((item *)row)[i] = *(const item *)(items + offset[i]);
 
 static void take_head(const t5b_table *table, size_t head, const uint32_t *offset, size_t count,
-                      unsigned char *row)
+                      void *row)
 {
     const unsigned char *items = (const unsigned char *)table->items + head * table->itemsize;
 
-    switch (table->itemsize) {
-    case 1: TAKE(uint8_t); break;
-    case 2: TAKE(uint16_t); break;
-    case 4: TAKE(uint32_t); break;
-    default: TAKE(uint64_t); break;
-    }
+    FOR_ITEMSIZE(table->itemsize, TAKE)
 }
 
 #if HAS_SSE2

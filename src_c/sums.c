@@ -24,10 +24,10 @@
 ALWAYS_INLINE void add_items(t5b_float type, void *sum, const void *addend, size_t count)
 {
     switch (type) {
-    case T5B_FLOAT16: ADD(uint16_t, widen_float16, narrow_float16) break;
-    case T5B_BFLOAT16: ADD(uint16_t, widen_bfloat16, narrow_bfloat16) break;
-    case T5B_FLOAT32: ADD(uint32_t, as_float, as_bits) break;
-    case T5B_FLOAT64: ADD(uint64_t, as_double, as_bits64) break;
+    case T5B_FLOAT16: ADD(item16, widen_float16, narrow_float16) break;
+    case T5B_BFLOAT16: ADD(item16, widen_bfloat16, narrow_bfloat16) break;
+    case T5B_FLOAT32: ADD(item32, as_float, as_bits) break;
+    case T5B_FLOAT64: ADD(item64, as_double, as_bits64) break;
     }
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
+from t5bucket._arrays import allocate, round_floats
 from t5bucket._buckets import Buckets
 from t5bucket._gradient import sum_matrix, sum_pairs
 from t5bucket._masks import Masks
@@ -277,7 +278,7 @@ class RelativeAttentionBias:
             mask is segment_ids is key_segment_ids is masked_value is scale is None
         ):
             if out is None:
-                out = _checks.allocate(shape, self._dtype)
+                out = allocate(shape, self._dtype)
                 self._table.fill_matrix(out, offset, num_threads, True)
             else:
                 target = _checks.output(out, shape, self._dtype)
@@ -493,7 +494,7 @@ class RelativeAttentionBias:
             for column in range(0, key_length, num_columns):
                 columns = slice(column, min(column + num_columns, key_length))
                 shape = (self._num_heads, rows.stop - row, columns.stop - column)
-                block = _checks.allocate(shape, self._dtype)
+                block = allocate(shape, self._dtype)
                 # Not `matrix`: a tile's positions may lie beyond what a caller may name.
                 self._table.fill_matrix(block, offset + column - row, num_threads, is_new=True)
                 yield (rows, columns), block
@@ -720,7 +721,7 @@ class RelativeAttentionBias:
         if factor is not None:
             with np.errstate(all="ignore"):
                 gradient *= factor
-        gradient = _checks.round_floats(gradient, self._dtype)
+        gradient = round_floats(gradient, self._dtype)
         return np.ascontiguousarray(gradient.T) if self._heads_first else gradient
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from t5bucket import _checks
+from t5bucket._arrays import allocate
 from t5bucket._positions import check_pair
 from t5bucket._rule import LIMIT, Range, Rule, t5_rule
 from t5bucket._table import RelativeTable
@@ -396,7 +397,7 @@ class Buckets:
         if out is not None:
             table.fill(_checks.output(out, positions.shape, checked), positions, num_threads)
             return out
-        result = _checks.allocate(positions.shape, checked, like=positions)
+        result = allocate(positions.shape, checked, like=positions)
         table.fill(result, positions, num_threads, is_new=True)
         return result if result.ndim else result[()]
 

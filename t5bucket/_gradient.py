@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t5bucket._checks import allocate, is_direct
+from t5bucket._arrays import allocate, is_direct
 from t5bucket._masks import Masks, type_code
 from t5bucket._positions import Pairs, consecutive_pairs, flatten_batch
 from t5bucket._table import RelativeTable, parts_of_pairs
@@ -17,8 +17,8 @@ from t5bucket._threads import run
 
 # Parts are fixed by the shape alone, and their sums added in order, so that the
 # result does not depend on the threads.
-PART_NBYTES = 16 << 20
-MAX_PARTS = 64
+SUM_NBYTES = 16 << 20
+MAX_SUMS = 64
 
 
 def sum_matrix(
@@ -91,7 +91,7 @@ def _divide(gradient: NDArray[Any]) -> list[tuple[int, int]]:
     """Parts of the rows of all batches: of some whole batches, or of one."""
     num_batches, _, query_length, _ = gradient.shape
     num_rows = num_batches * query_length
-    part_nbytes = max(PART_NBYTES, gradient.nbytes // MAX_PARTS)
+    part_nbytes = max(SUM_NBYTES, gradient.nbytes // MAX_SUMS)
     step = max(1, part_nbytes * num_rows // gradient.nbytes)
     if step >= query_length:
         step -= step % query_length

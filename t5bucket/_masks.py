@@ -10,16 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _core
-from t5bucket._checks import (
-    FLOATS,
-    as_array,
-    broadcast,
-    finite_minimum,
-    flag,
-    is_direct,
-    real,
-    round_floats,
-)
+from t5bucket._arrays import broadcast, finite_minimum, is_direct, round_floats
+from t5bucket._checks import FLOATS, as_array, flag, real
 from t5bucket._positions import Pairs, check_pair, flatten_batch
 
 EVERY = slice(None)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _core
-from t5bucket._checks import INT64_MAX, INT64_MIN, broadcast, integers
+from t5bucket._arrays import broadcast
+from t5bucket._checks import INT64_MAX, INT64_MIN, integers
 
 INT32_RANGE = 2**30  # the kernels take positions in [0, 2^30) as int32
 

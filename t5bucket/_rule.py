@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _core
-from t5bucket._checks import allocate, integer, integers
+from t5bucket._arrays import allocate
+from t5bucket._checks import integer, integers
 
 if TYPE_CHECKING:
     from t5bucket._table import RelativeTable

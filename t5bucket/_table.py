@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket import _core
-from t5bucket._checks import allocate, is_direct
+from t5bucket._arrays import allocate, is_direct
 from t5bucket._machine import CACHE_NBYTES
 from t5bucket._masks import FlatMasks, Masks
 from t5bucket._positions import Pairs, consecutive_pairs, flatten_batch
@@ -320,15 +320,24 @@ def _copy_rows(
     diagonals: NDArray[Any], out: NDArray[Any], streaming: bool, begin: int, end: int
 ) -> None:
     """Copy rows begin, ..., end - 1 of all heads' rows, which are next to each other in memory."""
-    num_heads, query_length, _ = out.shape
-    if end - begin == num_heads * query_length:
-        _core.write_diagonals(diagonals, None, out, streaming, 0, query_length)
-        return
-    for head in range(begin // query_length, -(-end // query_length)):
-        first = head * query_length
-        rows = (max(begin - first, 0), min(end - first, query_length))
-        one = slice(head, head + 1)
-        _core.write_diagonals(diagonals[one], None, out[one], streaming, *rows)
+    query_length = out.shape[1]
+
+    def write(first_head: int, end_head: int, first: int, last: int) -> None:
+        heads = slice(first_head, end_head)
+        _core.write_diagonals(diagonals[heads], None, out[heads], streaming, first, last)
+
+    (first_head, first_row), (last_head, last_row) = (
+        divmod(row, query_length) for row in (begin, end)
+    )
+    first_whole = first_head + (first_row > 0)
+    if first_whole > first_head:
+        write(
+            first_head, first_whole, first_row, min(end - first_head * query_length, query_length)
+        )
+    if first_whole < last_head:
+        write(first_whole, last_head, 0, query_length)
+    if last_row > 0 and last_head >= first_whole:
+        write(last_head, last_head + 1, 0, last_row)
 
 
 def _streams(out: NDArray[Any], is_new: bool) -> bool:

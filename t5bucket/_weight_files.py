@@ -22,7 +22,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t5bucket._checks import bfloat16, flag
+from t5bucket._arrays import bfloat16
+from t5bucket._checks import flag
 from t5bucket._checks import num_rows as check_num_rows
 from t5bucket._checks import table as check_table
 from t5bucket._config import AXIS_FAMILIES, FAMILIES, find_settings, read_json

@@ -22,6 +22,7 @@ except ImportError:
     raise ImportError("t5bucket.torch needs PyTorch: pip install 't5bucket[torch]'") from None
 
 from t5bucket import _checks
+from t5bucket._arrays import bfloat16
 from t5bucket._bias import RelativeAttentionBias
 from t5bucket._buckets import Buckets
 from t5bucket._threads import choose_num_threads
@@ -232,7 +233,7 @@ def _scheme(settings: tuple[int, ...]) -> Buckets:
 
 def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
     if tensor.dtype == torch.bfloat16:  # NumPy has it from another package
-        array: NDArray[Any] = tensor.detach().view(torch.int16).numpy().view(_checks.bfloat16())
+        array: NDArray[Any] = tensor.detach().view(torch.int16).numpy().view(bfloat16())
         return array
     return np.asarray(tensor.detach().numpy())
 

@@ -199,7 +199,7 @@ def test_large_sums_stay_exact(dtype: Any) -> None:
 def test_equal_calls_give_equal_bits_on_any_number_of_threads(
     shape: tuple[int, int, int], num_heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_gradient, "PART_NBYTES", 1 << 14)
+    monkeypatch.setattr(_gradient, "SUM_NBYTES", 1 << 14)
     monkeypatch.setattr(_threads, "PART_NBYTES", 1 << 15)
     monkeypatch.setattr(_threads, "MIN_PART_NBYTES", 1 << 10)
     monkeypatch.setattr(_threads, "THREAD_NBYTES", 1 << 13)

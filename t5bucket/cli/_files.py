@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t5bucket._checks import allocate
+from t5bucket._arrays import allocate
 
 
 @contextmanager

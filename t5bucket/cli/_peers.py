@@ -11,7 +11,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from t5bucket import _checks, _threads
+from t5bucket import _threads
+from t5bucket._arrays import bfloat16
 
 Call = Callable[[], Any]
 NUM_BUCKETS, MAX_DISTANCE, NUM_HEADS = 32, 128, 12
@@ -20,7 +21,7 @@ NUM_BUCKETS, MAX_DISTANCE, NUM_HEADS = 32, 128, 12
 def make_weight(dtype: str = "float32") -> NDArray[Any]:
     """Make a table of the usual size."""
     try:
-        resolved = _checks.bfloat16() if dtype == "bfloat16" else np.dtype(dtype)
+        resolved = bfloat16() if dtype == "bfloat16" else np.dtype(dtype)
     except ImportError as error:
         raise NotImplementedError(str(error)) from error
     shape = (NUM_BUCKETS, NUM_HEADS)

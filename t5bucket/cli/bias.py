@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket import RelativeAttentionBias
-from t5bucket._checks import allocate, bfloat16
+from t5bucket._arrays import allocate, bfloat16
+from t5bucket._checks import FLOATS
 from t5bucket.cli._files import new_npy
 from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias, print_fields
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 TILE_NBYTES = 8 << 20  # small enough that the allocator reuses it
 
 
@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="position of key 0 (default: 0)",
     )
-    add("--dtype", choices=DTYPES, help="convert the table first (default: keep its type)")
+    add("--dtype", choices=FLOATS, help="convert the table first (default: keep its type)")
     add("--num-threads", type=integer(1), metavar="N", help="(default: by size)")
     add(
         "--out",

@@ -1,0 +1,81 @@
+/* rows.h - rows of a matrix, in blocks that stay in a cache: shared by the kernels, not installed.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Rows of the matrix are worked off in blocks that stay in the first-level cache.
+ * They overlap by a line of memory, so that each head can stop and go on where a
+ * line of its own begins: one that is written in two pieces costs as much as several.
+ *
+ *     keys                0 ........... 1007 .. 1023 .......... 2031
+ *     first block         [                         )
+ *     second block                       [                           )
+ *     a head's part       [                     )[              ...
+ */
+#ifndef T5BUCKET_ROWS_H
+#define T5BUCKET_ROWS_H
+
+#include "t5bucket.h"
+
+#include "stream.h"
+
+enum { BLOCK_LENGTH = 1024 };
+
+/* Keys first, ..., first + count - 1 of a row: one query of one batch. */
+typedef struct row_block {
+    size_t row, batch, query, first, count, key_length;
+} row_block;
+
+/* The first block of every row. */
+static inline row_block first_block(size_t key_length, size_t max_count)
+{
+    const row_block block = {0, 0, 0, 0, key_length < max_count ? key_length : max_count,
+                             key_length};
+    return block;
+}
+
+/* Go on to the next block, `overlap` keys before the end of this one; 0 if there is none. */
+static inline int next_block(row_block *block, size_t overlap)
+{
+    const size_t end = block->first + block->count, rest = block->key_length - end + overlap;
+
+    block->first = end - overlap;
+    block->count = rest < BLOCK_LENGTH ? rest : BLOCK_LENGTH;
+    return end < block->key_length;
+}
+
+static inline void move_to_row(row_block *block, size_t row, size_t query_length)
+{
+    block->row = row;
+    block->batch = row / query_length;
+    block->query = row % query_length;
+}
+
+/* As move_to_row of the row after, without a division. */
+static inline void move_to_next_row(row_block *block, size_t query_length)
+{
+    block->row++;
+    if (++block->query == query_length) {
+        block->query = 0;
+        block->batch++;
+    }
+}
+
+static inline unsigned char *get_row(const t5b_matrix *matrix, const row_block *block, size_t head)
+{
+    return (unsigned char *)matrix->data + (ptrdiff_t)block->batch * matrix->batch_stride +
+           (ptrdiff_t)head * matrix->head_stride +
+           (ptrdiff_t)block->query * matrix->query_stride;
+}
+
+static inline size_t get_line_length(size_t itemsize)
+{
+    return LINE_NBYTES / itemsize;
+}
+
+/* The last boundary between lines of memory that is at most this key. */
+static inline size_t floor_line(const unsigned char *row, size_t key, size_t itemsize)
+{
+    return key - (uintptr_t)(row + key * itemsize) % LINE_NBYTES / itemsize;
+}
+
+#endif

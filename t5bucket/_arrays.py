@@ -1,0 +1,81 @@
+# _arrays.py - arrays: making them, their shapes, their layout, and how floats are rounded.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def allocate(
+    shape: tuple[int, ...], dtype: np.dtype[Any], like: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Allocate an array, in the memory order of another one, or raise MemoryError."""
+    try:
+        if like is None or like.flags.c_contiguous:
+            return np.empty(shape, dtype)
+        return np.empty_like(like, dtype, subok=False)
+    except (MemoryError, ValueError):  # ValueError: more than an address can say
+        nbytes = math.prod(shape) * dtype.itemsize
+        raise MemoryError(
+            f"the result must fit in memory, got shape {shape} of {dtype}: {nbytes:.3g} bytes"
+        ) from None
+
+
+def is_direct(array: NDArray[Any]) -> bool:
+    """Whether a kernel can read or write this array: native items, adjacent on the last axis."""
+    flags = array.flags
+    return (
+        flags.aligned
+        and array.dtype.isnative
+        and (flags.c_contiguous or array.shape[-1] <= 1 or array.strides[-1] == array.itemsize)
+    )
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape that all broadcast to, of any number of axes and size; None if none."""
+    num_axes = max(map(len, shapes), default=0)
+    padded = [(1,) * (num_axes - len(shape)) + shape for shape in shapes]
+    result = []
+    for sizes in zip(*padded, strict=True):
+        others = set(sizes) - {1}
+        if len(others) > 1:
+            return None
+        result.append(others.pop() if others else 1)
+    return tuple(result)
+
+
+def bfloat16() -> np.dtype[Any]:
+    """Return the bfloat16 dtype, which NumPy has from an optional package."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError("bfloat16 needs ml_dtypes: pip install 't5bucket[bfloat16]'") from None
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+@lru_cache
+def finite_minimum(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the least finite number of a floating-point type, in an array of one."""
+    is_bfloat16 = dtype.name == "bfloat16"  # no type of NumPy's own
+    minimum = np.array([0xFF7F], np.uint16) if is_bfloat16 else np.finfo(dtype).min
+    array: NDArray[Any] = np.asarray(minimum).view(dtype).reshape(1)
+    array.flags.writeable = False
+    return array
+
+
+def round_floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Convert floats, rounding once; beyond the type's ends they are infinite."""
+    with np.errstate(all="ignore"):
+        if dtype.name != "bfloat16" or array.dtype.name != "float64":
+            return array.astype(dtype, copy=False)
+        # By way of float32, whose last bit keeps that there was a rest: "round to odd".
+        single = array.astype(np.float32)
+        bits = single.view(np.uint32)
+        bits -= np.abs(single) > np.abs(array)
+        bits |= single.astype(np.float64) != array
+        return single.astype(dtype)
