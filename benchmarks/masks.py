@@ -1,4 +1,4 @@
-# masks.py - masked bias matrices of a batch of four.
+# masks.py - masked bias matrices of a batch of four, 512 x 512.
 # SPDX-License-Identifier: BSD-3-Clause
 from t5bucket.cli import _works
 
@@ -9,18 +9,17 @@ class Masked:
     *torch* masks the padding of a matrix that was computed before.
     """
 
-    param_names = ("implementation", "mask", "length")
+    param_names = ("implementation", "mask")
     params = (
         ["t5bucket", "memset", "torch"],
         ["padding", "causal", "additive", "segments", "by query"],
-        [128, 512],
     )
 
-    def setup(self, implementation: str, mask: str, length: int) -> None:
+    def setup(self, implementation: str, mask: str) -> None:
         if implementation == "torch" and mask != "padding":
             raise NotImplementedError(mask)
-        self.call = _works.masked_matrix(implementation, mask, length)
+        self.call = _works.masked_matrix(implementation, mask)
         self.call()
 
-    def time_masked_matrix(self, implementation: str, mask: str, length: int) -> None:
+    def time_masked_matrix(self, implementation: str, mask: str) -> None:
         self.call()

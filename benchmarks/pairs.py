@@ -9,7 +9,7 @@ class MatrixAt:
     param_names = ("implementation", "length")
     params = (
         ["t5bucket", "t5bucket accumulate", "numpy take", "memset", "torch", "transformers"],
-        [128, 709, 2048],
+        [128, 709],
     )
 
     def setup(self, implementation: str, length: int) -> None:

@@ -18,18 +18,28 @@ class WeightGradient:
 
 
 class AddTo:
-    """12 heads, one thread; *numpy add* adds a number, *torch* a matrix made before."""
+    """12 x 1024 x 1024, one thread; *numpy add* adds a number, *torch* a matrix made before."""
 
-    param_names = ("implementation", "dtype", "length")
-    params = (
-        ["t5bucket", "numpy add", "torch"],
-        ["float16", "bfloat16", "float32", "float64"],
-        [128, 512, 2048],
-    )
+    param_names = ("implementation", "dtype")
+    params = (["t5bucket", "numpy add", "torch"], ["float16", "bfloat16", "float32", "float64"])
 
-    def setup(self, implementation: str, dtype: str, length: int) -> None:
-        self.call = _works.add_to(implementation, dtype, length)
+    def setup(self, implementation: str, dtype: str) -> None:
+        self.call = _works.add_to(implementation, dtype, 1024)
         self.call()
 
-    def time_add_to(self, implementation: str, dtype: str, length: int) -> None:
+    def time_add_to(self, implementation: str, dtype: str) -> None:
+        self.call()
+
+
+class AddToLength:
+    """12 heads of float32, from the cost of a call to the limit of the memory."""
+
+    param_names = ("implementation", "length")
+    params = (["t5bucket", "numpy add"], [128, 512, 2048])
+
+    def setup(self, implementation: str, length: int) -> None:
+        self.call = _works.add_to(implementation, length=length)
+        self.call()
+
+    def time_add_to(self, implementation: str, length: int) -> None:
         self.call()

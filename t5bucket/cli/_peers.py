@@ -68,37 +68,50 @@ def bias_windows(weight: NDArray[Any], length: int) -> NDArray[Any]:
     return windows(diagonals, length, length)
 
 
-def t5_attention(weight: NDArray[Any]) -> Any:
-    """Make transformers' T5 attention with this table."""
+def import_torch() -> Any:
+    """Import PyTorch, on one thread."""
     try:
         import torch
+    except ImportError as error:
+        raise NotImplementedError(str(error)) from error
+    torch.set_num_threads(1)
+    return torch
+
+
+def as_tensor(array: NDArray[Any]) -> Any:
+    """Make a tensor of the same memory."""
+    torch = import_torch()
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def t5_attention(weight: NDArray[Any]) -> Any:
+    """Make transformers' T5 attention with this table."""
+    torch = import_torch()
+    try:
         import transformers
         from transformers import T5Config
         from transformers.models.t5.modeling_t5 import T5Attention
     except ImportError as error:
         raise NotImplementedError(str(error)) from error
-    torch.set_num_threads(1)
-    if weight.dtype.name == "bfloat16":
-        tensor = torch.from_numpy(weight.view(np.int16)).view(torch.bfloat16)
-    else:
-        tensor = torch.from_numpy(weight)
     if int(transformers.__version__.partition(".")[0]) < 5:
         raise NotImplementedError(f"transformers 5 is the peer, not {transformers.__version__}")
     config = T5Config(num_heads=NUM_HEADS, d_model=NUM_HEADS, d_kv=1)
     attention = T5Attention(config, has_relative_attention_bias=True)
-    attention.relative_attention_bias.weight = torch.nn.Parameter(tensor, requires_grad=False)
+    table = torch.nn.Parameter(as_tensor(weight), requires_grad=False)
+    attention.relative_attention_bias.weight = table
     return attention
 
 
 def layoutlmv3_encoder(weight: NDArray[Any]) -> tuple[Any, Any]:
     """Make transformers' LayoutLMv3 encoder with this table; return torch with it."""
+    torch = import_torch()
     try:
-        import torch
         from transformers import LayoutLMv3Config
         from transformers.models.layoutlmv3.modeling_layoutlmv3 import LayoutLMv3Encoder
     except ImportError as error:
         raise NotImplementedError(str(error)) from error
-    torch.set_num_threads(1)
     encoder: Any = LayoutLMv3Encoder(LayoutLMv3Config(num_hidden_layers=1))
     by_head = torch.from_numpy(np.ascontiguousarray(weight.T))
     encoder.rel_pos_bias.weight = torch.nn.Parameter(by_head, requires_grad=False)
@@ -107,10 +120,7 @@ def layoutlmv3_encoder(weight: NDArray[Any]) -> tuple[Any, Any]:
 
 def t5_bucket_function() -> tuple[Any, Any]:
     """Find transformers' function of relative positions; return torch with it."""
-    function = t5_attention(make_weight())._relative_position_bucket
-    import torch
-
-    return function, torch
+    return t5_attention(make_weight())._relative_position_bucket, import_torch()
 
 
 def jax_buckets(source: NDArray[Any]) -> Call:

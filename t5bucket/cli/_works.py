@@ -20,8 +20,10 @@ from t5bucket.cli._peers import (
     NUM_BUCKETS,
     NUM_HEADS,
     Call,
+    as_tensor,
     bias_windows,
     diagonal_buckets,
+    import_torch,
     jax_buckets,
     layoutlmv3_encoder,
     make_weight,
@@ -200,7 +202,7 @@ def masked_matrix(implementation: str, mask: str = "padding", length: int = 512)
     }
     options = masks[mask]
     if implementation == "torch":
-        _, torch = t5_bucket_function()
+        torch = import_torch()
         whole = torch.from_numpy(bias.matrix(length, length))
         minimum = torch.tensor(torch.finfo(torch.float32).min)
         shown = torch.from_numpy(padding)
@@ -214,9 +216,8 @@ def weight_gradient(implementation: str, length: int = 2048, num_threads: int = 
     if implementation == "numpy sum":
         return lambda: np.sum(gradient)
     if implementation == "torch":
-        function, torch = t5_bucket_function()
-        steps = torch.arange(length)
-        grid = function(steps[None, :] - steps[:, None]).flatten()
+        torch = import_torch()
+        grid = torch.from_numpy(make_bias().buckets.grid(length, length)).flatten()
         tensor = torch.from_numpy(gradient).flatten(1)
         sums = torch.zeros(NUM_HEADS, NUM_BUCKETS)
         return lambda: sums.zero_().index_add_(1, grid, tensor)
@@ -232,7 +233,7 @@ def weight_gradient_at(implementation: str, length: int = 709) -> Call:
         return lambda: np.sum(gradient)
     bias = make_bias()
     if implementation == "torch":
-        _, torch = t5_bucket_function()
+        torch = import_torch()
         grid = torch.from_numpy(bias.buckets.grid_at(positions)).flatten()
         tensor = torch.from_numpy(gradient[0]).flatten(1)
         sums = torch.zeros(NUM_HEADS, NUM_BUCKETS)
@@ -248,14 +249,7 @@ def add_to(implementation: str, dtype: str = "float32", length: int = 2048) -> C
         one = scores.dtype.type(1)
         return lambda: np.add(scores, one, out=scores)
     if implementation == "torch":
-        attention = t5_attention(make_weight(dtype))
-        import torch
-
-        if dtype == "bfloat16":
-            tensor = torch.from_numpy(scores.view(np.int16)).view(torch.bfloat16)
-        else:
-            tensor = torch.from_numpy(scores)
-        whole = attention.compute_bias(length, length)[0].contiguous()
+        tensor, whole = as_tensor(scores), as_tensor(bias.matrix(length, length))
         return lambda: tensor.add_(whole)
     return lambda: bias.add_to(scores, num_threads=1)
 
