@@ -6,7 +6,7 @@ import errno
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,17 +29,19 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "out must be a file", str(path))
     partial_path = path.with_name(f".t5bucket.{os.getpid()}.partial")
-    try:
-        partial_path.touch(exist_ok=False)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
+    try:  # around its creation too: a signal may come right after it
+        try:
+            partial_path.unlink(missing_ok=True)  # of a process that was killed, with our number
+            partial_path.touch(exist_ok=False)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         if path.exists():
             partial_path.chmod(path.stat().st_mode)
         yield partial_path
         partial_path.replace(path)
     finally:
-        partial_path.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made, it cannot be looked for either
+            partial_path.unlink(missing_ok=True)
 
 
 @contextmanager
