@@ -327,10 +327,12 @@ def test_no_number_is_worth_a_warning() -> None:
     both = np.full((2, 1, 1, 1 << 21), np.inf)
     both[1] = -np.inf
     assert np.isnan(bias.weight_gradient(both)[31, 0])
+    tiny, mask = np.full((32, 1), 1e-7, np.float16), np.full(2, 1e-10, np.float32)
+    gradient = np.full((1, 2, 2), 1e-7, np.float16)
     with np.errstate(all="raise"):
-        half = tb.RelativeAttentionBias(np.full((32, 1), 1e-7, np.float16), tb.Buckets())
-        half.matrix(2, 2, scale=1e-3, mask=np.full(2, 1e-10, np.float32), masked_value=1e-10)
-        half.weight_gradient(np.full((1, 2, 2), 1e-7, np.float16), scale=1e-3)
+        half = tb.RelativeAttentionBias(tiny, tb.Buckets())
+        half.matrix(2, 2, scale=1e-3, mask=mask, masked_value=1e-10)
+        half.weight_gradient(gradient, scale=1e-3)
 
 
 def test_a_few_long_rows_need_no_memory_of_their_own() -> None:
