@@ -182,7 +182,7 @@ class RelativeTable:
         """Write, or add to, ``out`` (..., num_heads, query, key), with masks."""
         if out.size > 0:
             finish = partial(self._finish_flat, offset, num_threads, masks, accumulate)
-            _write(out, is_new, finish)
+            _write(out, is_new, accumulate, finish)
 
     def _finish_flat(
         self,
@@ -262,7 +262,8 @@ class RelativeTable:
         flat = None
         if masks is not None:
             flat = masks.flatten(positions if masks.causal else None, accumulate)
-        _write(out, is_new, partial(self._write_pairs, positions, num_threads, flat, accumulate))
+        write = partial(self._write_pairs, positions, num_threads, flat, accumulate)
+        _write(out, is_new, accumulate, write)
 
     def _write_pairs(
         self,
@@ -287,13 +288,20 @@ class RelativeTable:
             run(write, len(target) * target.shape[2], target.nbytes, num_threads)
 
 
-def _write(out: NDArray[Any], is_new: bool, fill: Callable[[NDArray[Any], bool], None]) -> None:
+def _write(
+    out: NDArray[Any],
+    is_new: bool,
+    accumulate: bool,
+    fill: Callable[[NDArray[Any], bool], None],
+) -> None:
     """Let ``fill`` write ``out`` as (batch, num_heads, q, k), by way of a copy where it has to."""
     if _is_flat(out):
         fill(out.reshape(-1, *out.shape[-3:]), is_new)
         return
-    copy = np.array(out, out.dtype.newbyteorder("="), order="C")  # what there was may count
-    fill(copy.reshape(-1, *out.shape[-3:]), False)
+    copy = allocate(out.shape, out.dtype.newbyteorder("="))
+    if accumulate:
+        np.copyto(copy, out)
+    fill(copy.reshape(-1, *out.shape[-3:]), not accumulate)
     np.copyto(out, copy)
 
 

@@ -263,12 +263,23 @@ def _batch(mask: torch.Tensor | None, *positions: torch.Tensor) -> tuple[Any, ..
     shapes = [tensor.shape[:-1] for tensor in positions]
     if mask is not None:
         shapes.append(mask.shape[:-3])
-    return tuple(torch.broadcast_shapes(*shapes)) if shapes else ()
+    try:
+        return tuple(torch.broadcast_shapes(*shapes)) if shapes else ()
+    except RuntimeError:
+        given = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(
+            f"mask and positions must broadcast on their batch axes, got {given}"
+        ) from None
 
 
 def _new_bias(weight: torch.Tensor, batch: tuple[Any, ...], q: Any, k: Any) -> torch.Tensor:
     """Allocate a result, with one batch axis at least."""
     return weight.new_empty([*(batch or (1,)), weight.shape[1], q, k])
+
+
+def _new_weight(gradient: torch.Tensor, settings: Sequence[int]) -> torch.Tensor:
+    """Allocate the gradient of a weight."""
+    return gradient.new_empty(settings[0], gradient.shape[-3])
 
 
 def _as_out(result: torch.Tensor, batch: tuple[Any, ...]) -> NDArray[Any]:
@@ -318,7 +329,7 @@ def _bias_gradient(
     causal: bool,
     scale: float | None,
 ) -> torch.Tensor:
-    weight = gradient.new_zeros(settings[0], gradient.shape[-3])
+    weight = _new_weight(gradient, settings)
     _as_array(weight)[...] = _bias_of(weight, settings).weight_gradient(
         _as_array(gradient),
         query_offset=query_offset,
@@ -365,7 +376,7 @@ def _bias_at_gradient(
     causal: bool,
     scale: float | None,
 ) -> torch.Tensor:
-    weight = gradient.new_zeros(settings[0], gradient.shape[-3])
+    weight = _new_weight(gradient, settings)
     _as_array(weight)[...] = _bias_of(weight, settings).weight_gradient_at(
         _as_array(gradient),
         _as_array(query_positions),
@@ -408,7 +419,7 @@ def _(
 def _(
     gradient: torch.Tensor, mask: torch.Tensor | None, settings: Sequence[int], *_: Any
 ) -> torch.Tensor:
-    return gradient.new_empty(settings[0], gradient.shape[-3])
+    return _new_weight(gradient, settings)
 
 
 @_bias_at_gradient.register_fake
@@ -420,7 +431,7 @@ def _(
     settings: Sequence[int],
     *_: Any,
 ) -> torch.Tensor:
-    return gradient.new_empty(settings[0], gradient.shape[-3])
+    return _new_weight(gradient, settings)
 
 
 # ---- their gradients ----

@@ -213,18 +213,3 @@ def test_bad_input_is_refused_with_a_message_that_names_it(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         call()
-
-
-def test_without_dask_the_module_names_the_extra() -> None:
-    script = """
-import sys
-sys.modules["dask"] = None
-try:
-    import t5bucket.dask
-except ImportError as error:
-    print(error)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert "pip install 't5bucket[dask]'" in result.stdout
