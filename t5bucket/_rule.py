@@ -41,7 +41,16 @@ class Rule:
         Gives the same buckets by counting boundaries, if that is faster.
     """
 
-    __slots__ = ("_hash", "bucket_list", "buckets", "counter", "start_list", "starts", "tables")
+    __slots__ = (
+        "_hash",
+        "bucket_list",
+        "buckets",
+        "counter",
+        "start_list",
+        "starts",
+        "tables",
+        "widths",
+    )
 
     def __init__(
         self, starts: list[int], buckets: list[int], counter: _core.Counter | None = None
@@ -52,6 +61,8 @@ class Rule:
         self.bucket_list = buckets
         self.starts: NDArray[np.int64] = np.array(starts, np.int64)
         self.buckets: NDArray[np.int64] = np.array(buckets, np.int64)
+        # How many positions each range has, where the first and the last one count for one.
+        self.widths: NDArray[np.int64] = np.concatenate(([1], np.diff(self.starts), [1]))
         self.starts.flags.writeable = self.buckets.flags.writeable = False
         self._hash = hash((tuple(starts), tuple(buckets)))
 

@@ -93,7 +93,7 @@ class RelativeTable:
             items = padded
         if not self._is_indexed:
             return _core.Table(items, self._rule.starts, 0, num_heads)
-        items = np.repeat(items, self._widths, axis=0 if num_heads else 1)
+        items = np.repeat(items, self._rule.widths, axis=0 if num_heads else 1)
         return _core.Table(items, None, self._first_start - 1, num_heads)
 
     @cached_property
@@ -101,16 +101,12 @@ class RelativeTable:
         """The table with all heads of a range side by side."""
         return self._make_table(by_range=True) if len(self._items) > 1 else self.core
 
-    @property
-    def _widths(self) -> NDArray[np.int64]:
-        """How many items of an indexed table each range has."""
-        return np.concatenate(([1], np.diff(self._rule.starts), [1]))
-
     def join_ranges(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn sums by the core's ranges, (ranges, ...), into those by the rule's."""
         if not self._is_indexed:
             return sums
-        return np.add.reduceat(sums, np.cumsum(self._widths) - self._widths, axis=0)
+        widths = self._rule.widths
+        return np.add.reduceat(sums, np.cumsum(widths) - widths, axis=0)
 
     # ---- consecutive positions: (num_heads, query_length, key_length) ----
 

@@ -113,7 +113,8 @@ def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
 
 def choose_num_threads(nbytes: int) -> int:
     """Threads for a call that writes `nbytes`, where the caller left the choice to us."""
-    return max(1, min(default_num_threads(), nbytes // THREAD_NBYTES))
+    worthwhile = nbytes // THREAD_NBYTES
+    return min(default_num_threads(), worthwhile) if worthwhile > 1 else 1
 
 
 def default_num_threads() -> int:

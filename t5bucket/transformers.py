@@ -1,0 +1,310 @@
+# transformers.py - Hugging Face's models, accelerated as they are (the extra "transformers").
+# SPDX-License-Identifier: BSD-3-Clause
+"""The same model with its relative position biases from t5bucket.
+
+A layer of a supported model gets a class of its own, derived from the one it has,
+in which the methods that compute biases are replaced. Whatever a replacement
+does not cover goes to the method of transformers, with a message of level DEBUG
+to the logger ``t5bucket.transformers``.
+"""
+
+from __future__ import annotations
+
+import copy
+import copyreg
+import functools
+import inspect
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+try:
+    import torch
+    import transformers  # noqa: F401  - what is accelerated
+    from torch import nn
+except ImportError:
+    raise ImportError(
+        "t5bucket.transformers needs transformers: pip install 't5bucket[transformers]'"
+    ) from None
+
+from t5bucket._layers import LAYERS, Method, NotCoveredError
+
+__all__ = ["accelerate", "accelerated", "restore", "supported_models"]
+
+Model = TypeVar("Model", bound="nn.Module")
+
+logger = logging.getLogger(__name__)
+
+
+def accelerate(model: Model) -> Model:
+    """Compute a model's relative position biases by t5bucket.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model of a family that `supported_models` lists, or any module that holds
+        layers of one. It is changed in place; its classes are not. Doing it again
+        changes nothing.
+
+    Returns
+    -------
+    torch.nn.Module
+        `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+    ValueError
+        If it has no layer that could be accelerated.
+
+    See Also
+    --------
+    accelerated : For the time of a ``with`` block.
+    restore : Undo it.
+
+    Notes
+    -----
+    In inference, outputs are equal bit for bit; in training, the gradients of the
+    tables are equal up to their rounding. Biases are computed once for each pair of
+    lengths and contiguous, and what ``sdpa`` makes of bias and mask is made once for
+    all layers that share it. What is not covered (other devices, tracing and
+    compiling, offsets that are tensors, methods that a subclass overrides, versions of
+    transformers with other signatures) runs as before.
+
+    A deep copy is accelerated as well; a pickled model is loaded as it was before.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import T5Config, T5EncoderModel
+    >>> from t5bucket.transformers import accelerate, restore
+    >>> config = T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    >>> model = T5EncoderModel(config).eval()
+    >>> token_ids = torch.arange(50)[None]
+    >>> with torch.no_grad():
+    ...     expected = model(token_ids).last_hidden_state
+    ...     found = accelerate(model)(token_ids).last_hidden_state
+    >>> torch.equal(found, expected)
+    True
+    >>> restore(model) is model
+    True
+    """
+    _accelerate(model)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Undo `accelerate`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any module. One that is not accelerated stays as it is.
+
+    Returns
+    -------
+    torch.nn.Module
+        `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from t5bucket.transformers import restore
+    >>> restore(torch.nn.Linear(1, 1))
+    Linear(in_features=1, out_features=1, bias=True)
+    """
+    _check_model(model)
+    _restore(model.modules())
+    return model
+
+
+@contextmanager
+def accelerated(model: Model) -> Iterator[Model]:
+    """Compute a model's biases by t5bucket within a ``with`` block.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As of `accelerate`.
+
+    Yields
+    ------
+    torch.nn.Module
+        `model`. Afterwards it is as it was, accelerated or not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `accelerate`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import T5Config, T5EncoderModel
+    >>> from t5bucket.transformers import accelerated
+    >>> config = T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    >>> with accelerated(T5EncoderModel(config)) as model, torch.no_grad():
+    ...     model(torch.arange(50)[None]).last_hidden_state.shape
+    torch.Size([1, 50, 32])
+    """
+    changed = _accelerate(model)
+    try:
+        yield model
+    finally:
+        _restore(changed)
+
+
+def supported_models() -> tuple[str, ...]:
+    """Names of the families of models that `accelerate` knows.
+
+    Returns
+    -------
+    tuple of str
+        As transformers calls them (``model_type``).
+
+    Examples
+    --------
+    >>> from t5bucket.transformers import supported_models
+    >>> supported_models()[:4]
+    ('cpmant', 'layoutlmv2', 'layoutlmv3', 'longt5')
+    """
+    return tuple(sorted({name.split(".")[0] for name in LAYERS}))
+
+
+# ---- changing the class of layers ----
+
+
+def _accelerate(model: nn.Module) -> list[nn.Module]:
+    """Accelerate the layers that are not yet; return those."""
+    _check_model(model)
+    changed = []
+    found = False
+    for module in model.modules():
+        cls: Any = type(module)
+        replaced = _derive(cls)
+        found |= replaced is not None
+        if replaced is not None and replaced is not cls:
+            module.__class__ = replaced
+            changed.append(module)
+    if not found:
+        layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
+        raise ValueError(
+            f"model must have a layer with relative position buckets ({layers}), "
+            f"got {type(model).__name__}"
+        )
+    return changed
+
+
+def _restore(modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        base = vars(type(module)).get("_t5bucket_base")
+        if base is not None:
+            module.__class__ = base
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+@functools.cache
+def _derive(base: Any) -> Any:
+    """Derive the accelerated class of layers of a class: itself if it is one, None if unknown."""
+    if any("_t5bucket_base" in vars(cls) for cls in base.__mro__):
+        return base
+    for known in base.__mro__:
+        package, _, name = known.__module__.removeprefix("transformers.models.").partition(".")
+        layer = LAYERS.get(f"{package}.{known.__qualname__}")
+        if layer is not None and name == f"modeling_{package}":
+            break
+    else:
+        return None
+    if any(not _is_inherited(base, known, name) for name in layer.relies_on):
+        return base
+    methods = {
+        name: _replace_bias(getattr(known, name), replacement)
+        for name, replacement in layer.biases.items()
+        if _is_as_expected(base, known, name, replacement)
+    }
+    if layer.attend and _is_as_expected(base, known, "forward", layer.attend):
+        methods["forward"] = _replace_attention(known.forward, layer.attend)
+    if not methods:
+        return base
+    namespace = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": _reduce_to_base,
+        "__deepcopy__": _copy_deeply,
+        "_t5bucket_base": base,
+    }
+    return type(base.__name__, (base,), {**namespace, **methods})
+
+
+def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> bool:
+    """Whether a method is the one that a replacement was written for."""
+    if not _is_inherited(base, known, name):
+        return False
+    expected = [*inspect.signature(replacement).parameters.values()][1:]  # without `original`
+    found = [*inspect.signature(getattr(known, name)).parameters.values()]
+    if [(p.name, p.default) for p in expected] == [(p.name, p.default) for p in found]:
+        return True
+    logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
+    return False
+
+
+def _is_inherited(base: type, known: type, name: str) -> bool:
+    found = inspect.getattr_static(base, name, None)
+    if found is not None and found is inspect.getattr_static(known, name, None):
+        return True
+    logger.debug("%s.%s is left: it is not transformers' own", base.__qualname__, name)
+    return False
+
+
+def _reduce_to_base(self: Any, protocol: Any) -> tuple[Any, ...]:
+    """Pickle a layer as what it was, to be loaded without this package."""
+    _, _, state, *_ = super(type(self), self).__reduce_ex__(2)
+    create = copyreg._reconstructor  # type: ignore[attr-defined]
+    return create, (type(self)._t5bucket_base, object, None), state
+
+
+def _copy_deeply(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    twin: nn.Module = object.__new__(type(self))
+    memo[id(self)] = twin
+    twin.__dict__.update(copy.deepcopy(vars(self), memo))
+    return twin
+
+
+# ---- replacing methods; what torch.compile compiles is transformers' code alone ----
+
+
+def _replace_bias(original: Method, replacement: Method) -> Method:
+    @functools.wraps(original)
+    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original(self, *args, **kwargs)
+        try:
+            return replacement(original, self, *args, **kwargs)
+        except NotCoveredError as reason:
+            logger.debug("%s falls back to transformers: %s", original.__qualname__, reason)
+        return original(self, *args, **kwargs)
+
+    return method
+
+
+def _replace_attention(original: Method, replacement: Method) -> Method:
+    @functools.wraps(original)
+    def forward(self: nn.Module, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        # A step of decoding has one row: the less is done about it, the better.
+        if hidden_states.shape[1] == 1 or torch.compiler.is_compiling():
+            return original(self, hidden_states, *args, **kwargs)
+        return replacement(original, self, hidden_states, *args, **kwargs)
+
+    return forward
