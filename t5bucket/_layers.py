@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from t5bucket._buckets import Buckets
 from t5bucket.torch import (
     FLOATS,
     INTEGERS,
+    allocate_tensor,
     compute_bias,
     compute_bias_at,
     fill_bias,
@@ -209,13 +211,40 @@ _create_position_bias_mask: Any = getattr(sdpa_attention, "create_position_bias_
 
 
 def _sdpa_is_known() -> bool:
-    """Whether sdpa is transformers' own, and makes its masks as `_merge` expects."""
-    if ALL_ATTENTION_FUNCTIONS.get("sdpa") is not sdpa_attention.sdpa_attention_forward:
-        return False
+    """Whether sdpa is transformers' own, and makes of bias and mask what `_merge` makes."""
+    own = sdpa_attention.sdpa_attention_forward
+    return ALL_ATTENTION_FUNCTIONS.get("sdpa") is own and _merging_is_known()
+
+
+@cache
+def _merging_is_known() -> bool:
+    names = ["position_bias", "attention_mask", "is_causal", "query", "key"]
     if _create_position_bias_mask is None:
         return False
-    names = ["position_bias", "attention_mask", "is_causal", "query", "key"]
-    return [*inspect.signature(_create_position_bias_mask).parameters] == names
+    if [*inspect.signature(_create_position_bias_mask).parameters] != names:
+        return False
+    bias = torch.arange(4.0, device="cpu").view(1, 1, 2, 2)
+    mask = torch.tensor([True, False], device="cpu").view(1, 1, 1, 2)
+    return bool(torch.equal(_merge_by_sdpa(bias, mask, False, 2), _merge_masked(bias, mask)))
+
+
+def _merge_by_sdpa(bias: torch.Tensor, mask: Any, causal: bool, length: int) -> torch.Tensor:
+    kind = {"device": bias.device, "dtype": bias.dtype}
+    merged: torch.Tensor = _create_position_bias_mask(
+        bias,
+        mask,
+        causal,
+        query=SimpleNamespace(shape=(1, 1, length, 1), **kind),
+        key=SimpleNamespace(shape=(1, 1, bias.shape[-1], 1), **kind),
+    )
+    return merged
+
+
+def _merge_masked(bias: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Do the same for a boolean mask, into memory that is faster to write."""
+    merged = allocate_tensor(torch.broadcast_shapes(bias.shape, mask.shape), bias.dtype)
+    minimum = torch.tensor(torch.finfo(bias.dtype).min, dtype=bias.dtype, device=bias.device)
+    return torch.where(mask, bias, minimum, out=merged)
 
 
 def _merge(
@@ -247,14 +276,10 @@ def _merge(
         or (mask is not None and mask.shape[-1] != key_length)
     ):
         return None
-    shapes = {"device": position_bias.device, "dtype": position_bias.dtype}
-    merged = _create_position_bias_mask(
-        position_bias,
-        mask,
-        causal,
-        query=SimpleNamespace(shape=(1, 1, length, 1), **shapes),
-        key=SimpleNamespace(shape=(1, 1, key_length, 1), **shapes),
-    )
+    if mask is not None and mask.dtype == torch.bool:
+        merged = _merge_masked(position_bias, mask)
+    else:
+        merged = _merge_by_sdpa(position_bias, mask, causal, length)
     if merged is not position_bias:
         position_bias._t5bucket_merged = (mask, causal, merged)
     return merged
@@ -278,7 +303,7 @@ def _longt5_compute_side_bias(
     weight = _table_of(self.global_relative_attention_bias, self.relative_attention_num_buckets)
     buckets = _t5_scheme(self)
     block_ids, _ = find_blocks(mask, self.global_block_size)
-    positions = torch.arange(global_segment_ids.shape[-1])
+    positions = torch.arange(global_segment_ids.shape[-1], device=block_ids.device)
     bias = compute_bias_at(weight, block_ids, positions, buckets=buckets)
     attended = (mask[..., None] == global_segment_ids[:, None, :])[:, None]
     return torch.where(attended, 0.0, -1e10) + bias

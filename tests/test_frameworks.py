@@ -31,8 +31,8 @@ def programs() -> list[Program]:
 def run(program: Program, folder: Path, **environment: str) -> str:
     path = folder / "program.py"
     path.write_text(program.source)
-    for package in ("torch", "dask"):
-        if re.search(rf"^(import {package}|from t5bucket.{package})", program.source, re.MULTILINE):
+    for package in ("torch", "transformers", "dask"):
+        if re.search(rf"^(import|from|from t5bucket\.) ?{package}", program.source, re.MULTILINE):
             pytest.importorskip(package)
     result = subprocess.run(
         [sys.executable, str(path)],
@@ -58,7 +58,7 @@ def test_what_a_map_function_holds_is_pickled_to_the_same_bytes_everywhere(tmp_p
     assert len(printed.pop()) > 50
 
 
-@pytest.mark.parametrize("name", ["torch", "dask"])
+@pytest.mark.parametrize("name", ["torch", "transformers", "dask"])
 def test_without_its_framework_a_module_names_the_extra(name: str) -> None:
     script = f"""
 import sys
@@ -72,7 +72,7 @@ except ImportError as error:
     assert f"pip install 't5bucket[{name}]'" in run_script(script)
 
 
-@pytest.mark.parametrize("name", ["torch", "dask", "matplotlib"])
+@pytest.mark.parametrize("name", ["torch", "transformers", "dask", "matplotlib"])
 def test_importing_the_package_does_not_import_a_framework(name: str) -> None:
     printed = run_script(f"import sys, t5bucket; print({name!r} in sys.modules)")
     assert printed.strip() == "False"

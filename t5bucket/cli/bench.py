@@ -11,9 +11,10 @@ import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
-from t5bucket.cli import _works
+from t5bucket.cli import _models, _works
 from t5bucket.cli._files import whole_file
 from t5bucket.cli._peers import Call
 from t5bucket.cli.info import describe_system
@@ -21,6 +22,7 @@ from t5bucket.cli.info import describe_system
 SAMPLE_SECONDS = 0.002  # a sample repeats a call until it takes this long
 WORK_SECONDS = 1.0  # samples of one work are taken for this long,
 MIN_ROUNDS = 5  # but at least so many rounds
+MODEL_ROUNDS = 13  # of two models in turn, the first of which does not count
 
 
 class Result(NamedTuple):
@@ -90,8 +92,10 @@ def timed(
     ours: str = "t5bucket",
 ) -> Row:
     """Make a row of a work that `prepare` prepares by implementation."""
-    ways = (partial(prepare, way, *arguments, **(options or {})) for way in (ours, peer))
-    return Row(work, peer, at_most, partial(measure_times, *ways))
+    prepare_ours, prepare_theirs = (
+        partial(prepare, way, *arguments, **(options or {})) for way in (ours, peer)
+    )
+    return Row(work, peer, at_most, partial(measure_times, prepare_ours, prepare_theirs))
 
 
 def measure_memory() -> Result:
@@ -181,6 +185,45 @@ ROWS = (
 )
 
 
+def of_model(work: str, speedup: float, prepare: Callable[..., Call], *arguments: Any) -> Row:
+    """Make a row of a model, which has to compute the same bits.
+
+    Not the best of some calls counts but their median: a model allocates, and the time
+    that the system takes for it is part of what a user waits for.
+    """
+
+    def measure() -> Result:
+        _models.assert_equal(prepare, *arguments)
+        calls = [prepare(way, *arguments) for way in ("t5bucket", "transformers")]
+        rounds = [[sample(call, 1) for call in calls] for _ in range(MODEL_ROUNDS)]
+        return Result(*map(median, zip(*rounds[1:], strict=True)))
+
+    return Row(work, "transformers", 1 / speedup, measure)
+
+
+def measure_peaks() -> Result:
+    """Largest memory of two processes that encode, in bytes."""
+    return Result(_models.peak_memory("t5bucket"), _models.peak_memory("transformers"))
+
+
+T5, UMT5, MPNET, LAYOUT = "t5-small", "umt5-small", "mpnet-base", "layoutlmv3-base"
+MODEL_ROWS = (
+    of_model(f"{T5} encoder, 1 x 1024", 1.25, _models.forward, T5, 1, 1024),
+    of_model(f"{T5} encoder, 1 x 2048", 1.5, _models.forward, T5, 1, 2048),
+    of_model(f"{T5} encoder, 4 x 512 padded", 1.25, _models.forward, T5, 4, 512, True),
+    of_model(f"{T5} encoder, 1 x 1024 padded", 1.4, _models.forward, T5, 1, 1024, True),
+    of_model(f"{UMT5} encoder, 1 x 1024", 1.3, _models.forward, UMT5, 1, 1024),
+    of_model(f"{T5} decoding 128 tokens", 1.0, _models.decode, f"{T5} decoder"),
+    of_model(f"{UMT5} decoding 128 tokens", 1.05, _models.decode, f"{UMT5} decoder"),
+    of_model(f"{LAYOUT}, 1 x 510 and image", 1.04, _models.forward, LAYOUT, 1, 510),
+    of_model(f"{LAYOUT}, 1 x 510 padded and image", 1.04, _models.forward, LAYOUT, 1, 510, True),
+    of_model(f"{MPNET}, 1 x 128", 1.0, _models.forward, MPNET, 1, 128),
+    of_model(f"{MPNET}, 8 x 128 padded", 1.0, _models.forward, MPNET, 8, 128, True),
+    of_model(f"{MPNET}, 1 x 500", 1.0, _models.forward, MPNET, 1, 500),
+    Row(f"peak memory of {T5} encoder, 1 x 4096", "transformers", 1.0, measure_peaks, "bytes"),
+)
+
+
 def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
@@ -188,6 +231,11 @@ def add_parser(subparsers: Any) -> None:
         help="measure this machine: ratios to peers and limits",
         description="Measure t5bucket, its peers and this machine's limits side by side. Peers "
         "that are not installed (torch and transformers, jax) are left out.",
+    )
+    parser.add_argument(
+        "--models",
+        action="store_true",
+        help="measure whole models of transformers, with and without t5bucket, for some minutes",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here as well")
     parser.set_defaults(run=run)
@@ -197,7 +245,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the table, row by row as it is measured."""
     rows: list[dict[str, Any]] = []
     print(f"{'work':44} {'t5bucket':>10}  {'peer':>10} {'':14} {'ratio':>6} {'at most':>8}")
-    for row in ROWS:
+    for row in MODEL_ROWS if options.models else ROWS:
         try:
             rows.append(report(row, row.measure()))
         except NotImplementedError as error:

@@ -1,0 +1,58 @@
+# models.py - whole models of transformers, with and without t5bucket.
+# SPDX-License-Identifier: BSD-3-Clause
+from t5bucket.cli import _models
+
+IMPLEMENTATIONS = ["t5bucket", "transformers"]
+
+
+class Encoder:
+    """Models of their real sizes, one forward pass on all processors."""
+
+    timeout = 300
+    param_names = ("implementation", "name, batch, length, padded")
+    params = (
+        IMPLEMENTATIONS,
+        [
+            ("t5-small", 1, 1024, False),
+            ("t5-small", 1, 2048, False),
+            ("t5-small", 4, 512, True),
+            ("t5-small", 1, 1024, True),
+            ("umt5-small", 1, 1024, False),
+            ("layoutlmv3-base", 1, 510, True),
+            ("mpnet-base", 8, 128, True),
+        ],
+    )
+
+    def setup(self, implementation: str, work: tuple[str, int, int, bool]) -> None:
+        self.call = _models.forward(implementation, *work)
+        self.call()
+
+    def time_forward(self, implementation: str, work: tuple[str, int, int, bool]) -> None:
+        self.call()
+
+
+class Decoder:
+    """Greedy decoding of 128 tokens."""
+
+    timeout = 300
+    param_names = ("implementation", "name")
+    params = (IMPLEMENTATIONS, ["t5-small decoder", "umt5-small decoder"])
+
+    def setup(self, implementation: str, name: str) -> None:
+        self.call = _models.decode(implementation, name)
+        self.call()
+
+    def time_decode(self, implementation: str, name: str) -> None:
+        self.call()
+
+
+class Memory:
+    """Largest memory of a process that encodes 4096 tokens with t5-small."""
+
+    timeout = 300
+    param_names = ("implementation",)
+    params = (IMPLEMENTATIONS,)
+    unit = "bytes"
+
+    def track_peak(self, implementation: str) -> float:
+        return _models.peak_memory(implementation)
