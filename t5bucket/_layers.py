@@ -101,6 +101,12 @@ def _table_of(embedding: Any, num_buckets: Any) -> torch.Tensor:
     return weight
 
 
+def _rule(layer: Any, name: str) -> Any:
+    """Find the function of a layer's class that computes buckets."""
+    _require(name not in vars(layer), f"a {name} of the instance's own")
+    return getattr(type(layer), name)
+
+
 _schemes: dict[tuple[Any, ...], Buckets] = {}
 
 
@@ -136,14 +142,14 @@ def _pix2struct_scheme(layer: Any) -> Buckets:
 
 
 def _tabulate_t5(layer: Any, bidirectional: bool) -> Buckets:
-    rule = type(layer)._relative_position_bucket
+    rule = _rule(layer, "_relative_position_bucket")
     sizes = (layer.relative_attention_num_buckets, layer.relative_attention_max_distance)
     settings = (bidirectional, *sizes)
     return _scheme(rule, settings, lambda distances: rule(distances, *settings))
 
 
 def _umt5_scheme(layer: Any) -> Buckets:
-    rule = type(layer)._relative_position_bucket
+    rule = _rule(layer, "_relative_position_bucket")
     sizes = (layer.relative_attention_num_buckets, layer.relative_attention_max_distance)
     return _scheme(rule, (layer.is_decoder, *sizes), lambda distances: rule(layer, distances))
 
@@ -260,14 +266,14 @@ def _merge(
     causal = mask is None and length > 1 and layer.is_causal
     if mask is None and not causal and position_bias.is_contiguous():
         return None  # sdpa takes it as it is
+    if "is_causal" in kwargs or layer.config._attn_implementation != "sdpa":
+        return None
     kept = getattr(position_bias, "_t5bucket_merged", None)
     if kept is not None and kept[0] is mask and kept[1] == causal:
         merged: torch.Tensor = kept[2]
         return merged
     if (
-        "is_causal" in kwargs
-        or layer.config._attn_implementation != "sdpa"
-        or not _sdpa_is_known()
+        not _sdpa_is_known()
         or torch.is_autocast_enabled("cpu")
         or needs_gradient(position_bias)  # checkpoints compare what is saved for it
         or not is_plain(hidden_states, mask, position_bias)
@@ -317,7 +323,7 @@ def _mpnet_compute_position_bias(
 ) -> torch.Tensor:
     _require(position_ids is None and is_plain(x), "given positions, another device, or tracing")
     weight = _table_of(self.relative_attention_bias, num_buckets)
-    rule = type(self).relative_position_bucket
+    rule = _rule(self, "relative_position_bucket")
     settings = (num_buckets, rule.__defaults__[-1])
     buckets = _scheme(rule, settings, lambda distances: rule(distances, *settings))
     batch, length = x.shape[:2]
@@ -330,7 +336,7 @@ def _wavlm_compute_bias(
 ) -> torch.Tensor:
     _require(type(query_length) is type(key_length) is int, "lengths that are no integers")
     weight = _table_of(self.rel_attn_embed, self.num_buckets)
-    rule = type(self)._relative_positions_bucket
+    rule = _rule(self, "_relative_positions_bucket")
     settings = (self.num_buckets, self.max_distance)
     buckets = _scheme(rule, settings, lambda distances: rule(self, distances))
     return _bias(weight, buckets, query_length, key_length)[0]
@@ -374,7 +380,7 @@ def _layoutlmv2_scheme(original: Method) -> Method:
 
 
 def _layoutlmv3_scheme(layer: Any, num_buckets: Any, max_distance: Any) -> Buckets:
-    rule = type(layer).relative_position_bucket
+    rule = _rule(layer, "relative_position_bucket")
     settings = (True, num_buckets, max_distance)
     return _scheme(rule, settings, lambda distances: rule(layer, distances, *settings))
 
@@ -499,7 +505,13 @@ LAYERS = {
             "_cal_1d_pos_emb": _layoutlmv3_1d,
             "_cal_2d_pos_emb": _layoutlmv3_2d,
             "_compute_position_bias": _layoutlmv3_bias,
-        }
+        },
+        relies_on=(
+            "_cal_1d_pos_emb",
+            "_cal_2d_pos_emb",
+            "_relative_position_lookup",
+            "relative_position_bucket",
+        ),
     ),
     "layoutlmv3.LayoutLMv3SelfAttention": Layer({}, attend=_layoutlmv3_attend),
     "longt5.LongT5Attention": T5_ATTENTION,
@@ -507,7 +519,10 @@ LAYERS = {
     "longt5.LongT5TransientGlobalAttention": Layer(
         {**LONGT5_LOCAL.biases, "compute_side_bias": _longt5_compute_side_bias}
     ),
-    "mpnet.MPNetEncoder": Layer({"compute_position_bias": _mpnet_compute_position_bias}),
+    "mpnet.MPNetEncoder": Layer(
+        {"compute_position_bias": _mpnet_compute_position_bias},
+        relies_on=("relative_position_bucket",),
+    ),
     "mt5.MT5Attention": T5_ATTENTION,
     "pix2struct.Pix2StructTextAttention": Layer(
         {"compute_bias": _compute_bias_by(_pix2struct_scheme)}, attend=_t5_attend
@@ -525,6 +540,10 @@ LAYERS = {
     "udop.RelativePositionBiasHorizontal": UDOP_PAGE,
     "udop.RelativePositionBiasVertical": UDOP_PAGE,
     "udop.UdopAttention": T5_ATTENTION,
-    "umt5.UMT5Attention": Layer({"compute_bias": _compute_bias_by(_umt5_scheme)}),
-    "wavlm.WavLMAttention": Layer({"compute_bias": _wavlm_compute_bias}),
+    "umt5.UMT5Attention": Layer(
+        {"compute_bias": _compute_bias_by(_umt5_scheme)}, relies_on=("_relative_position_bucket",)
+    ),
+    "wavlm.WavLMAttention": Layer(
+        {"compute_bias": _wavlm_compute_bias}, relies_on=("_relative_positions_bucket",)
+    ),
 }

@@ -250,19 +250,24 @@ def _derive(base: Any) -> Any:
 
 def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> bool:
     """Whether a method is the one that a replacement was written for."""
-    if not _is_inherited(base, known, name):
+    found = getattr(known, name, None)
+    if not _is_inherited(base, known, name) or found is None:
         return False
-    expected = [*inspect.signature(replacement).parameters.values()][1:]  # without `original`
-    found = [*inspect.signature(getattr(known, name)).parameters.values()]
-    if [(p.name, p.default) for p in expected] == [(p.name, p.default) for p in found]:
+    parameters = [
+        [(parameter.name, parameter.default) for parameter in signature.parameters.values()]
+        for signature in (inspect.signature(found), inspect.signature(replacement))
+    ]
+    if inspect.unwrap(found).__module__ != known.__module__:
+        logger.debug("%s.%s is left: somebody has replaced it", known.__qualname__, name)
+    elif parameters[0] != parameters[1][1:]:  # but for `original`
+        logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
+    else:
         return True
-    logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
     return False
 
 
 def _is_inherited(base: type, known: type, name: str) -> bool:
-    found = inspect.getattr_static(base, name, None)
-    if found is not None and found is inspect.getattr_static(known, name, None):
+    if inspect.getattr_static(base, name, None) is inspect.getattr_static(known, name, None):
         return True
     logger.debug("%s.%s is left: it is not transformers' own", base.__qualname__, name)
     return False

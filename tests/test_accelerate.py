@@ -5,6 +5,7 @@ import io
 import logging
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")
 import models  # noqa: E402
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder  # noqa: E402
 from transformers.models.t5 import modeling_t5  # noqa: E402
 
 from t5bucket import _layers  # noqa: E402
@@ -524,6 +526,61 @@ def test_a_subclass_with_a_rule_of_its_own() -> None:
         assert_same_bits(run(case), expected)
 
 
+def test_a_rule_of_an_instances_own(log: Any) -> None:
+    case = models.make("t5", padded=True)
+    attention_of(case.model)._relative_position_bucket = lambda d, **settings: d.abs().clamp(max=7)
+    expected = run(case)
+    with accelerated(case.model):
+        assert_same_bits(run(case), expected)
+    assert any("instance's own" in message for message in fell_back(log))
+
+
+def test_a_rule_that_a_subclass_makes_of_its_state() -> None:
+    class Own(MPNetEncoder):  # type: ignore[misc]
+        def relative_position_bucket(self, relative_position: Any, num_buckets: int) -> Any:
+            return relative_position.abs().clamp(max=self.nearest)
+
+    case = models.make("mpnet", padded=True)
+    case.model.mpnet.encoder.__class__ = Own
+    for case.model.mpnet.encoder.nearest in (3, 9):
+        expected = run(case)
+        with accelerated(case.model):
+            assert_same_bits(run(case), expected)
+
+
+def test_a_method_that_somebody_replaced_in_the_class(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = MPNetEncoder.compute_position_bias
+
+    def compute_position_bias(
+        self: Any, x: Any, position_ids: Any = None, num_buckets: int = 32
+    ) -> Any:
+        return original(self, x, position_ids, num_buckets) + 1
+
+    class Fresh(MPNetEncoder):  # type: ignore[misc]  # since classes are looked at once
+        pass
+
+    monkeypatch.setattr(MPNetEncoder, "compute_position_bias", compute_position_bias)
+    case = models.make("mpnet")
+    case.model.mpnet.encoder.__class__ = Fresh
+    expected = run(case)
+    with accelerated(case.model):
+        assert_same_bits(run(case), expected)
+    assert any("somebody has replaced it" in record.message for record in log.records)
+
+
+def test_two_threads_with_different_masks() -> None:
+    case = models.make("t5", padded=True)
+    inputs = [case.inputs, {**case.inputs, "attention_mask": case.inputs["attention_mask"].flip(0)}]
+    expected = [run(case._replace(inputs=each)) for each in inputs]
+    accelerate(case.model)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            found = pool.map(lambda each: run(case._replace(inputs=each)), inputs)
+            assert_same_bits(list(found), expected)
+
+
 def test_a_method_with_another_signature(log: Any) -> None:
     original = modeling_t5.T5Attention.compute_bias
 
@@ -535,6 +592,7 @@ def test_a_method_with_another_signature(log: Any) -> None:
 
     # As another version of transformers would have it
     Other.__module__, Other.__qualname__ = modeling_t5.__name__, "T5Attention"
+    Other.compute_bias.__module__ = modeling_t5.__name__
     case = models.make("t5")
     attention_of(case.model).__class__ = Other
     expected = run(case)
