@@ -183,6 +183,52 @@ def test_training_ends_with_the_same_tables(checkpointing: bool | None) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("family", ["t5", "umt5", "mt5"])
+def test_steps_of_decoding_go_on_from_a_cache(family: str) -> None:
+    case = models.make(family, padded=True)
+    target = models.tokens(12)
+
+    def decode() -> Any:
+        cache, logits = None, []
+        for begin, end in ((0, 5), (5, 6), (6, 11), (11, 12)):  # several queries after a past, too
+            output = run(
+                case, labels=None, decoder_input_ids=target[:, begin:end], past_key_values=cache
+            )
+            cache = output.past_key_values
+            logits.append(output.logits)
+        return logits
+
+    expected = decode()
+    with accelerated(case.model):
+        assert_same_bits(decode(), expected)
+
+
+def test_buckets_of_prophetnet_are_the_same_even_where_they_are_masked() -> None:
+    decoder = models.make("prophetnet").model.prophetnet.decoder
+    position_ids = torch.arange(1, 100).repeat(2, 1)
+    expected = decoder.compute_buffered_relative_buckets(position_ids)
+    with accelerated(decoder):
+        assert_same_bits(decoder.compute_buffered_relative_buckets(position_ids), expected)
+
+
+def test_one_bias_with_several_masks() -> None:
+    case = models.make("t5", implementation="sdpa")
+    attention = case.model.encoder.block[1].layer[0].SelfAttention
+    states = torch.randn(models.BATCH, models.LENGTH, 32)
+    first = case.model.encoder.block[0].layer[0].SelfAttention
+
+    def attend() -> Any:
+        bias = first.compute_bias(models.LENGTH, models.LENGTH)
+        padding = models.lengths_mask().bool()[:, None, None]
+        masks = [padding, padding.flip(0), None, torch.zeros_like(padding), padding]
+        return [attention(states, mask=mask, position_bias=bias)[0] for mask in masks]
+
+    with torch.no_grad():
+        expected = attend()
+        with accelerated(case.model):
+            assert_same_bits(attend(), expected)
+
+
 # ---- what is changed, and undone ----
 
 
@@ -323,9 +369,11 @@ def attention_of(model: Any) -> Any:
     return model.encoder.block[0].layer[0].SelfAttention
 
 
-def test_offsets_that_are_tensors(log: Any) -> None:
+@pytest.mark.parametrize("prefix", [1, 5])  # prefilling masks what the cache does not hold yet
+def test_offsets_that_are_tensors(prefix: int, log: Any) -> None:
     case = models.make("t5", padded=True)
     inputs = {name: value for name, value in case.inputs.items() if name != "labels"}
+    inputs["decoder_input_ids"] = models.tokens(prefix)
     options = {"max_new_tokens": 9, "cache_implementation": "static", "disable_compile": True}
     expected = case.model.generate(**inputs, **options)
     with accelerated(case.model):
