@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers.integrations import sdpa_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from t5bucket._arrays import bfloat16
 from t5bucket._buckets import Buckets
 from t5bucket.torch import (
     FLOATS,
@@ -39,6 +41,7 @@ from t5bucket.torch import (
 Method = Callable[..., Any]
 
 LARGEST_DISTANCE = 1 << 20  # of a rule that is tabulated
+MAX_SCHEMES = 256
 
 
 class Layer(NamedTuple):
@@ -76,6 +79,11 @@ def _function(method: Method, name: str) -> Method:
 def _check_weight(weight: Any, rows: int, num_buckets: Any) -> None:
     _require(is_plain(weight), "a weight of another device or kind, or one that is traced")
     _require(weight.dtype in FLOATS, f"a weight of {weight.dtype}")
+    if weight.dtype == torch.bfloat16:
+        try:
+            bfloat16()
+        except ImportError as error:
+            raise NotCoveredError(str(error)) from None
     _require(rows == num_buckets, f"a weight of {rows} rows for {num_buckets} buckets")
 
 
@@ -88,6 +96,7 @@ def _table_of(embedding: Any, num_buckets: Any) -> torch.Tensor:
         or embedding._backward_hooks
         or embedding._backward_pre_hooks
         or "forward" in vars(embedding)
+        or nn.modules.module._has_any_global_hook()
     )
     options = (
         embedding.max_norm is not None
@@ -118,16 +127,31 @@ def _scheme(rule: Method, settings: tuple[Any, ...], compute: Method) -> Buckets
         num_buckets, max_distance = settings[-2:]
         _require(type(num_buckets) is type(max_distance) is int, "settings that are not integers")
         _require(max_distance <= LARGEST_DISTANCE, f"a max_distance of {max_distance}")
+
+        def rule_of(distances: NDArray[np.int64]) -> NDArray[Any]:
+            array: NDArray[Any] = compute(torch.from_numpy(distances)).numpy()
+            return array
+
         try:
             buckets = Buckets.from_function(
-                lambda distances: compute(torch.from_numpy(distances)).numpy(),
-                max_distance=max_distance,
-                num_buckets=num_buckets,
+                rule_of, max_distance=max_distance, num_buckets=num_buckets
             )
+            far = _far_positions(num_buckets, max_distance)
+            is_constant = np.array_equal(rule_of(far), buckets(far))
         except Exception as error:
             raise NotCoveredError(f"a rule with the settings {settings}: {error}") from error
+        _require(is_constant, f"a rule that still changes beyond a max_distance of {max_distance}")
+        if len(_schemes) >= MAX_SCHEMES:
+            _schemes.clear()
         _schemes[key] = buckets
     return buckets
+
+
+def _far_positions(num_buckets: int, max_distance: int) -> NDArray[np.int64]:
+    """Sample what lies beyond a distance: the next ones, then ever fewer of them."""
+    near = np.arange(1, 4 * num_buckets + 2 * max_distance)
+    far = max_distance + np.concatenate([near, 1 << np.arange(30)])
+    return np.concatenate([-far, far])
 
 
 # ---- T5, and what is built like it ----
@@ -268,10 +292,6 @@ def _merge(
         return None  # sdpa takes it as it is
     if "is_causal" in kwargs or layer.config._attn_implementation != "sdpa":
         return None
-    kept = getattr(position_bias, "_t5bucket_merged", None)
-    if kept is not None and kept[0] is mask and kept[1] == causal:
-        merged: torch.Tensor = kept[2]
-        return merged
     if (
         not _sdpa_is_known()
         or torch.is_autocast_enabled("cpu")
@@ -282,13 +302,22 @@ def _merge(
         or (mask is not None and mask.shape[-1] != key_length)
     ):
         return None
+    made_from = (causal, _version(mask), _version(position_bias))
+    kept_mask, kept_from, merged = getattr(position_bias, "_t5bucket_merged", (None, None, None))
+    if kept_mask is mask and kept_from == made_from:
+        return merged
     if mask is not None and mask.dtype == torch.bool:
         merged = _merge_masked(position_bias, mask)
     else:
         merged = _merge_by_sdpa(position_bias, mask, causal, length)
     if merged is not position_bias:
-        position_bias._t5bucket_merged = (mask, causal, merged)
+        position_bias._t5bucket_merged = (mask, made_from, merged)
     return merged
+
+
+def _version(tensor: torch.Tensor | None) -> int | None:
+    """How often a tensor was written, which inference tensors do not count."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 # ---- LongT5: blocks of keys, and the sums of blocks ----
@@ -427,8 +456,6 @@ def _layoutlmv3_attend(
 
 
 def _look_up(buckets: Buckets, relative_positions: Any) -> torch.Tensor:
-    _require(is_plain(relative_positions), "another device, or tracing")
-    _require(relative_positions.dtype in (torch.int32, torch.int64), "positions of another kind")
     array = relative_positions.numpy()
     return torch.from_numpy(np.asarray(buckets(array, dtype=array.dtype)))
 
@@ -442,6 +469,7 @@ def _udop_scheme(original: Method, layer: Any) -> Buckets:
 def _udop_get_bucket(
     original: Method, self: Any, attention_mask: Any = None, bbox: Any = None
 ) -> torch.Tensor:
+    _require(is_plain(attention_mask, bbox), "another device, or tracing")
     buckets = _udop_scheme(original, self)
     return _look_up(buckets, self.prepare_input(attention_mask, bbox))
 
@@ -481,6 +509,7 @@ def _cpmant_position_bucket(
     num_buckets: Any = 32,
     max_distance: Any = 128,
 ) -> torch.Tensor:
+    _require(is_plain(relative_position), "another device, or tracing")
     settings = (num_buckets, max_distance)
     buckets = _scheme(original, settings, lambda d: original(self, d, *settings))
     return _look_up(buckets, relative_position)

@@ -11,7 +11,6 @@ to the logger ``t5bucket.transformers``.
 from __future__ import annotations
 
 import copy
-import copyreg
 import functools
 import inspect
 import logging
@@ -21,14 +20,15 @@ from typing import Any, TypeVar
 
 try:
     import torch
-    import transformers  # noqa: F401  - what is accelerated
+    import transformers
     from torch import nn
+    from torch.nn.utils.parametrize import is_parametrized
 except ImportError:
     raise ImportError(
         "t5bucket.transformers needs transformers: pip install 't5bucket[transformers]'"
     ) from None
 
-from t5bucket._layers import LAYERS, Method, NotCoveredError
+from t5bucket._layers import LAYERS, Layer, Method, NotCoveredError
 
 __all__ = ["accelerate", "accelerated", "restore", "supported_models"]
 
@@ -184,20 +184,29 @@ def supported_models() -> tuple[str, ...]:
 def _accelerate(model: nn.Module) -> list[nn.Module]:
     """Accelerate the layers that are not yet; return those."""
     _check_model(model)
-    changed = []
-    found = False
-    for module in model.modules():
-        cls: Any = type(module)
-        replaced = _derive(cls)
-        found |= replaced is not None
-        if replaced is not None and replaced is not cls:
-            module.__class__ = replaced
-            changed.append(module)
-    if not found:
+    known = [module for module in model.modules() if _find_layer(type(module)) is not None]
+    if not known:
         layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
         raise ValueError(
             f"model must have a layer with relative position buckets ({layers}), "
             f"got {type(model).__name__}"
+        )
+    changed = []
+    for module in known:
+        if _is_accelerated(type(module)):
+            continue
+        if is_parametrized(module):  # whose class PyTorch replaces when it is asked to
+            logger.debug("a parametrized %s is left", type(module).__qualname__)
+            continue
+        replaced = _derive(type(module))
+        if replaced is not None:
+            module.__class__ = replaced
+            changed.append(module)
+    if not changed and not any(_is_accelerated(type(module)) for module in known):
+        logger.warning(
+            "no layer of this %s could be accelerated with transformers %s",
+            type(model).__name__,
+            transformers.__version__,
         )
     return changed
 
@@ -207,6 +216,11 @@ def _restore(modules: Iterable[nn.Module]) -> None:
         base = vars(type(module)).get("_t5bucket_base")
         if base is not None:
             module.__class__ = base
+        elif _is_accelerated(type(module)):
+            logger.warning(
+                "%s stays accelerated: its class was derived from an accelerated one",
+                type(module).__qualname__,
+            )
 
 
 def _check_model(model: object) -> None:
@@ -214,38 +228,64 @@ def _check_model(model: object) -> None:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
 
 
-@functools.cache
-def _derive(base: Any) -> Any:
-    """Derive the accelerated class of layers of a class: itself if it is one, None if unknown."""
-    if any("_t5bucket_base" in vars(cls) for cls in base.__mro__):
-        return base
-    for known in base.__mro__:
+def _is_accelerated(cls: type) -> bool:
+    return hasattr(cls, "_t5bucket_base")
+
+
+def _find_layer(cls: type) -> tuple[type, Layer] | None:
+    """Find the class of transformers that a class is or derives from, and what replaces there."""
+    for known in cls.__mro__:
         package, _, name = known.__module__.removeprefix("transformers.models.").partition(".")
         layer = LAYERS.get(f"{package}.{known.__qualname__}")
         if layer is not None and name == f"modeling_{package}":
-            break
-    else:
-        return None
+            return known, layer
+    return None
+
+
+def _derive(base: Any) -> Any:
+    """Derive the accelerated class of layers of a class; None if nothing can be replaced."""
+    known, layer = _find_layer(base) or (base, Layer({}))
     if any(not _is_inherited(base, known, name) for name in layer.relies_on):
-        return base
-    methods = {
-        name: _replace_bias(getattr(known, name), replacement)
-        for name, replacement in layer.biases.items()
+        return None
+    wanted = [(name, replacement, _replace_bias) for name, replacement in layer.biases.items()]
+    if layer.attend is not None:
+        wanted.append(("forward", layer.attend, _replace_attention))
+    found = [
+        (name, getattr(known, name), replacement, replace)
+        for name, replacement, replace in wanted
         if _is_as_expected(base, known, name, replacement)
-    }
-    if layer.attend and _is_as_expected(base, known, "forward", layer.attend):
-        methods["forward"] = _replace_attention(known.forward, layer.attend)
-    if not methods:
-        return base
-    namespace = {
+    ]
+    return _make_class(base, *found) if found else None
+
+
+@functools.lru_cache(maxsize=256)
+def _make_class(base: Any, *found: tuple[str, Method, Method, Method]) -> Any:
+    def reduce(self: Any, protocol: Any) -> Any:
+        """Pickle a layer as what it was, to be loaded without this package."""
+        create, arguments, *rest = super(derived, self).__reduce_ex__(2)
+        if arguments == (derived,):  # what an object that does not say otherwise is made from
+            create, arguments = object.__new__, (base,)
+        return create, arguments, *rest
+
+    def copy_deeply(self: Any, memo: dict[int, Any]) -> Any:
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    namespace: dict[str, Any] = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
-        "__reduce_ex__": _reduce_to_base,
-        "__deepcopy__": _copy_deeply,
+        "__reduce_ex__": reduce,
         "_t5bucket_base": base,
     }
-    return type(base.__name__, (base,), {**namespace, **methods})
+    if not hasattr(base, "__deepcopy__"):
+        namespace["__deepcopy__"] = copy_deeply
+    for name, original, replacement, replace in found:
+        namespace[name] = replace(original, replacement)
+    derived: Any = type(base.__name__, (base,), namespace)
+    return derived
 
 
 def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> bool:
@@ -257,7 +297,7 @@ def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> 
         [(parameter.name, parameter.default) for parameter in signature.parameters.values()]
         for signature in (inspect.signature(found), inspect.signature(replacement))
     ]
-    if inspect.unwrap(found).__module__ != known.__module__:
+    if not _is_of_transformers(found):
         logger.debug("%s.%s is left: somebody has replaced it", known.__qualname__, name)
     elif parameters[0] != parameters[1][1:]:  # but for `original`
         logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
@@ -266,25 +306,20 @@ def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> 
     return False
 
 
+def _is_of_transformers(method: Any) -> bool:
+    """Whether a method, and whatever decorates it, was defined in transformers."""
+    while method.__globals__["__name__"].partition(".")[0] == "transformers":
+        if not hasattr(method, "__wrapped__"):
+            return True
+        method = method.__wrapped__
+    return False
+
+
 def _is_inherited(base: type, known: type, name: str) -> bool:
     if inspect.getattr_static(base, name, None) is inspect.getattr_static(known, name, None):
         return True
     logger.debug("%s.%s is left: it is not transformers' own", base.__qualname__, name)
     return False
-
-
-def _reduce_to_base(self: Any, protocol: Any) -> tuple[Any, ...]:
-    """Pickle a layer as what it was, to be loaded without this package."""
-    _, _, state, *_ = super(type(self), self).__reduce_ex__(2)
-    create = copyreg._reconstructor  # type: ignore[attr-defined]
-    return create, (type(self)._t5bucket_base, object, None), state
-
-
-def _copy_deeply(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    twin: nn.Module = object.__new__(type(self))
-    memo[id(self)] = twin
-    twin.__dict__.update(copy.deepcopy(vars(self), memo))
-    return twin
 
 
 # ---- replacing methods; what torch.compile compiles is transformers' code alone ----

@@ -1,9 +1,12 @@
 # test_accelerate.py - accelerated models: the same bits, tokens and gradients, and what falls back.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
+import functools
 import io
 import logging
 import pickle
+import random
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -221,12 +224,203 @@ def test_one_bias_with_several_masks() -> None:
         bias = first.compute_bias(models.LENGTH, models.LENGTH)
         padding = models.lengths_mask().bool()[:, None, None]
         masks = [padding, padding.flip(0), None, torch.zeros_like(padding), padding]
-        return [attention(states, mask=mask, position_bias=bias)[0] for mask in masks]
+        attended = [attention(states, mask=mask, position_bias=bias)[0] for mask in masks]
+        padding[..., 7:] = False
+        attended.append(attention(states, mask=padding, position_bias=bias)[0])
+        bias.mul_(2)
+        attended.append(attention(states, mask=padding, position_bias=bias)[0])
+        return attended
 
     with torch.no_grad():
         expected = attend()
         with accelerated(case.model):
             assert_same_bits(attend(), expected)
+
+
+@pytest.mark.parametrize("with_checkpoints", [(0,), (0, 2), (1, 2)])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_where_some_blocks_have_checkpoints(
+    with_checkpoints: tuple[int, ...], reentrant: bool
+) -> None:
+    case = models.make("t5", padded=True, implementation="sdpa")
+    case.model.double().train()
+    case.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    for number, block in enumerate(case.model.encoder.block):
+        block.gradient_checkpointing = number in with_checkpoints
+    expected = gradients(case)
+    with accelerated(case.model):
+        found = gradients(case)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-11)
+
+
+def test_a_bias_used_without_gradients_and_then_with_them() -> None:
+    case = models.make("t5", implementation="sdpa")
+    first, second = (case.model.encoder.block[i].layer[0].SelfAttention for i in (0, 1))
+    states = torch.randn(models.BATCH, models.LENGTH, 32)
+    mask = models.lengths_mask().bool()[:, None, None]
+    table = first.relative_attention_bias.weight
+
+    def gradient() -> Any:
+        bias = first.compute_bias(models.LENGTH, models.LENGTH)
+        with torch.no_grad():
+            second(states, mask=mask, position_bias=bias)
+        total = second(states, mask=mask, position_bias=bias)[0].square().sum()
+        return torch.autograd.grad(total, table)[0]
+
+    expected = gradient()
+    assert expected.abs().max() > 0
+    with accelerated(case.model):
+        torch.testing.assert_close(gradient(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5"])
+@pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 12), (33, 40), (6, 3), (64, 17)])
+def test_unusual_settings(family: str, num_buckets: int, max_distance: int) -> None:
+    case = models.make(family, padded=True)
+    for module in case.model.modules():
+        if hasattr(module, "relative_attention_num_buckets"):
+            module.relative_attention_num_buckets = num_buckets
+            module.relative_attention_max_distance = max_distance
+        if hasattr(module, "relative_attention_bias"):
+            module.relative_attention_bias = torch.nn.Embedding(num_buckets, 4)
+    try:
+        expected = run(case)
+    except IndexError:  # transformers' rule leaves the table
+        with accelerated(case.model), pytest.raises(IndexError):
+            run(case)
+    else:
+        with accelerated(case.model):
+            assert_same_bits(run(case), expected)
+
+
+def given_to_sdpa(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> list[Any]:
+    """Collect the masks, and whether there is a causal one besides, that sdpa is given."""
+    given: list[Any] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        given.append((kwargs["attn_mask"], torch.tensor(bool(kwargs["is_causal"]))))
+        return attend(*args, **kwargs)
+
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        call()
+    return given
+
+
+def mixed_types(case: models.Case) -> models.Case:
+    case.model.bfloat16()
+    attention_of(case.model).relative_attention_bias.float()
+    return case
+
+
+def with_prefix(case: models.Case) -> models.Case:
+    prefix = {"decoder_input_ids": models.tokens(9), "labels": None}
+    return case._replace(inputs={**case.inputs, **prefix})
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("t5", lambda case: case),
+        ("t5", mixed_types),
+        ("t5", with_prefix),
+        ("udop", lambda case: case),
+        ("layoutlmv3", lambda case: case),
+    ],
+)
+def test_sdpa_is_given_the_same_masks(
+    family: str,
+    padded: bool,
+    change: Callable[[models.Case], models.Case],
+    autocast: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = change(models.make(family, padded, "sdpa"))
+
+    def call() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            case.model(**case.inputs)
+
+    expected = given_to_sdpa(monkeypatch, call)
+    with accelerated(case.model):
+        assert_same_bits(given_to_sdpa(monkeypatch, call), expected)
+
+
+def test_prefilling_a_static_cache_gives_sdpa_the_same_masks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = models.make("t5", padded=True, implementation="sdpa")
+    inputs = {**case.inputs, "decoder_input_ids": models.tokens(5)}
+    del inputs["labels"]
+    options = {"max_new_tokens": 3, "cache_implementation": "static", "disable_compile": True}
+
+    def call() -> None:
+        case.model.generate(**inputs, **options)
+
+    expected = given_to_sdpa(monkeypatch, call)
+    with accelerated(case.model):
+        assert_same_bits(given_to_sdpa(monkeypatch, call), expected)
+
+
+def test_a_causal_bias_of_more_keys_than_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = models.make("t5", implementation="sdpa")
+    attention = case.model.decoder.block[1].layer[0].SelfAttention
+    bias = torch.randn(1, 4, 6, 9)
+    states = torch.randn(2, 6, 32)
+
+    class Longer:  # a cache that was allocated for more
+        def get_seq_length(self, layer: int) -> int:
+            return 0
+
+        def update(self, keys: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+            return [torch.nn.functional.pad(x, (0, 0, 0, 3)) for x in (keys, values)]
+
+    def call() -> Any:
+        return attention(states, position_bias=bias, cache=Longer())
+
+    expected = given_to_sdpa(monkeypatch, call)
+    with accelerated(case.model):
+        assert_same_bits(given_to_sdpa(monkeypatch, call), expected)
+
+
+def test_a_mask_of_more_keys_than_there_are() -> None:
+    case = models.make("pix2struct", implementation="sdpa")  # which cuts it
+    attention = case.model.decoder.layer[1].self_attention.attention
+    bias, states = torch.randn(1, 4, 6, 6), torch.randn(2, 6, 32)
+    mask = torch.rand(2, 1, 6, 11) < 0.5
+    with torch.no_grad():
+        expected = attention(states, mask=mask, position_bias=bias)[:2]
+        with accelerated(case.model):
+            assert_same_bits(attention(states, mask=mask, position_bias=bias)[:2], expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "calls"), [("t5", (9, 1 + 1)), ("udop", (9, 1 + 1)), ("layoutlmv3", (2, 0))]
+)
+def test_masks_are_merged_once(
+    family: str, calls: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.integrations import sdpa_attention
+
+    case = models.make(family, padded=True, implementation="sdpa")
+    merged = []
+    merge = sdpa_attention.create_position_bias_mask
+
+    def watched(position_bias: Any, mask: Any, causal: bool, query: Any, key: Any) -> Any:
+        if mask is not None or causal or not position_bias.is_contiguous():
+            merged.append(position_bias.shape)
+        return merge(position_bias, mask, causal, query, key)
+
+    monkeypatch.setattr(sdpa_attention, "create_position_bias_mask", watched)
+    run(case)
+    before, merged[:] = len(merged), []
+    with accelerated(case.model):
+        run(case)
+    assert (before, len(merged)) == calls  # the first layers of a decoder merge by themselves
 
 
 # ---- what is changed, and undone ----
@@ -297,6 +491,50 @@ def test_a_pickled_model_is_transformers_own(protocol: int) -> None:
     loaded = pickle.loads(data)
     assert classes_of(loaded) == before
     assert_same_bits(run(case._replace(model=loaded)), expected)
+
+
+def test_a_class_derived_from_an_accelerated_one(log: Any) -> None:
+    case = models.make("t5", padded=True)
+    expected = run(case)
+    attention = attention_of(accelerate(case.model))
+    attention.__class__ = type("Sharded", (type(attention),), {})
+    assert type(copy.copy(attention)).__name__ == "Sharded"
+    assert type(copy.deepcopy(attention)).__name__ == "Sharded"
+    assert_same_bits(run(case), expected)
+    once = classes_of(accelerate(case.model))
+    restore(case.model)
+    assert type(attention) in once
+    assert any("stays accelerated" in record.message for record in log.records)
+    assert_same_bits(run(case), expected)
+
+
+def test_a_class_that_copies_and_pickles_in_its_own_way() -> None:
+    attention = attention_of(models.make("t5").model)
+    attention.__class__ = Own
+    accelerate(attention)
+    assert copy.deepcopy(attention) == "its own copy"
+    assert pickle.loads(pickle.dumps(attention)) == 7
+
+
+class Own(modeling_t5.T5Attention):  # type: ignore[misc]
+    def __deepcopy__(self, memo: Any) -> Any:
+        return "its own copy"
+
+    def __reduce__(self) -> Any:
+        return int, (7,)
+
+
+def test_a_parametrized_layer_can_be_restored_by_pytorch() -> None:
+    from torch.nn.utils import parametrize
+
+    case = models.make("wavlm", padded=True)
+    attention = case.model.encoder.layers[0].attention
+    parametrize.register_parametrization(attention, "gru_rel_pos_const", torch.nn.Identity())
+    expected = run(case)
+    accelerate(case.model)
+    assert_same_bits(run(case), expected)
+    parametrize.remove_parametrizations(attention, "gru_rel_pos_const")
+    assert_same_bits(run(case), expected)
 
 
 def test_weights_are_saved_and_loaded_as_before() -> None:
@@ -535,6 +773,81 @@ def test_an_embedding_with_a_hook(log: Any) -> None:
     assert any("hooks" in message for message in fell_back(log))
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("padding_idx", 3), ("max_norm", 0.2), ("scale_grad_by_freq", True), ("sparse", True)],
+)
+def test_an_embedding_with_an_option(option: str, value: Any, log: Any) -> None:
+    case = models.make("t5", padded=True)
+
+    def results() -> Any:
+        torch.manual_seed(0)
+        table = torch.nn.Embedding(32, 4, **{option: value})
+        attention_of(case.model).relative_attention_bias = table
+        found = gradients(case)
+        name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        return run(case), found[name].to_dense(), table.weight
+
+    expected = results()
+    with accelerated(case.model):
+        assert_same_bits(results(), expected)
+    assert any("options" in message for message in fell_back(log))
+
+
+def test_hooks_of_all_modules(log: Any) -> None:
+    case = models.make("t5", padded=True)
+
+    def add(module: Any, args: Any, output: Any) -> Any:
+        return output + 1 if type(module) is torch.nn.Embedding else output
+
+    handle = torch.nn.modules.module.register_module_forward_hook(add)
+    try:
+        expected = run(case)
+        with accelerated(case.model):
+            assert_same_bits(run(case), expected)
+    finally:
+        handle.remove()
+    assert any("hooks" in message for message in fell_back(log))
+
+
+def test_bfloat16_without_its_package(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = models.make("t5", padded=True)
+    case.model.bfloat16()
+    expected = run(case)
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with accelerated(case.model):
+        assert_same_bits(run(case), expected)
+    assert any("ml_dtypes" in message for message in fell_back(log))
+
+
+def test_positions_that_are_augmented_are_drawn_once() -> None:
+    case = models.make("udop", padded=True)
+    for bias in case.model.encoder.relative_bias.biases:
+        bias.augmentation = True
+    case.model.train()
+    results = []
+    for change in (restore, accelerate):
+        random.seed(0)
+        with torch.no_grad():
+            results.append(
+                [change(case.model)(**case.inputs).logits, torch.tensor(random.random())]
+            )
+    assert_same_bits(results[1], results[0])
+
+
+def test_a_model_none_of_whose_layers_can_be_accelerated_warns(log: Any) -> None:
+    class Shifted(MPNetEncoder):  # type: ignore[misc]
+        def compute_position_bias(self, *args: Any, **kwargs: Any) -> Any:
+            return super().compute_position_bias(*args, **kwargs) + 1
+
+    model = models.make("mpnet").model
+    model.mpnet.encoder.__class__ = Shifted
+    accelerate(model)
+    assert [record.levelname for record in log.records if "no layer" in record.message] == [
+        "WARNING"
+    ]
+
+
 def test_an_embedding_of_another_kind(log: Any) -> None:
     class Doubled(torch.nn.Embedding):  # type: ignore[misc]
         def forward(self, indices: Any) -> Any:
@@ -596,8 +909,9 @@ def test_a_rule_that_a_subclass_makes_of_its_state() -> None:
             assert_same_bits(run(case), expected)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
 def test_a_method_that_somebody_replaced_in_the_class(
-    log: Any, monkeypatch: pytest.MonkeyPatch
+    wrapped: bool, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = MPNetEncoder.compute_position_bias
 
@@ -606,12 +920,11 @@ def test_a_method_that_somebody_replaced_in_the_class(
     ) -> Any:
         return original(self, x, position_ids, num_buckets) + 1
 
-    class Fresh(MPNetEncoder):  # type: ignore[misc]  # since classes are looked at once
-        pass
-
-    monkeypatch.setattr(MPNetEncoder, "compute_position_bias", compute_position_bias)
+    if wrapped:
+        functools.update_wrapper(compute_position_bias, original)
     case = models.make("mpnet")
-    case.model.mpnet.encoder.__class__ = Fresh
+    restore(accelerate(case.model))  # a class that was looked at before
+    monkeypatch.setattr(MPNetEncoder, "compute_position_bias", compute_position_bias)
     expected = run(case)
     with accelerated(case.model):
         assert_same_bits(run(case), expected)
@@ -629,20 +942,18 @@ def test_two_threads_with_different_masks() -> None:
             assert_same_bits(list(found), expected)
 
 
+OTHER_SIGNATURE = """
+class T5Attention(T5Attention):
+    def compute_bias(self, query_length, key_length, *, device, past_seen_tokens):
+        return super().compute_bias(query_length, key_length, device, past_seen_tokens) + 1
+"""
+
+
 def test_a_method_with_another_signature(log: Any) -> None:
-    original = modeling_t5.T5Attention.compute_bias
-
-    class Other(modeling_t5.T5Attention):  # type: ignore[misc]
-        def compute_bias(
-            self, query_length: int, key_length: int, *, device: Any, past_seen_tokens: int
-        ) -> Any:
-            return original(self, query_length, key_length, device, past_seen_tokens) + 1
-
-    # As another version of transformers would have it
-    Other.__module__, Other.__qualname__ = modeling_t5.__name__, "T5Attention"
-    Other.compute_bias.__module__ = modeling_t5.__name__
+    namespace = dict(vars(modeling_t5))  # as another version of transformers would have it
+    exec(OTHER_SIGNATURE, namespace)
     case = models.make("t5")
-    attention_of(case.model).__class__ = Other
+    attention_of(case.model).__class__ = namespace["T5Attention"]
     expected = run(case)
     with accelerated(case.model):
         assert_same_bits(run(case), expected)
