@@ -5,23 +5,12 @@ from t5bucket.cli import _models
 IMPLEMENTATIONS = ["t5bucket", "transformers"]
 
 
-class Encoder:
+class Encoding:
     """Models of their real sizes, one forward pass on all processors."""
 
     timeout = 300
     param_names = ("implementation", "name, batch, length, padded")
-    params = (
-        IMPLEMENTATIONS,
-        [
-            ("t5-small", 1, 1024, False),
-            ("t5-small", 1, 2048, False),
-            ("t5-small", 4, 512, True),
-            ("t5-small", 1, 1024, True),
-            ("umt5-small", 1, 1024, False),
-            ("layoutlmv3-base", 1, 510, True),
-            ("mpnet-base", 8, 128, True),
-        ],
-    )
+    params = (IMPLEMENTATIONS, list(_models.ENCODINGS))
 
     def setup(self, implementation: str, work: tuple[str, int, int, bool]) -> None:
         self.call = _models.forward(implementation, *work)
@@ -31,12 +20,12 @@ class Encoder:
         self.call()
 
 
-class Decoder:
+class Decoding:
     """Greedy decoding of 128 tokens."""
 
     timeout = 300
     param_names = ("implementation", "name")
-    params = (IMPLEMENTATIONS, ["t5-small decoder", "umt5-small decoder"])
+    params = (IMPLEMENTATIONS, list(_models.DECODINGS))
 
     def setup(self, implementation: str, name: str) -> None:
         self.call = _models.decode(implementation, name)

@@ -26,17 +26,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from t5bucket._arrays import bfloat16
 from t5bucket._buckets import Buckets
-from t5bucket.torch import (
+from t5bucket._tensors import (
     FLOATS,
     INTEGERS,
     allocate_tensor,
-    compute_bias,
-    compute_bias_at,
     fill_bias,
     fill_bias_at,
     is_plain,
     needs_gradient,
 )
+from t5bucket.torch import compute_bias, compute_bias_at
 
 Method = Callable[..., Any]
 

@@ -114,7 +114,10 @@ def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
 def choose_num_threads(nbytes: int) -> int:
     """Threads for a call that writes `nbytes`, where the caller left the choice to us."""
     worthwhile = nbytes // THREAD_NBYTES
-    return min(default_num_threads(), worthwhile) if worthwhile > 1 else 1
+    if worthwhile > 1:
+        return min(default_num_threads(), worthwhile)
+    _read_setting()  # which may be wrong; what the system offers takes longer to read
+    return 1
 
 
 def default_num_threads() -> int:
@@ -123,6 +126,15 @@ def default_num_threads() -> int:
     ``T5BUCKET_NUM_THREADS`` if set, one in a worker process of
     `multiprocessing`, and otherwise the processors that this process may use.
     """
+    setting = _read_setting()
+    if setting is not None:
+        return setting
+    if _is_worker_process():
+        return 1
+    return available_cpus()
+
+
+def _read_setting() -> int | None:
     setting = os.environ.get("T5BUCKET_NUM_THREADS")
     if setting is not None:
         if not (setting.isascii() and setting.isdigit() and int(setting) >= 1):
@@ -130,9 +142,7 @@ def default_num_threads() -> int:
                 f"T5BUCKET_NUM_THREADS must be an integer of at least 1, got {setting!r}"
             )
         return int(setting)
-    if _is_worker_process():
-        return 1
-    return available_cpus()
+    return None
 
 
 def _is_worker_process() -> bool:

@@ -13,29 +13,29 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 try:
     import torch
-    from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-    from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
-    from torch.autograd import forward_ad
 except ImportError:
     raise ImportError("t5bucket.torch needs PyTorch: pip install 't5bucket[torch]'") from None
 
 from t5bucket import _checks
-from t5bucket._arrays import allocate, bfloat16
-from t5bucket._bias import RelativeAttentionBias
 from t5bucket._buckets import Buckets
-from t5bucket._threads import choose_num_threads
+from t5bucket._tensors import (
+    FLOATS,
+    INTEGERS,
+    as_array,
+    batch_axes,
+    bias_of,
+    fill_bias,
+    fill_bias_at,
+    is_plain,
+    mask_options,
+    needs_gradient,
+    num_threads_of,
+    result_shape,
+)
 
 __all__ = ["compute_bias", "compute_bias_at"]
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MAX_KEPT_NBYTES = 16 << 10  # of a weight whose bias is kept for the next call
-PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def compute_bias(
@@ -162,32 +162,6 @@ def compute_bias_at(
     )
 
 
-# ---- what needs the operators, and what can go without ----
-
-
-def is_plain(*tensors: torch.Tensor | None) -> bool:
-    """Whether these are tensors in the CPU's memory, and nothing traces or transforms them."""
-    return not _is_watched() and all(
-        tensor is None or (type(tensor) in PLAIN_TYPES and tensor.is_cpu) for tensor in tensors
-    )
-
-
-def _is_watched() -> bool:
-    # Compiled or exported, traced, fake or counted, transformed, differentiated forwards.
-    return bool(
-        torch.compiler.is_compiling()
-        or _get_tracing_state() is not None
-        or _len_torch_dispatch_stack()
-        or _peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-    )
-
-
-def needs_gradient(tensor: torch.Tensor) -> bool:
-    """Whether what is computed from a tensor will be differentiated."""
-    return bool(tensor.requires_grad and torch.is_grad_enabled())
-
-
 # ---- arguments ----
 
 
@@ -257,115 +231,12 @@ def _make_scheme(settings: tuple[int, ...]) -> Buckets:
     return Buckets.from_ranges(ranges, max_distance=max_distance, num_buckets=num_buckets)
 
 
-# ---- tensors as arrays, without a copy ----
-
-
-def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
-    if tensor.dtype == torch.bfloat16:  # NumPy has it from another package
-        array: NDArray[Any] = tensor.detach().view(torch.int16).numpy().view(bfloat16())
-        return array
-    return np.asarray(tensor.detach().numpy())
-
-
-def _options(mask: torch.Tensor | None, causal: bool, linear: bool) -> dict[str, Any]:
-    """Masks in NumPy's terms; of a `linear` bias, masked pairs are 0 and nothing is added."""
-    array: NDArray[Any] | None = None
-    if mask is not None:
-        array = _as_array(mask)
-        if linear and mask.dtype != torch.bool:
-            array = np.broadcast_to(True, array.shape)
-    return {"mask": array, "causal": causal}
-
-
-def _num_threads(tensor: torch.Tensor) -> int:
-    """As many as pay, and not more than PyTorch itself would use."""
-    nbytes = tensor.numel() * tensor.element_size()
-    return min(choose_num_threads(nbytes), int(torch.get_num_threads()))
-
-
-def _bias_of(weight: torch.Tensor, buckets: Buckets) -> RelativeAttentionBias:
-    """Find the bias of a weight by what the weight holds, since it may have changed."""
-    array = _as_array(weight)
-    if array.nbytes > MAX_KEPT_NBYTES:
-        return RelativeAttentionBias(array, buckets)
-    return _make_bias(array.tobytes(), array.dtype, array.shape, buckets)
-
-
-@lru_cache(maxsize=256)
-def _make_bias(
-    items: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], buckets: Buckets
-) -> RelativeAttentionBias:
-    return RelativeAttentionBias(np.frombuffer(items, dtype).reshape(shape), buckets)
-
-
-def _batch(mask: torch.Tensor | None, *positions: torch.Tensor) -> tuple[Any, ...]:
-    """Batch axes of a matrix."""
-    shapes = [tensor.shape[:-1] for tensor in positions]
-    if mask is not None:
-        shapes.append(mask.shape[:-3])
-    try:
-        return tuple(torch.broadcast_shapes(*shapes)) if shapes else ()
-    except RuntimeError:
-        given = ", ".join(str(tuple(shape)) for shape in shapes)
-        raise ValueError(
-            f"mask and positions must broadcast on their batch axes, got {given}"
-        ) from None
-
-
-def _shape(weight: torch.Tensor, batch: tuple[Any, ...], q: Any, k: Any) -> tuple[Any, ...]:
-    """Shape of a result, with one batch axis at least."""
-    return (*(batch or (1,)), weight.shape[1], q, k)
-
-
-def allocate_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Allocate by NumPy, which asks for huge pages: new memory is written four times faster."""
-    is_bfloat16 = dtype == torch.bfloat16
-    array = allocate(shape, np.dtype("int16" if is_bfloat16 else str(dtype).rpartition(".")[2]))
-    tensor = torch.from_numpy(array)
-    return tensor.view(dtype) if is_bfloat16 else tensor
-
-
 def _new_weight(gradient: torch.Tensor, settings: Sequence[int]) -> torch.Tensor:
     """Allocate the gradient of a weight."""
     return gradient.new_empty(settings[0], gradient.shape[-3])
 
 
-def _as_out(result: torch.Tensor, batch: tuple[Any, ...]) -> NDArray[Any]:
-    array = _as_array(result)
-    return array if batch else array[0]
-
-
 # ---- operators: the bias and its adjoint, each of which is the other's gradient ----
-
-
-def fill_bias(
-    weight: torch.Tensor,
-    mask: torch.Tensor | None,
-    buckets: Buckets,
-    query_length: int,
-    key_length: int,
-    query_offset: int,
-    key_offset: int,
-    causal: bool = False,
-    scale: float | None = None,
-    linear: bool = False,
-) -> torch.Tensor:
-    """Compute the bias of plain tensors; of a `linear` one, masked pairs are 0."""
-    batch = _batch(mask)
-    shape = _shape(weight, batch, query_length, key_length)
-    result = allocate_tensor(shape, weight.dtype)
-    _bias_of(weight, buckets).matrix(
-        query_length,
-        key_length,
-        query_offset=query_offset,
-        key_offset=key_offset,
-        masked_value=0 if linear else None,
-        scale=scale,
-        out=_as_out(result, batch),
-        num_threads=_num_threads(result),
-        **_options(mask, causal, linear),
-    )
-    return result
 
 
 @torch.library.custom_op("t5bucket::bias", mutates_args=())
@@ -396,46 +267,15 @@ def _bias_gradient(
     scale: float | None,
 ) -> torch.Tensor:
     weight = _new_weight(gradient, settings)
-    _as_array(weight)[...] = _bias_of(weight, _scheme(settings)).weight_gradient(
-        _as_array(gradient),
+    as_array(weight)[...] = bias_of(weight, _scheme(settings)).weight_gradient(
+        as_array(gradient),
         query_offset=query_offset,
         key_offset=key_offset,
         scale=scale,
-        num_threads=_num_threads(gradient),
-        **_options(mask, causal, True),
+        num_threads=num_threads_of(gradient),
+        **mask_options(mask, causal, True),
     )
     return weight
-
-
-def fill_bias_at(
-    weight: torch.Tensor,
-    query_positions: torch.Tensor,
-    key_positions: torch.Tensor,
-    mask: torch.Tensor | None,
-    buckets: Buckets,
-    causal: bool = False,
-    scale: float | None = None,
-    linear: bool = False,
-    onto: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Compute the bias of plain positions, or add it to another one.
-
-    Of a `linear` bias, masked pairs are 0.
-    """
-    batch = _batch(mask, query_positions, key_positions)
-    shape = _shape(weight, batch, query_positions.shape[-1], key_positions.shape[-1])
-    result = allocate_tensor(shape, weight.dtype) if onto is None else onto
-    _bias_of(weight, buckets).matrix_at(
-        _as_array(query_positions),
-        _as_array(key_positions),
-        masked_value=0 if linear else None,
-        scale=scale,
-        out=_as_out(result, batch),
-        num_threads=_num_threads(result),
-        accumulate=onto is not None,
-        **_options(mask, causal, linear),
-    )
-    return result
 
 
 @torch.library.custom_op("t5bucket::bias_at", mutates_args=())
@@ -464,13 +304,13 @@ def _bias_at_gradient(
     scale: float | None,
 ) -> torch.Tensor:
     weight = _new_weight(gradient, settings)
-    _as_array(weight)[...] = _bias_of(weight, _scheme(settings)).weight_gradient_at(
-        _as_array(gradient),
-        _as_array(query_positions),
-        _as_array(key_positions),
+    as_array(weight)[...] = bias_of(weight, _scheme(settings)).weight_gradient_at(
+        as_array(gradient),
+        as_array(query_positions),
+        as_array(key_positions),
         scale=scale,
-        num_threads=_num_threads(gradient),
-        **_options(mask, causal, True),
+        num_threads=num_threads_of(gradient),
+        **mask_options(mask, causal, True),
     )
     return weight
 
@@ -487,7 +327,7 @@ def _(
     key_length: int,
     *_: Any,
 ) -> torch.Tensor:
-    return weight.new_empty(_shape(weight, _batch(mask), query_length, key_length))
+    return weight.new_empty(result_shape(weight, batch_axes(mask), query_length, key_length))
 
 
 @_bias_at.register_fake
@@ -498,9 +338,9 @@ def _(
     mask: torch.Tensor | None,
     *_: Any,
 ) -> torch.Tensor:
-    batch = _batch(mask, query_positions, key_positions)
+    batch = batch_axes(mask, query_positions, key_positions)
     lengths = (query_positions.shape[-1], key_positions.shape[-1])
-    return weight.new_empty(_shape(weight, batch, *lengths))
+    return weight.new_empty(result_shape(weight, batch, *lengths))
 
 
 @_bias_gradient.register_fake

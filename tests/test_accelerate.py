@@ -629,6 +629,18 @@ def test_meta_tensors(log: Any) -> None:
     assert fell_back(log)
 
 
+def test_meta_tensors_and_a_mask() -> None:
+    with torch.device("meta"):
+        case = models.FAMILIES["t5"](False)
+        states, bias = torch.randn(2, 6, 32), torch.randn(1, 4, 6, 6)
+        mask = torch.ones(2, 1, 6, 6, dtype=torch.bool)
+    case.model.set_attn_implementation("sdpa")
+    attention = accelerate(case.model).encoder.block[1].layer[0].SelfAttention
+    attended, returned, _ = attention(states, mask=mask, position_bias=bias)
+    assert attended.device.type == returned.device.type == "meta"
+    assert attended.shape == (2, 6, 32)
+
+
 def test_fake_tensors(log: Any) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 

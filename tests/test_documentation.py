@@ -21,6 +21,7 @@ MODULES = sorted(
 
 FRAMEWORKS = {
     "t5bucket._layers": "transformers",
+    "t5bucket._tensors": "torch",
     "t5bucket.dask": "dask",
     "t5bucket.torch": "torch",
     "t5bucket.transformers": "transformers",

@@ -157,6 +157,8 @@ def test_a_bad_environment_setting_is_refused(
     monkeypatch.setenv("T5BUCKET_NUM_THREADS", setting)
     with pytest.raises(ValueError, match="T5BUCKET_NUM_THREADS must be an integer of at least 1"):
         BIAS.matrix(2048, 2048)
+    with pytest.raises(ValueError, match="T5BUCKET_NUM_THREADS must be an integer of at least 1"):
+        BIAS.matrix(500, 500)  # one thread takes it, in two parts
     assert BIAS.matrix(8, 8).shape == (12, 8, 8)
 
 
