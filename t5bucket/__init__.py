@@ -17,12 +17,15 @@ except ImportError as error:
 
 from t5bucket._bias import RelativeAttentionBias, compute_bias
 from t5bucket._buckets import Buckets, relative_position_bucket
+from t5bucket._include import get_include, get_sources
 
 __all__ = [
     "Buckets",
     "RelativeAttentionBias",
     "__version__",
     "compute_bias",
+    "get_include",
+    "get_sources",
     "relative_position_bucket",
 ]
 

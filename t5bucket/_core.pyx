@@ -1,6 +1,7 @@
 # _core.pyx - typed wrappers of the C core: take buffers, release the GIL, call. No checks.
 # SPDX-License-Identifier: BSD-3-Clause
 # cython: language_level=3, freethreading_compatible=True
+# cython: binding=False
 
 import os
 
@@ -34,10 +35,6 @@ cdef const t5b_implementation *implementation = choose_implementation(
 cdef class Buffer:
     cdef Py_buffer view
 
-    def __cinit__(self, array, bint writable=False):
-        PyObject_GetBuffer(
-            array, &self.view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
-
     def __dealloc__(self):
         PyBuffer_Release(&self.view)
 
@@ -56,6 +53,14 @@ cdef class Buffer:
         return matrix
 
 
+# Not in Buffer.__cinit__: arguments of a constructor become a tuple and a dictionary.
+cdef Buffer open_buffer(array, bint writable=False):
+    cdef Buffer buffer = Buffer.__new__(Buffer)
+    PyObject_GetBuffer(
+        array, &buffer.view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+    return buffer
+
+
 cdef class Lookup:
     """A way from relative positions to items, element by element."""
 
@@ -66,11 +71,12 @@ cdef class Lookup:
         pass
 
     def lookup(
-        self, relative_position, int type_code, items, bint streaming, size_t begin, size_t end
+        self, relative_position, int type_code, items, bint streaming, Py_ssize_t begin,
+        Py_ssize_t end
     ):
         """Write the items of elements begin, ..., end - 1 of a C-contiguous array."""
-        cdef Buffer source = Buffer(relative_position)
-        cdef Buffer out = Buffer(items, True)
+        cdef Buffer source = open_buffer(relative_position)
+        cdef Buffer out = open_buffer(items, True)
         cdef const void *first = source.element(begin)
         cdef void *first_item = out.element(begin)
         with nogil:
@@ -89,8 +95,8 @@ cdef class Pairs:
     cdef Buffer query, key
 
     def __cinit__(self, query, key):
-        self.query = Buffer(query)
-        self.key = Buffer(key)
+        self.query = open_buffer(query)
+        self.key = open_buffer(key)
         cdef int itemsize = self.query.view.itemsize
         self.pairs.type = <t5b_integer>-itemsize
         self.pairs.query = self.query.view.buf
@@ -118,10 +124,10 @@ cdef class Epilogue:
         self.epilogue.implementation = implementation
         self.epilogue.accumulate = accumulate
         if addend is not None:
-            self.addend = Buffer(addend)
+            self.addend = open_buffer(addend)
             self.epilogue.addend = self.addend.matrix()
         if keep is not None:
-            self.keep = Buffer(keep)
+            self.keep = open_buffer(keep)
             self.epilogue.keep = self.keep.matrix()
         if segments is not None:
             self.segments = segments
@@ -129,7 +135,7 @@ cdef class Epilogue:
         if causal is not None:
             self.causal = causal
             self.epilogue.causal = causal.pairs
-        self.masked_item = Buffer(masked_item)
+        self.masked_item = open_buffer(masked_item)
         self.epilogue.masked_item = self.masked_item.view.buf
 
 
@@ -150,7 +156,7 @@ cdef class Table(Lookup):
 
     def __cinit__(self, items, starts, int64_t origin=0, size_t num_heads=0):
         cdef int ranges = 0 if num_heads else 1
-        self.items = Buffer(items)
+        self.items = open_buffer(items)
         self.table.items = self.items.view.buf
         self.table.itemsize = self.items.view.itemsize
         self.table.num_heads = num_heads or self.items.view.shape[0]
@@ -158,12 +164,12 @@ cdef class Table(Lookup):
         self.table.range_stride = self.items.view.strides[ranges]
         self.table.origin = origin
         if starts is not None:
-            self.starts = Buffer(starts)
+            self.starts = open_buffer(starts)
             self.table.starts = <const int64_t *>self.starts.view.buf
 
     def fill_diagonals(self, diagonals, int64_t first):
         """Fill ``diagonals`` (num_heads, ..., count) from relative position ``first`` on."""
-        cdef Buffer out = Buffer(diagonals, True)
+        cdef Buffer out = open_buffer(diagonals, True)
         cdef size_t count = out.view.shape[out.view.ndim - 1]
         with nogil:
             t5b_fill_diagonals(&self.table, first, count, out.view.buf, out.view.strides[0])
@@ -175,11 +181,11 @@ cdef class Table(Lookup):
         t5b_lookup(&self.table, source, type, count, streaming, items)
 
     def write_pairs(
-        self, Pairs positions not None, Epilogue epilogue, matrix, bint streaming, size_t begin,
-        size_t end
+        self, Pairs positions not None, Epilogue epilogue, matrix, bint streaming, Py_ssize_t begin,
+        Py_ssize_t end
     ):
         """Write rows begin, ..., end - 1 of ``matrix`` (batch, num_heads, query, key)."""
-        cdef Buffer out = Buffer(matrix, True)
+        cdef Buffer out = open_buffer(matrix, True)
         cdef t5b_matrix described = out.matrix()
         cdef const t5b_epilogue *finish = get_epilogue(epilogue)
         with nogil:
@@ -188,15 +194,15 @@ cdef class Table(Lookup):
 
     def sum_diagonals(
         self, int64_t first, int type_code, Epilogue epilogue, gradient, diagonals, sums,
-        size_t begin, size_t end
+        Py_ssize_t begin, Py_ssize_t end
     ):
         """Add rows begin, ..., end - 1 of ``gradient`` (batch, num_heads, query, key) up.
 
         ``sums`` is float64 (num_ranges, num_heads), ``diagonals`` float64 scratch.
         """
-        cdef Buffer source = Buffer(gradient)
-        cdef Buffer scratch = Buffer(diagonals, True)
-        cdef Buffer out = Buffer(sums, True)
+        cdef Buffer source = open_buffer(gradient)
+        cdef Buffer scratch = open_buffer(diagonals, True)
+        cdef Buffer out = open_buffer(sums, True)
         cdef t5b_matrix described = source.matrix()
         cdef const t5b_epilogue *masks = get_epilogue(epilogue)
         with nogil:
@@ -206,11 +212,11 @@ cdef class Table(Lookup):
 
     def sum_pairs(
         self, Pairs positions not None, int type_code, Epilogue epilogue, gradient, sums,
-        size_t begin, size_t end
+        Py_ssize_t begin, Py_ssize_t end
     ):
         """The same for positions that are data."""
-        cdef Buffer source = Buffer(gradient)
-        cdef Buffer out = Buffer(sums, True)
+        cdef Buffer source = open_buffer(gradient)
+        cdef Buffer out = open_buffer(sums, True)
         cdef t5b_matrix described = source.matrix()
         cdef const t5b_epilogue *masks = get_epilogue(epilogue)
         with nogil:
@@ -226,7 +232,7 @@ cdef class Counter(Lookup):
     cdef Buffer boundaries
 
     def __cinit__(self, int64_t max_exact, int64_t future_base, bint bidirectional, boundaries):
-        self.boundaries = Buffer(boundaries)
+        self.boundaries = open_buffer(boundaries)
         self.scheme.max_exact = max_exact
         self.scheme.future_base = future_base
         self.scheme.bidirectional = bidirectional
@@ -246,11 +252,11 @@ cdef class Counter(Lookup):
 
 
 def write_diagonals(
-    diagonals, Epilogue epilogue, matrix, bint streaming, size_t begin, size_t end
+    diagonals, Epilogue epilogue, matrix, bint streaming, Py_ssize_t begin, Py_ssize_t end
 ):
     """Write rows begin, ..., end - 1 of ``matrix`` ([batch,] num_heads, query, key)."""
-    cdef Buffer source = Buffer(diagonals)
-    cdef Buffer out = Buffer(matrix, True)
+    cdef Buffer source = open_buffer(diagonals)
+    cdef Buffer out = open_buffer(matrix, True)
     cdef t5b_matrix described = out.matrix()
     cdef const t5b_epilogue *finish = get_epilogue(epilogue)
     with nogil:

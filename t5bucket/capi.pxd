@@ -1,4 +1,4 @@
-# capi.pxd - the C interface, src_c/t5bucket.h, for the wrappers.
+# capi.pxd - the C interface, for Cython modules: t5bucket.h tells what each thing does.
 # SPDX-License-Identifier: BSD-3-Clause
 
 from libc.stddef cimport ptrdiff_t
@@ -6,6 +6,9 @@ from libc.stdint cimport int64_t
 
 
 cdef extern from "t5bucket.h" nogil:
+    const size_t T5B_VECTOR_NBYTES
+    const size_t T5B_MAX_COUNTED_BOUNDARIES
+
     ctypedef struct t5b_table:
         const void *items
         size_t itemsize
@@ -16,7 +19,14 @@ cdef extern from "t5bucket.h" nogil:
         int64_t origin
 
     ctypedef enum t5b_integer:
-        pass
+        T5B_INT8
+        T5B_INT16
+        T5B_INT32
+        T5B_INT64
+        T5B_UINT8
+        T5B_UINT16
+        T5B_UINT32
+        T5B_UINT64
 
     ctypedef struct t5b_matrix:
         void *data
@@ -34,7 +44,10 @@ cdef extern from "t5bucket.h" nogil:
         size_t key_batch_stride
 
     ctypedef enum t5b_float:
-        pass
+        T5B_FLOAT16
+        T5B_BFLOAT16
+        T5B_FLOAT32
+        T5B_FLOAT64
 
     ctypedef struct t5b_scheme:
         int64_t max_exact

@@ -1,0 +1,75 @@
+# test_c_and_cython.py - the core for other compilers: the programs of docs/c_and_cython.md.
+# SPDX-License-Identifier: BSD-3-Clause
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import t5bucket as tb
+
+TEXT = (Path(__file__).parent.parent / "docs" / "c_and_cython.md").read_text()
+# Its files by section, from the fenced blocks of each language.
+FILES = {"C": {"c": "buckets.c"}, "Cython": {"cython": "far.pyx", "python": "setup.py"}}
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+
+
+def run(command: str, folder: Path) -> str:
+    python_first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # The modules that it builds stand in its own folder.
+    environment = {**os.environ, "PATH": python_first, "PYTHONSAFEPATH": ""}
+    result = subprocess.run(
+        ["sh", "-euc", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("title", FILES)
+def test_the_program_prints_what_the_text_says(title: str, tmp_path: Path) -> None:
+    if title == "Cython":
+        pytest.importorskip("Cython")
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    for language, name in FILES[title].items():
+        (block,) = re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+        (tmp_path / name).write_text(block)
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    (expected,) = re.findall(r"^It prints `(.*)`\.$", section, re.MULTILINE)
+    assert run(commands, tmp_path).strip() == expected
+
+
+def test_what_the_text_says_of_the_scheme_is_what_python_computes() -> None:
+    (printed, _) = re.findall(r"^It prints `(.*)`\.$", TEXT, re.MULTILINE)
+    row = tb.Buckets(8, 20, bidirectional=False).grid(1, 9, query_offset=7)[0]
+    assert " ".join(map(str, row)) == printed
+
+
+def test_the_core_compiles_alone_and_exports_what_its_header_declares(tmp_path: Path) -> None:
+    for source in tb.get_sources():
+        command = ["cc", "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-c", source]
+        subprocess.run(command, check=True, cwd=tmp_path)
+    header = Path(tb.get_include(), "t5bucket.h").read_text()
+    declared = set(re.findall(r"^[\w ]+[ *](t5b_\w+)\(", header, re.MULTILINE))
+    objects = sorted(map(str, tmp_path.glob("*.o")))
+    symbols = subprocess.run(["nm", "-g", *objects], capture_output=True, text=True, check=True)
+    defined = set(re.findall(r" [TDBR] _?(t5b_\w+)$", symbols.stdout, re.MULTILINE))
+    assert len(declared) >= 9
+    assert declared <= defined
+    assert all(name.startswith("t5b_") for name in re.findall(r" [TDBR] _?(\w+)$", symbols.stdout))
+
+
+def test_cython_declares_what_the_header_declares() -> None:
+    header = Path(tb.get_include(), "t5bucket.h").read_text()
+    declarations = Path(tb.__file__).with_name("capi.pxd").read_text()
+    code = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    names = set(re.findall(r"\b(?:t5b|T5B)_\w+", code)) - {"T5BUCKET_H"}
+    assert names == set(re.findall(r"\b(?:t5b|T5B)_\w+", declarations))
