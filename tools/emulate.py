@@ -33,6 +33,7 @@ BIG_ENDIAN = {"s390x"}
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Werror"]
 VECTOR_OPERAND = re.compile(r"\bv\d+\.(?:16b|8b|8h|4h|4s|2s|2d)\b")
 FUSED = re.compile(r"\t(?:fmadd|fmsub|fnmadd|fnmsub|fmla|fmls)\t")
+VECTORISED = ["t5b_add_items_portable", "t5b_count_buckets_portable", "t5b_lookup"]
 
 # What Python, NumPy and Matplotlib load; libpython3.11-dev has the headers.
 DEBIAN_PACKAGES = """
@@ -89,45 +90,57 @@ def require_tools(architecture: str) -> None:
         run(["apt-get", "install", "--yes", *missing], DEBIAN_FRONTEND="noninteractive")
 
 
+def build(architecture: str, sources: Sequence[Path], program: Path, *options: str) -> None:
+    """Compile sources together with those of the C core."""
+    core = ROOT / "src_c"
+    everything = [*sources, *sorted(core.glob("*.c"))]
+    command = [get_compiler(architecture), *FLAGS, *options, "-I", core, *everything]
+    run([*command, "-o", program])
+
+
 def emulate_c(architecture: str) -> None:
     """Build and run the C programs; a failed assertion fails."""
     require_tools(architecture)
-    compiler = get_compiler(architecture)
-    print(f"{architecture}: {run([compiler, '--version']).splitlines()[0]}", *FLAGS, flush=True)
+    version = run([get_compiler(architecture), "--version"]).splitlines()[0]
+    print(f"{architecture}: {version} {' '.join(FLAGS)}", flush=True)
+    printed = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ["core_test", "vectors_test"]:
             program = Path(folder) / name
-            sources = [ROOT / "tests" / f"{name}.c", *sorted((ROOT / "src_c").glob("*.c"))]
-            run([compiler, *FLAGS, "-static", "-I", ROOT / "src_c", *sources, "-o", program])
+            build(architecture, [ROOT / "tests" / f"{name}.c"], program, "-static")
             begin = time.perf_counter()
-            printed = run([f"qemu-{architecture}", program]).strip()
+            printed[name] = run([f"qemu-{architecture}", program]).strip()
             seconds = time.perf_counter() - begin
-            print(f"{architecture}: {name}: {printed}, {seconds:.0f} s", flush=True)
-        byte_order = "big" if architecture in BIG_ENDIAN else "little"
-        if f"{byte_order}-endian" not in printed:
-            sys.exit(f"{architecture} should be {byte_order}-endian")
+            print(f"{architecture}: {name}: {printed[name]}, {seconds:.0f} s", flush=True)
         if architecture == "aarch64":
-            check_instructions(program)
+            build(architecture, [], Path(folder) / "core.so", "-shared", "-fPIC")
+            check_instructions(Path(folder) / "core.so")
+    byte_order = "big" if architecture in BIG_ENDIAN else "little"
+    if f"{byte_order}-endian" not in printed["vectors_test"]:
+        sys.exit(f"{architecture} should be {byte_order}-endian")
 
 
-def check_instructions(binary: Path) -> None:
-    """Count NEON instructions in the kernels; there may be no fused multiplication and addition."""
+def check_instructions(library: Path) -> None:
+    """Count NEON instructions in the kernels; no multiplication and addition may be fused."""
     counts: Counter[str] = Counter()
     fused = []
     function = ""
-    for line in run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", binary]).split("\n"):
-        if found := re.match(r"[0-9a-f]+ <(.+)>:", line):
+    disassembled = run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", library])
+    for line in disassembled.splitlines():
+        if found := re.match(r"[0-9a-f]+ <(\w+)", line):
             function = found[1]
-        elif function.startswith("t5b_"):
+        elif not function.startswith("_"):  # Cython's, C's
             counts[function] += bool(VECTOR_OPERAND.search(line))
-            fused += [line] if FUSED.search(line) else []
-    vectorised = {name: count for name, count in sorted(counts.items()) if count}
-    print("aarch64: NEON instructions:", sum(vectorised.values()), vectorised)
-    kernels = ["t5b_add_items_portable", "t5b_count_buckets_portable", "t5b_sum_diagonals"]
-    if missing := [name for name in kernels if name not in vectorised]:
-        sys.exit(f"no NEON instructions in {missing}")
+            fused += [f"{function}: {line}"] if FUSED.search(line) else []
+    vectorised = {name: count for name, count in counts.most_common() if count}
+    print(
+        f"aarch64: {sum(vectorised.values())} NEON instructions, {len(fused)} fused ones:", end=" "
+    )
+    print(", ".join(f"{name} {count}" for name, count in vectorised.items()), flush=True)
+    if missing := set(VECTORISED) - set(vectorised):
+        sys.exit(f"no NEON instructions in {', '.join(missing)}")
     if fused:
-        sys.exit("fused, so that sums are rounded once:\n" + "\n".join(fused))
+        sys.exit("rounded once instead of twice:\n" + "\n".join(fused))
 
 
 def write_apt_configuration(folder: Path) -> Path:
