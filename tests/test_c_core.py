@@ -5,21 +5,27 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import record_vectors
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src_c").glob("*.c"))
+FLAGS = [["-O3"], ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]]
 
-pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 
 
-@pytest.mark.parametrize(
-    "flags", [["-O3"], ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]]
-)
-def test_a_c_program_finds_every_kernel_right(flags: list[str], tmp_path: Path) -> None:
-    program = tmp_path / "core_test"
-    sources = [ROOT / "tests" / "core_test.c", *SOURCES]
+@needs_compiler
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("name", ["core_test", "vectors_test"])
+def test_a_c_program_finds_every_kernel_right(name: str, flags: list[str], tmp_path: Path) -> None:
+    program = tmp_path / name
+    sources = [ROOT / "tests" / f"{name}.c", *SOURCES]
     command = ["cc", "-std=c11", *flags, "-I", ROOT / "src_c", *sources, "-o", program]
     subprocess.run([*map(str, command)], check=True)
     result = subprocess.run([program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "portable" in result.stdout
+
+
+def test_vectors_are_what_the_oracle_and_numpy_give() -> None:
+    assert record_vectors.HEADER.read_text() == record_vectors.write_header()
