@@ -33,7 +33,7 @@ import t5bucket as tb
 NUM_RUNS = 4
 # A leak of the smallest object takes 16 bytes a call; of a reference, 1 a call.
 MAX_TRACED_NBYTES_A_CALL = 1
-MAX_TRACED_NBYTES = 8 << 10
+MAX_TRACED_NBYTES = 16 << 10
 MAX_REFERENCES_A_CALL = 0.1
 TRACED_CALLS = 1000
 WARM_UP_CALLS = 300  # as many as fill the package's caches
