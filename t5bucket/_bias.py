@@ -82,16 +82,23 @@ class RelativeAttentionBias:
         heads_first = _checks.flag("heads_first", heads_first)
         table = _checks.table(weight)
         _check_length(table.shape, heads_first, buckets.num_buckets)
-        native = table.dtype.newbyteorder("=")
-        # Out of bytes, so that nobody can make it writeable again.
-        table = np.frombuffer(table.astype(native).tobytes(), native).reshape(table.shape)
-        self._weight = table
         self._buckets = buckets
         self._heads_first = heads_first
         self._num_heads = int(table.shape[0 if heads_first else 1])
-        self._dtype = table.dtype
-        by_head = table if heads_first else table.T
-        rule = buckets._rule
+        self._dtype = table.dtype.newbyteorder("=")
+        try:
+            self._copy(table)
+        except MemoryError:
+            raise MemoryError(
+                f"copies of weight must fit in memory, got shape {table.shape} of {table.dtype}"
+            ) from None
+
+    def _copy(self, table: NDArray[Any]) -> None:
+        # Out of bytes, so that nobody can make it writeable again.
+        items = table.astype(self._dtype).tobytes()
+        self._weight = np.frombuffer(items, self._dtype).reshape(table.shape)
+        by_head = self._weight if self._heads_first else self._weight.T
+        rule = self._buckets._rule
         self._table = RelativeTable(rule, np.ascontiguousarray(by_head[:, rule.buckets]))
 
     @classmethod

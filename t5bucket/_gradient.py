@@ -83,7 +83,9 @@ def sum_pairs(
 def _flatten(gradient: NDArray[Any]) -> NDArray[Any]:
     """View, or copy, a gradient as (batch, num_heads, q, k), its keys adjacent."""
     if not is_direct(gradient):
-        gradient = np.require(gradient, gradient.dtype.newbyteorder("="), ["C", "ALIGNED"])
+        copy = allocate(gradient.shape, gradient.dtype.newbyteorder("="))
+        np.copyto(copy, gradient)
+        gradient = copy
     return gradient.reshape(-1, *gradient.shape[-3:])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from t5bucket._machine import available_cpus
@@ -31,7 +32,7 @@ def run(
     Parameters
     ----------
     work : callable
-        Releases the GIL and cannot fail. Its parts are independent.
+        Releases the GIL. Its parts are independent.
     count : int
         Rows or elements to divide.
     nbytes : int
@@ -47,19 +48,18 @@ def run(
     num_threads = min(num_threads, MAX_THREADS, max(1, nbytes // MIN_PART_NBYTES))
     num_parts = max(num_threads, -(-nbytes // PART_NBYTES))
     parts = Parts(work, count, max(1, -(-count // num_parts)))
-    helpers = [
-        threading.Thread(target=parts.take_all, name="t5bucket", daemon=True)
-        for _ in range(min(num_threads, parts.count) - 1)
-    ]
+    helpers: list[threading.Thread] = []
     try:
-        for helper in helpers:
-            try:
-                helper.start()
-            except RuntimeError:  # the system has no more threads: the caller does their parts
-                break
+        try:
+            for _ in range(min(num_threads, parts.count) - 1):
+                helpers.append(threading.Thread(target=parts.help, name="t5bucket", daemon=True))
+                helpers[-1].start()
+        except (RuntimeError, MemoryError):
+            pass  # the system has no more threads, or no memory for one: the caller does the parts
         parts.take_all()
     finally:
         _finish(parts, helpers)
+    parts.raise_error()
 
 
 class Parts:
@@ -69,25 +69,40 @@ class Parts:
         self._work = work
         self._total = total
         self._length = length
-        self._next = 0
-        # Not a Condition: Ctrl-C inside of its Python code could leave it locked.
-        self._lock = threading.Lock()
-        self.count = -(-total // length)
+        # Safe in threads by itself. A lock could stay locked: after Ctrl-C, if it is not used by
+        # `with`, or where memory is missing to leave the `with`.
+        self._begins = deque(range(0, total, length))
+        self._error: BaseException | None = None
+        self.count = len(self._begins)
 
     def take_all(self) -> None:
         """Do parts until none is left."""
         while True:
-            with self._lock:
-                begin = self._next
-                self._next += self._length
-            if begin >= self._total:
+            try:
+                begin = self._begins.popleft()
+            except IndexError:
                 return
             self._work(begin, min(begin + self._length, self._total))
 
     def stop(self) -> None:
         """Hand out no more parts."""
-        with self._lock:
-            self._next = self._total
+        self._begins.clear()
+
+    def help(self) -> None:
+        """Do parts as a helper; an error, of memory for one, is the caller's to raise."""
+        try:
+            self.take_all()
+        except BaseException as error:
+            self._error = error
+
+    def raise_error(self) -> None:
+        """Raise a helper's error, without a cycle of references that would keep its arrays."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
 
 def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
@@ -107,8 +122,11 @@ def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
             waiting = False
         except BaseException as error:  # Ctrl-C, or a handler's own
             interrupt = interrupt or error
-    if interrupt is not None:
-        raise interrupt
+    try:
+        if interrupt is not None:
+            raise interrupt
+    finally:
+        del interrupt  # whose traceback refers to it
 
 
 def choose_num_threads(nbytes: int) -> int:

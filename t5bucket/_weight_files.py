@@ -135,8 +135,10 @@ def _refusing_damage(path: Path) -> Iterator[None]:
     """Turn whatever the parsers make of a damaged file into a ValueError."""
     try:
         yield
-    except (ImportError, MemoryError):
+    except ImportError:
         raise
+    except MemoryError:
+        raise MemoryError(f"the tensor must fit in memory, got {path}") from None
     except Exception as error:
         if isinstance(error, OSError) and error.filename:  # else a seek to a place that is not
             raise
