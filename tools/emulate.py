@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # emulate.py - builds for other processors, and tests what it built under qemu-user.
 # SPDX-License-Identifier: BSD-3-Clause
 """Build for other processors with Debian's cross compilers, and test under qemu-user.
