@@ -1,0 +1,204 @@
+# run.py - builds the fuzz targets and runs each for so many seconds: one line of result for each.
+# SPDX-License-Identifier: BSD-3-Clause
+"""Run the fuzz targets; the exit code is 1 if one of them finds a defect.
+
+    python tools/fuzz/run.py 60                  all three for a minute each: the short run
+    python tools/fuzz/run.py 14400 core          one for four hours: the long run
+    python tools/fuzz/run.py 60 api --seed 1     the same inputs each time, as far as time allows
+
+Needs clang and llvm; api and weights also the packages atheris, coverage, safetensors and those of
+the tests. Corpora, logs, and inputs that found something stay in build/fuzz; a log ends with the
+path of such an input, which a target takes instead of a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "tools" / "fuzz"
+BUILD = ROOT / "build" / "fuzz"
+SITE = BUILD / "site"
+KERNELS = sorted((ROOT / "src_c").glob("*.c"))
+C_FLAGS = ["-std=c11", "-g", "-O1", "-I", str(ROOT / "src_c")]
+SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
+PROFILE = ["-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping"]
+ASAN_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048"
+MAX_LENGTHS = {"core": 256, "api": 1024, "weights": 4096}  # bytes of an input
+TARGETS = list(MAX_LENGTHS)
+
+PUBLIC = "_bias,_buckets,_table,_masks,_gradient,_checks,_arrays,_positions,_rule"
+
+
+class Result(NamedTuple):
+    """What a run found."""
+
+    inputs: int
+    edges: int
+    features: int
+    has_failed: bool
+
+
+def call(command: list[str], **variables: str) -> str:
+    """Run a command that has to succeed; return what it printed."""
+    environment = {**os.environ, **variables}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{finished.stdout}{finished.stderr}")
+    return finished.stdout
+
+
+def is_older(target: Path, sources: list[Path]) -> bool:
+    """Whether a target has to be built."""
+    return not target.exists() or any(
+        source.stat().st_mtime > target.stat().st_mtime for source in sources
+    )
+
+
+def build_core(name: str, flags: list[str]) -> Path:
+    """Compile the target of the C core."""
+    program = BUILD / name
+    sources = [*KERNELS, *(ROOT / "src_c").glob("*.h"), *SOURCE.glob("*.[ch]")]
+    if is_older(program, sources):
+        inputs = [str(SOURCE / "core.c"), *map(str, KERNELS)]
+        call(["clang", *C_FLAGS, *flags, *inputs, "-o", str(program)])
+    return program
+
+
+def build_package() -> None:
+    """Build the package with an instrumented core, from a copy of its sources."""
+    sources = [*(ROOT / "src_c").iterdir(), *(ROOT / "t5bucket").rglob("*.py*"), ROOT / "setup.py"]
+    sources = [
+        path for path in sources if path.suffix != ".pyc" and "__pycache__" not in path.parts
+    ]
+    done = BUILD / "site.done"
+    if not is_older(done, [path for path in sources if path.is_file()]):
+        return
+    copy = BUILD / "source"
+    for folder in (copy, SITE):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in ("t5bucket", "src_c"):
+        ignored = shutil.ignore_patterns("*.so", "_core.c", "__pycache__")
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(SITE)]
+    flags = "-g -fsanitize=address,fuzzer-no-link"
+    call([*pip, str(copy)], CC="clang", LDSHARED="clang -shared", CFLAGS=flags)
+    done.touch()
+
+
+def python_command(target: str) -> tuple[list[str], dict[str, str]]:
+    """Command of a target in Python, and its variables."""
+    atheris: Any = importlib.import_module("atheris")  # has no types
+
+    variables = {
+        "LD_PRELOAD": str(Path(atheris.path()) / "asan_with_fuzzer.so"),
+        "ASAN_OPTIONS": ASAN_OPTIONS,
+        "PYTHONPATH": str(SITE),
+    }
+    memory = ["-rss_limit_mb=0", "-detect_leaks=0"]  # too large an array is part of the game
+    return [sys.executable, str(SOURCE / f"{target}.py"), *memory], variables
+
+
+def fuzz(target: str, seconds: int, seed: int | None) -> Result:
+    """Run a target; its output goes to a log."""
+    corpus = BUILD / target
+    corpus.mkdir(parents=True, exist_ok=True)
+    variables: dict[str, str] = {}
+    if target == "core":
+        command = [str(build_core("core.fuzzer", SANITIZERS))]
+    else:
+        build_package()
+        command, variables = python_command(target)
+    command += [
+        f"-max_total_time={seconds}",
+        f"-max_len={MAX_LENGTHS[target]}",
+        f"-artifact_prefix={BUILD / target}-",
+        *([] if seed is None else [f"-seed={seed}"]),
+        *("-len_control=0", "-timeout=60", "-print_final_stats=1", str(corpus)),
+    ]
+    log = BUILD / f"{target}.log"
+    with log.open("w") as file:
+        environment = {**os.environ, **variables}
+        code = subprocess.run(
+            command, env=environment, stdout=file, stderr=file, check=False
+        ).returncode
+    return read_log(log, code != 0)
+
+
+def read_log(path: Path, has_failed: bool) -> Result:
+    """Find the last numbers of libFuzzer's output."""
+    text = path.read_text(errors="replace")
+    inputs, edges, features = (
+        max(map(int, re.findall(pattern, text, re.MULTILINE)), default=0)
+        for pattern in (r"^#(\d+)\s", r"\bcov: (\d+)", r"\bft: (\d+)")
+    )
+    return Result(inputs, edges, features, has_failed)
+
+
+def measure_core() -> str:
+    """Lines and branches of the C core that its corpus runs through."""
+    program = build_core("core.profile", PROFILE)
+    raw, merged = BUILD / "core.profraw", BUILD / "core.profdata"
+    call([str(program), "-runs=0", str(BUILD / "core")], LLVM_PROFILE_FILE=str(raw))
+    call(["llvm-profdata", "merge", "-sparse", str(raw), "-o", str(merged)])
+    report = ["llvm-cov", "report", str(program), f"-instr-profile={merged}"]
+    total = call([*report, str(ROOT / "src_c")]).splitlines()[-1]
+    percents = re.findall(r"([\d.]+%|-)(?:\s|$)", total)  # regions, functions, lines, branches
+    return f"{percents[2]} of lines and {percents[3]} of branches of src_c"
+
+
+def measure_package(target: str) -> str:
+    """Lines of the package that a corpus runs through, modules that it is not about left out."""
+    _, variables = python_command(target)
+    data = str(BUILD / f"{target}.coverage")
+    modules = "_weight_files,_config" if target == "weights" else PUBLIC
+    included = ",".join(f"*/t5bucket/{name}.py" for name in modules.split(","))
+    coverage = [sys.executable, "-m", "coverage"]
+    script = [str(SOURCE / f"{target}.py"), "--replay", str(BUILD / target)]
+    call(
+        [*coverage, "run", f"--data-file={data}", f"--source={SITE / 't5bucket'}", *script],
+        **variables,
+    )
+    report = ["report", f"--data-file={data}", f"--include={included}", "--format=total"]
+    return f"{call([*coverage, *report]).strip()}% of lines of {modules}"
+
+
+def main() -> int:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("seconds", type=int)
+    parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(TARGETS)}")
+    parser.add_argument("--seed", type=int, help="of libFuzzer's generator")
+    options = parser.parse_args()
+    if unknown := set(options.targets) - set(TARGETS):
+        parser.error(f"target must be one of {', '.join(TARGETS)}, got {', '.join(unknown)}")
+    failed = False
+    for target in options.targets or TARGETS:
+        result = fuzz(target, options.seconds, options.seed)
+        covered = ""
+        if not result.has_failed:
+            covered = f", {measure_core() if target == 'core' else measure_package(target)}"
+        verdict = f"FAILED, see {BUILD / target}.log" if result.has_failed else "no defect"
+        print(
+            f"{target}: {result.inputs} inputs, {result.edges} edges, {result.features} features"
+            f"{covered}: {verdict}",
+            flush=True,
+        )
+        failed |= result.has_failed
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
