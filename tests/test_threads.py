@@ -62,9 +62,16 @@ def test_an_interrupt_leaves_no_thread_and_no_writer(num_threads: int) -> None:
 
 
 def test_no_thread_is_left_after_a_call() -> None:
-    before = threading.active_count()
-    BIAS.matrix(1024, 1024, num_threads=8)
-    assert threading.active_count() == before
+    def count() -> tuple[int, int]:
+        tasks = Path("/proc/self/task")  # those of the system, where it tells
+        return threading.active_count(), len(list(tasks.iterdir())) if tasks.exists() else 0
+
+    before = count()
+    for num_threads in (2, 8, 64):
+        BIAS.matrix(1024, 1024, num_threads=num_threads)
+        deadline = time.monotonic() + 5  # the system's part of a joined thread ends a bit later
+        while count() != before:
+            assert time.monotonic() < deadline
 
 
 def test_the_asked_number_of_threads_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +169,7 @@ def test_a_bad_environment_setting_is_refused(
     assert BIAS.matrix(8, 8).shape == (12, 8, 8)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_worker_process_uses_one_thread_and_agrees(
     method: str, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +181,53 @@ def test_a_worker_process_uses_one_thread_and_agrees(
         assert pool.submit(_threads.default_num_threads).result() == 1
         matrices = [pool.submit(BIAS.matrix, 512, 700) for _ in range(4)]
         assert all(np.array_equal(matrix.result(), expected) for matrix in matrices)
+
+
+FORKS = """
+import os, threading, warnings
+import numpy as np, t5bucket as tb
+warnings.simplefilter("error")  # Python's own, of a fork beside other threads, too
+weight = np.ones((32, 12), np.float32) * np.arange(12, dtype=np.float32)
+bias = tb.RelativeAttentionBias(weight, tb.Buckets())
+def compute():
+    matrix = bias.matrix(700, 700, num_threads=3)
+    buckets = tb.Buckets(48, 333).grid(300, 300, num_threads=3)
+    return float(matrix.sum(dtype=np.float64)), int(buckets.sum())
+def check_child(expected):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if compute() == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+expected = compute()
+for _ in range(5):
+    check_child(expected)  # after threads
+warnings.simplefilter("ignore", DeprecationWarning)  # now there are threads, the caller's own
+stop = threading.Event()
+def keep_busy():
+    while not stop.is_set():
+        compute()
+callers = [threading.Thread(target=keep_busy) for _ in range(2)]
+for caller in callers:
+    caller.start()
+try:
+    for _ in range(10):
+        check_child(expected)  # during calls of other threads
+finally:
+    stop.set()
+for caller in callers:
+    caller.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_children_of_a_fork_compute_after_threads_and_beside_them() -> None:
+    command = [sys.executable, "-c", FORKS]
+    # Threads of NumPy's OpenBLAS would be warned of.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_many_python_threads_share_objects() -> None:

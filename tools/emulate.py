@@ -204,8 +204,7 @@ def install_t5bucket(python_root: Path, target: Path) -> None:
         )
         (wheel,) = Path(folder).glob("*.whl")
         shutil.unpack_archive(wheel, target, "zip")
-    (built,) = (target / "t5bucket").glob("_core.*.so")  # named for the Python that built it
-    extension = built.rename(target / "t5bucket/_core.cpython-311-aarch64-linux-gnu.so")
+    (extension,) = (target / "t5bucket").glob("_core.*.so")
     check_instructions(extension)
 
 
