@@ -2,5 +2,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import os
 
+import pytest
+
 # Processes that tests start import the installed package, not the source tree they stand in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# Names by which a test uses what all threads have in common. pytest-run-parallel, where it is
+# installed, runs such tests in one thread, and those with the fixture `monkeypatch` by itself.
+SHARED_BY_THREADS = {
+    "tracemalloc": "measures the memory of all threads",
+    "raise_signal": "interrupts the main thread",
+    "active_count": "counts all threads",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "thread_unsafe(reason): not for several threads at once")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if isinstance(item, pytest.Function):
+        for name in SHARED_BY_THREADS.keys() & {*item.function.__code__.co_names}:
+            item.add_marker(pytest.mark.thread_unsafe(reason=SHARED_BY_THREADS[name]))
