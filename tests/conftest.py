@@ -13,6 +13,7 @@ SHARED_BY_THREADS = {
     "tracemalloc": "measures the memory of all threads",
     "raise_signal": "interrupts the main thread",
     "active_count": "counts all threads",
+    "perf_counter": "measures time, of which other threads take their share",
 }
 
 
