@@ -88,6 +88,10 @@ class Parts:
         """Hand out no more parts."""
         self._begins.clear()
 
+    def release(self) -> None:
+        """Forget the work and its arrays: Python may keep a thread whose start was interrupted."""
+        del self._work
+
     def help(self) -> None:
         """Do parts as a helper; an error, of memory for one, is the caller's to raise."""
         try:
@@ -122,6 +126,7 @@ def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
             waiting = False
         except BaseException as error:  # Ctrl-C, or a handler's own
             interrupt = interrupt or error
+    parts.release()
     try:
         if interrupt is not None:
             raise interrupt

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import os
 
+import pytest
 from hypothesis import settings
 
 # Processes that tests start import the installed package, not the source tree they stand in.
@@ -9,3 +10,22 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 # For tools/emulate.py, where all takes ten times as long or more.
 settings.register_profile("emulation", max_examples=5, deadline=None)
+
+# Names by which a test uses what all threads have in common. pytest-run-parallel, where it is
+# installed, runs such tests in one thread, and those with the fixture `monkeypatch` by itself.
+SHARED_BY_THREADS = {
+    "tracemalloc": "measures the memory of all threads",
+    "raise_signal": "interrupts the main thread",
+    "active_count": "counts all threads",
+    "perf_counter": "measures time, of which other threads take their share",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "thread_unsafe(reason): not for several threads at once")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if isinstance(item, pytest.Function):
+        for name in SHARED_BY_THREADS.keys() & {*item.function.__code__.co_names}:
+            item.add_marker(pytest.mark.thread_unsafe(reason=SHARED_BY_THREADS[name]))
