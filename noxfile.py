@@ -16,9 +16,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sysconfig
-import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -34,6 +31,7 @@ FIGURES = ROOT / "build" / "trust"
 TABLE = ROOT / "docs" / "trust.md"
 TEST_PACKAGES = ["hypothesis", "matplotlib", "ml_dtypes", "pytest", "tqdm"]
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+C_SOURCES = ["src_c/*.[ch]", "tests/*_test.c", "tools/fuzz/*.[ch]"]
 # What has nothing to do with how the package was built, and takes long: programs in C, and
 # failing allocations, which sanitizers and emulators have their own ways with.
 NOT_OF_THE_BUILD = [
@@ -343,7 +341,7 @@ def conventions(session: nox.Session) -> None:
     """Formatters, linters and type checkers, and what audits the repository and its workflows."""
     require(session, clang_format="clang-format", npx="npm")
     session.install(".[lint,benchmark]", "sp-repo-review[cli]", "validate-pyproject[all]", "zizmor")
-    sources = [*map(str, Path("src_c").glob("*.[ch]")), *map(str, Path("tests").glob("*_test.c"))]
+    sources = [str(path) for glob in C_SOURCES for path in sorted(ROOT.glob(glob))]
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("cython-lint", "t5bucket")

@@ -68,8 +68,8 @@ void t5b_count_buckets_portable(const t5b_scheme *scheme, const void *relative_p
 /* The usual case, in registers; the rest is the loops above with twice their
  * lanes. Together about twice as fast as SSE2. */
 AVX2 void t5b_count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position,
-                                 t5b_integer type, size_t count, size_t itemsize,
-                                 int streaming, void *items)
+                                 t5b_integer type, size_t count, size_t itemsize, int streaming,
+                                 void *items)
 {
     const unsigned char *source = (const unsigned char *)relative_position;
     unsigned char *target = (unsigned char *)items;

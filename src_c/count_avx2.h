@@ -53,9 +53,9 @@ AVX2 static inline __m256i narrow_lanes(const void *source, t5b_integer type)
     second = _mm256_max_epi16(second, low);
     const __m256i packed = _mm256_packs_epi16(first, second);
     /* Packing works within 128 bits: put the groups of four int32 back in order. */
-    return type == T5B_INT32 ? _mm256_permutevar8x32_epi32(
-                                   packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
-                             : packed;
+    return type == T5B_INT32
+               ? _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+               : packed;
 }
 
 AVX2 static inline __m256i count_lanes(const lane_scheme *lanes, __m256i position)

@@ -52,16 +52,17 @@ ALWAYS_INLINE void NAME(pass)(const SIGNED *limit, size_t count, const SIGNED *d
 }
 
 #define STORE(type) \
-    for (size_t i = 0; i < count; i++) \
-        ((type *)items)[i] = (type)bucket[i]
+    for (size_t i = 0; i < count; i++) { \
+        ((type *)items)[i] = (type)bucket[i]; \
+    }
 
 ALWAYS_INLINE void NAME(store)(const UNSIGNED *bucket, size_t itemsize, size_t count, void *items)
 {
     switch (itemsize) {
-    case 1: STORE(uint8_t); break;
-    case 2: STORE(uint16_t); break;
-    case 4: STORE(uint32_t); break;
-    default: STORE(uint64_t); break;
+    case 1: STORE(uint8_t) break;
+    case 2: STORE(uint16_t) break;
+    case 4: STORE(uint32_t) break;
+    default: STORE(uint64_t) break;
     }
 }
 

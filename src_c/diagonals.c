@@ -33,8 +33,8 @@ static inline void fill_run(const void *items, size_t range, size_t itemsize, si
 }
 
 /* Ranges of one token are copied in one go, between the two unbounded ones. */
-static void fill_from_index(const t5b_table *table, int64_t first, size_t count,
-                            void *diagonals, ptrdiff_t head_stride)
+static void fill_from_index(const t5b_table *table, int64_t first, size_t count, void *diagonals,
+                            ptrdiff_t head_stride)
 {
     const size_t itemsize = table->itemsize, last = table->num_ranges - 1;
     const size_t begin = count_until(table, 0, first, count);
@@ -106,8 +106,8 @@ static void finish_rows(const window_rows *windows, const t5b_epilogue *epilogue
 {
     const size_t itemsize = windows->itemsize;
     const int is_in_place = !has_mask(epilogue) && !streaming;
-    row_block block = first_block(matrix->key_length,
-                                  is_in_place ? matrix->key_length : BLOCK_LENGTH);
+    row_block block =
+        first_block(matrix->key_length, is_in_place ? matrix->key_length : BLOCK_LENGTH);
     row_selection selection;
 
     selection.is_set = 0;
@@ -122,8 +122,8 @@ static void finish_rows(const window_rows *windows, const t5b_epilogue *epilogue
 }
 
 void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_heads,
-                         const t5b_epilogue *epilogue, size_t begin, size_t end,
-                         int streaming, const t5b_matrix *matrix)
+                         const t5b_epilogue *epilogue, size_t begin, size_t end, int streaming,
+                         const t5b_matrix *matrix)
 {
     const size_t last_query = matrix->query_length - 1;
     const window_rows windows = {diagonals, itemsize,

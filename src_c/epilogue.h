@@ -40,8 +40,8 @@ static inline void finish_block(const t5b_epilogue *epilogue, const row_block *b
             epilogue->implementation->add_items(epilogue->type, sum, value, to - from);
         if (epilogue->addend.data)
             epilogue->implementation->add_items(
-                epilogue->type, sum,
-                get_row(&epilogue->addend, block, head) + from * itemsize, to - from);
+                epilogue->type, sum, get_row(&epilogue->addend, block, head) + from * itemsize,
+                to - from);
         value = sum;
     }
     if (value != target) {

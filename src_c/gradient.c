@@ -65,8 +65,8 @@ static void sum_run(const t5b_table *table, int64_t d, t5b_float type, const uns
 }
 
 /* Add diagonals to a head's sums. */
-static void sum_ranges(const t5b_table *table, const middle_positions *middle, const double *diagonals,
-                       double *sums)
+static void sum_ranges(const t5b_table *table, const middle_positions *middle,
+                       const double *diagonals, double *sums)
 {
     size_t begin = 0;
 
@@ -107,8 +107,8 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
 enum { GROUP_LENGTH = 4 }; /* heads that are added side by side */
 
 /* Add each pair's numbers, one for each of num_heads heads, to its range's sums. */
-static inline void scatter(double (*numbers)[BLOCK_LENGTH], const uint32_t *range,
-                           size_t count, size_t num_heads, size_t range_length, double *sums)
+static inline void scatter(double (*numbers)[BLOCK_LENGTH], const uint32_t *range, size_t count,
+                           size_t num_heads, size_t range_length, double *sums)
 {
     for (size_t i = 0; i < count; i++)
         for (size_t h = 0; h < num_heads; h++)

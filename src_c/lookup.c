@@ -21,8 +21,8 @@
 
 enum { BLOCK_LENGTH = 512 }; /* 10 KiB of scratch on the stack */
 
-static void locate_any(const t5b_table *table, const void *relative_position,
-                         t5b_integer type, size_t count, uint32_t *range)
+static void locate_any(const t5b_table *table, const void *relative_position, t5b_integer type,
+                       size_t count, uint32_t *range)
 {
     if (is_narrow(table)) {
         int32_t position[BLOCK_LENGTH];
@@ -58,7 +58,7 @@ void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integ
         const size_t length = count - begin < BLOCK_LENGTH ? count - begin : BLOCK_LENGTH;
         unsigned char *target = (unsigned char *)items + begin * itemsize;
         locate_any(table, (const unsigned char *)relative_position + begin * get_nbytes(type),
-                     type, length, range);
+                   type, length, range);
         if (streaming && CAN_STREAM) {
             take_block(table->items, itemsize, range, length, taken);
             stream_row(target, (const unsigned char *)taken, length * itemsize);

@@ -23,7 +23,8 @@ typedef struct row_selection {
 
 static inline int has_mask(const t5b_epilogue *epilogue)
 {
-    return epilogue && (epilogue->keep.data || epilogue->segments.query || epilogue->causal.query);
+    return epilogue &&
+           (epilogue->keep.data || epilogue->segments.query || epilogue->causal.query);
 }
 
 #define HIDE(type) \
@@ -52,7 +53,8 @@ ALWAYS_INLINE void hide(const t5b_pairs *pairs, const row_block *block, int is_c
 #define EXPAND(item) \
     { \
         const item masked = masked_item ? *(const item *)masked_item : 0; \
-        item *restrict keep = (item *)selection->keep, *restrict other = (item *)selection->other; \
+        item *restrict keep = (item *)selection->keep; \
+        item *restrict other = (item *)selection->other; \
         for (size_t i = 0; i < count; i++) { \
             keep[i] = (item)(0 - (item)visible[i]); \
             other[i] = (item)~keep[i] & masked; \
@@ -67,8 +69,8 @@ static inline void expand_visible(const unsigned char *visible, size_t count, si
 
 #undef EXPAND
 
-static inline void select_block(const t5b_epilogue *epilogue, const row_block *block,
-                                size_t head, size_t itemsize, const void *masked_item,
+static inline void select_block(const t5b_epilogue *epilogue, const row_block *block, size_t head,
+                                size_t itemsize, const void *masked_item,
                                 row_selection *selection)
 {
     unsigned char visible[BLOCK_LENGTH];

@@ -61,20 +61,17 @@ enum { CAN_TRANSPOSE = 1 };
         for (size_t i = 0; i < count; i += num_items) { \
             __m128i a[num_items], b[num_items]; \
             for (size_t v = 0; v < num_items; v++) \
-                a[v] = _mm_loadu_si128( \
-                    (const __m128i *)(const void *)(items + offset[i + v])); \
+                a[v] = _mm_loadu_si128((const __m128i *)(const void *)(items + offset[i + v])); \
             TRANSPOSE \
             for (size_t v = 0; v < num_items; v++) \
-                _mm_storeu_si128((__m128i *)(void *)(rows + (v * TAKEN_LENGTH + i) * (bits / 8)), \
-                                 b[v]); \
+                _mm_storeu_si128( \
+                    (__m128i *)(void *)(rows + (v * TAKEN_LENGTH + i) * (bits / 8)), b[v]); \
         } \
     }
 
 DEFINE_TAKE_VECTOR(64, 2, INTERLEAVE(64, 1, a, b))
-DEFINE_TAKE_VECTOR(32, 4, INTERLEAVE(32, 2, a, b) INTERLEAVE(32, 2, b, a)
-                              memcpy(b, a, sizeof b);)
-DEFINE_TAKE_VECTOR(16, 8, INTERLEAVE(16, 4, a, b) INTERLEAVE(16, 4, b, a)
-                              INTERLEAVE(16, 4, a, b))
+DEFINE_TAKE_VECTOR(32, 4, INTERLEAVE(32, 2, a, b) INTERLEAVE(32, 2, b, a) memcpy(b, a, sizeof b);)
+DEFINE_TAKE_VECTOR(16, 8, INTERLEAVE(16, 4, a, b) INTERLEAVE(16, 4, b, a) INTERLEAVE(16, 4, a, b))
 
 static void take_vector(const t5b_table *table, size_t head, const uint32_t *offset, size_t count,
                         unsigned char *rows)
@@ -150,7 +147,7 @@ static void write_strip(const t5b_table *table, const t5b_pairs *positions,
 {
     const size_t group_length = T5B_VECTOR_NBYTES / table->itemsize;
     const uint32_t shift = get_shift(table->range_stride);
-    uint32_t offset[STRIP_LENGTH][BLOCK_LENGTH]; /* bytes from items to the range's: for all heads */
+    uint32_t offset[STRIP_LENGTH][BLOCK_LENGTH]; /* bytes from items to the range's, for all */
 
     for (size_t row = begin; row < end; row++) {
         move_to_row(&block, row, matrix->query_length);

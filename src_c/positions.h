@@ -97,21 +97,22 @@ DEFINE_NARROW(int64, int32, INT32_MAX, NARROW_INT32)
         position[i] = value > MAX ? MAX : (lane)value; \
     }
 #define COPY(type) \
-    for (size_t i = 0; i < count; i++) \
-        position[i] = ((const type *)source)[i]
+    for (size_t i = 0; i < count; i++) { \
+        position[i] = ((const type *)source)[i]; \
+    }
 
 /* Any integer type -> int64, saturated. */
 static inline void load_int64(const void *source, t5b_integer type, size_t count,
                               int64_t *position)
 {
     switch (type) {
-    case T5B_INT8: COPY(int8_t); break;
-    case T5B_INT16: COPY(int16_t); break;
-    case T5B_INT32: COPY(int32_t); break;
-    case T5B_INT64: COPY(int64_t); break;
-    case T5B_UINT8: COPY(uint8_t); break;
-    case T5B_UINT16: COPY(uint16_t); break;
-    case T5B_UINT32: COPY(uint32_t); break;
+    case T5B_INT8: COPY(int8_t) break;
+    case T5B_INT16: COPY(int16_t) break;
+    case T5B_INT32: COPY(int32_t) break;
+    case T5B_INT64: COPY(int64_t) break;
+    case T5B_UINT8: COPY(uint8_t) break;
+    case T5B_UINT16: COPY(uint16_t) break;
+    case T5B_UINT32: COPY(uint32_t) break;
     case T5B_UINT64: LOAD(uint64_t, int64_t, INT64_MAX) break;
     }
 }
@@ -121,12 +122,12 @@ static inline void load_int32(const void *source, t5b_integer type, size_t count
                               int32_t *position)
 {
     switch (type) {
-    case T5B_INT8: COPY(int8_t); break;
-    case T5B_INT16: COPY(int16_t); break;
-    case T5B_INT32: COPY(int32_t); break;
+    case T5B_INT8: COPY(int8_t) break;
+    case T5B_INT16: COPY(int16_t) break;
+    case T5B_INT32: COPY(int32_t) break;
     case T5B_INT64: narrow_int64_to_int32((const int64_t *)source, count, position); break;
-    case T5B_UINT8: COPY(uint8_t); break;
-    case T5B_UINT16: COPY(uint16_t); break;
+    case T5B_UINT8: COPY(uint8_t) break;
+    case T5B_UINT16: COPY(uint16_t) break;
     case T5B_UINT32: LOAD(uint32_t, int32_t, INT32_MAX) break;
     case T5B_UINT64: LOAD(uint64_t, int32_t, INT32_MAX) break;
     }

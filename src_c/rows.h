@@ -28,8 +28,8 @@ typedef struct row_block {
 /* The first block of every row. */
 static inline row_block first_block(size_t key_length, size_t max_count)
 {
-    const row_block block = {0, 0, 0, 0, key_length < max_count ? key_length : max_count,
-                             key_length};
+    const size_t count = key_length < max_count ? key_length : max_count;
+    const row_block block = {0, 0, 0, 0, count, key_length};
     return block;
 }
 
@@ -60,11 +60,11 @@ static inline void move_to_next_row(row_block *block, size_t query_length)
     }
 }
 
-static inline unsigned char *get_row(const t5b_matrix *matrix, const row_block *block, size_t head)
+static inline unsigned char *get_row(const t5b_matrix *matrix, const row_block *block,
+                                     size_t head)
 {
     return (unsigned char *)matrix->data + (ptrdiff_t)block->batch * matrix->batch_stride +
-           (ptrdiff_t)head * matrix->head_stride +
-           (ptrdiff_t)block->query * matrix->query_stride;
+           (ptrdiff_t)head * matrix->head_stride + (ptrdiff_t)block->query * matrix->query_stride;
 }
 
 static inline size_t get_line_length(size_t itemsize)

@@ -97,10 +97,9 @@ typedef struct t5b_matrix {
 
 /* An integer for each query and for each key: positions, or segments. */
 typedef struct t5b_pairs {
-    t5b_integer type;        /* T5B_INT32, if all of them are within [0, 2^30); or
-                                T5B_INT64 */
-    const void *query;       /* query_length integers a batch */
-    const void *key;         /* key_length integers a batch */
+    t5b_integer type;          /* T5B_INT32, if all are within [0, 2^30); or T5B_INT64 */
+    const void *query;         /* query_length integers a batch */
+    const void *key;           /* key_length integers a batch */
     size_t query_batch_stride; /* integers from one batch to the next; 0: all */
     size_t key_batch_stride;   /* batches share one row */
 } t5b_pairs;
@@ -122,8 +121,10 @@ typedef enum t5b_float { T5B_FLOAT16, T5B_BFLOAT16, T5B_FLOAT32, T5B_FLOAT64 } t
  * Where an epilogue may be NULL, that means: the item is copied.
  */
 typedef struct t5b_epilogue {
-    t5b_float type;          /* of the items; read only if something is added, */
-    const struct t5b_implementation *implementation; /* as is this, which adds */
+    /* Read only if something is added: the type of the items, and what adds them. */
+    t5b_float type;
+    const struct t5b_implementation *implementation;
+
     int accumulate;          /* 0 or 1 */
     t5b_matrix addend;       /* items; data NULL: none */
     t5b_matrix keep;         /* bytes; data NULL: none */
@@ -150,8 +151,8 @@ typedef struct t5b_epilogue {
  * diagonals   OUTPUT, num_heads x count items; heads are head_stride bytes
  *             apart
  */
-void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count,
-                        void *diagonals, ptrdiff_t head_stride);
+void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count, void *diagonals,
+                        ptrdiff_t head_stride);
 
 /* Write rows begin, ..., end - 1 of the matrix that the diagonals span. Row
  * batch * query_length + i is query i of that batch, for all heads.
@@ -161,8 +162,8 @@ void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count,
  * matrix      OUTPUT
  */
 void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_heads,
-                         const t5b_epilogue *epilogue, size_t begin, size_t end,
-                         int streaming, const t5b_matrix *matrix);
+                         const t5b_epilogue *epilogue, size_t begin, size_t end, int streaming,
+                         const t5b_matrix *matrix);
 
 /* ---- Positions that are data (lookup.c, pairs.c) ------------------------ */
 
@@ -245,7 +246,7 @@ int t5b_can_count(const t5b_scheme *scheme);
 /* What is written for one set of processor features. All give the same results;
  * the caller chooses one, once. */
 typedef struct t5b_implementation {
-    const char *name;         /* of the feature, or "portable" */
+    const char *name;          /* of the feature, or "portable" */
     int (*is_supported)(void); /* by the processor that this runs on: 0 or 1 */
 
     /* Write the bucket of each of count relative positions.

@@ -15,7 +15,8 @@ static inline int64_t get_start(const t5b_table *table, size_t range)
 
 /* How many of first, ..., first + count - 1, relative positions, lie before the end of
  * this range. Unsigned, since the difference of two int64 can take 64 bits. */
-static inline size_t count_until(const t5b_table *table, size_t range, int64_t first, size_t count)
+static inline size_t count_until(const t5b_table *table, size_t range, int64_t first,
+                                 size_t count)
 {
     if (range + 1 == table->num_ranges)
         return count;
@@ -51,7 +52,8 @@ static inline uint32_t search_starts(const t5b_table *table, int64_t position)
 }
 
 #define LOCATE(type) \
-    const type first = (type)table->origin, last = (type)(first + (type)(table->num_ranges - 1)); \
+    const type first = (type)table->origin; \
+    const type last = (type)(first + (type)(table->num_ranges - 1)); \
     for (size_t i = 0; i < count; i++) { \
         type position = relative_position[i]; \
         position = position < first ? first : position; \

@@ -90,7 +90,8 @@ static void test_count_and_lookup(const t5b_implementation *implementation, size
         for (size_t i = 0; i < count; i++)
             assert(found[i] == expected_item(wide[i], 0));
     }
-    implementation->count_buckets(&scheme, wide, T5B_INT64, count, 8, streaming, wide); /* in place */
+    /* In place. */
+    implementation->count_buckets(&scheme, wide, T5B_INT64, count, 8, streaming, wide);
     for (size_t i = 0; i < count; i++)
         assert(wide[i] < 32);
     assert(found[count] == GUARD && bucket[count] == GUARD);
@@ -109,7 +110,10 @@ static void test_grid(const t5b_table *table, const t5b_table *by_range, size_t 
     uint16_t *out = malloc(2 * query_length * row * sizeof *out);
     int64_t *query = malloc(query_length * sizeof *query);
     int64_t *key = malloc(key_length * sizeof *key);
-    const t5b_matrix matrix = {out, query_length, key_length, 0,
+    const t5b_matrix matrix = {out,
+                               query_length,
+                               key_length,
+                               0,
                                (ptrdiff_t)(query_length * row * sizeof *out),
                                (ptrdiff_t)(row * sizeof *out)};
     const t5b_pairs positions = {T5B_INT64, query, key, 0, 0};
@@ -208,9 +212,13 @@ static int is_visible(const setting *s, size_t batch, size_t head, size_t q, siz
 /* Bytes of `keep`, with strides of 0 where it does not change. */
 static t5b_matrix make_keep(const setting *s, unsigned char *keep)
 {
-    const size_t q = s->keep_by_query ? s->query_length : 1, heads = s->keep_by_head ? NUM_HEADS : 1;
+    const size_t q = s->keep_by_query ? s->query_length : 1;
+    const size_t heads = s->keep_by_head ? NUM_HEADS : 1;
     const ptrdiff_t row = (ptrdiff_t)s->key_length;
-    const t5b_matrix matrix = {keep, s->query_length, s->key_length, row * (ptrdiff_t)(q * heads),
+    const t5b_matrix matrix = {keep,
+                               s->query_length,
+                               s->key_length,
+                               row * (ptrdiff_t)(q * heads),
                                s->keep_by_head ? row * (ptrdiff_t)q : 0,
                                s->keep_by_query ? row : 0};
 
@@ -310,8 +318,8 @@ static void test_epilogue(const setting *s, const t5b_implementation *implementa
         memset(sums, 0, sizeof sums);
         for (size_t begin = 0; begin <= NUM_BATCHES * q; begin += NUM_BATCHES * q) /* also none */
             if (way)
-                t5b_sum_diagonals(&table, -(int64_t)q, s->type, &epilogue, begin,
-                                  NUM_BATCHES * q, &matrix, scratch, sums);
+                t5b_sum_diagonals(&table, -(int64_t)q, s->type, &epilogue, begin, NUM_BATCHES * q,
+                                  &matrix, scratch, sums);
             else
                 t5b_sum_pairs(&table, &positions, s->type, &epilogue, begin, NUM_BATCHES * q,
                               &matrix, sums);
@@ -329,8 +337,16 @@ static void test_epilogues(const t5b_implementation *implementation)
     for (int masks = 0; masks < 128; masks++)
         for (size_t q = 1; q <= 40; q += q < 3 ? 2 : 19)
             for (size_t k = 1; k <= 3000; k += k < 70 ? 23 : 977) {
-                const setting s = {(t5b_float)(turn++ % 4), q, k, masks & 1, masks & 2, masks & 4,
-                                   masks & 8, masks & 16, masks & 32, masks >> 6};
+                const setting s = {(t5b_float)(turn++ % 4),
+                                   q,
+                                   k,
+                                   masks & 1,
+                                   masks & 2,
+                                   masks & 4,
+                                   masks & 8,
+                                   masks & 16,
+                                   masks & 32,
+                                   masks >> 6};
                 if (s.has_keep || !(s.keep_by_head || s.keep_by_query))
                     test_epilogue(&s, implementation, (int)(turn / 4 % 2));
             }
@@ -354,8 +370,9 @@ int main(void)
         for (size_t q = 1; q <= 300; q += q < 5 ? 1 : 97)
             for (size_t k = 1; k <= 700; k += k < 5 ? 1 : 111)
                 for (int64_t offset = -900; offset <= 900; offset += 300)
-                    test_grid(way ? &ranges : &indexed, way ? &ranges_by_range : &indexed_by_range, q, k,
-                              offset, (int)(k % 2));
+                    test_grid(way ? &ranges : &indexed,
+                              way ? &ranges_by_range : &indexed_by_range, q, k, offset,
+                              (int)(k % 2));
     printf("%s\n", t5b_get_compiler());
     return 0;
 }

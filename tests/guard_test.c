@@ -343,9 +343,10 @@ static t5b_epilogue make_epilogue(const arenas *in, const arenas *of_masks,
     const buffer addend = place(&in->addend, k * itemsize, itemsize, of->where);
     const buffer keep = place(&in->keep, QUERY_LENGTH * k, 1, of->where);
     const buffer masked = place(&in->masked, itemsize, itemsize, of->where);
-    t5b_epilogue epilogue = {of->type, implementation, (of->options & ACCUMULATE) != 0, {0}, {0},
-                             {0}, {0}, masked.data};
+    t5b_epilogue epilogue = {.type = of->type, .implementation = implementation};
 
+    epilogue.accumulate = (of->options & ACCUMULATE) != 0;
+    epilogue.masked_item = masked.data;
     encode(of->type, -1000, masked.data);
     for (size_t i = 0; i < k; i++)
         encode(of->type, (int)(i % 5), addend.data + i * itemsize);
@@ -426,7 +427,8 @@ static void test_diagonals(const arenas *in, const arenas *of_masks,
     const size_t itemsize = get_itemsize(of->type), k = of->key_length;
     const size_t num_diagonals = QUERY_LENGTH + k - 1;
     const int64_t first = 1 - QUERY_LENGTH;
-    const t5b_table table = make_table(in, itemsize, NUM_HEADS, 0, of->options & BY_STARTS, of->where);
+    const t5b_table table =
+        make_table(in, itemsize, NUM_HEADS, 0, of->options & BY_STARTS, of->where);
     const buffer diagonals =
         place(&in->diagonals, NUM_HEADS * num_diagonals * itemsize, itemsize, of->where);
     const buffer out = place_matrix(in, of);
@@ -441,10 +443,11 @@ static void test_diagonals(const arenas *in, const arenas *of_masks,
                        (ptrdiff_t)(num_diagonals * itemsize));
     check_marks(&diagonals);
     for (size_t i = 0; i < NUM_HEADS * num_diagonals; i++)
-        check_float(of->type, expected_item(first + (int64_t)(i % num_diagonals), i / num_diagonals),
+        check_float(of->type,
+                    expected_item(first + (int64_t)(i % num_diagonals), i / num_diagonals),
                     diagonals.data + i * itemsize);
-    t5b_write_diagonals(diagonals.data, itemsize, NUM_HEADS, of->options & 31 ? &epilogue : NULL, 0,
-                        QUERY_LENGTH, of->streaming, &matrix);
+    t5b_write_diagonals(diagonals.data, itemsize, NUM_HEADS, of->options & 31 ? &epilogue : NULL,
+                        0, QUERY_LENGTH, of->streaming, &matrix);
     check_matrix(of, &out, expected);
     /* A number for each relative position from -2 to 2 that the matrix has. */
     scratch = place(&in->diagonals, (k < 3 ? k + 1 : 4) * 8, 8, of->where);
@@ -460,7 +463,8 @@ static void test_pairs(const arenas *in, const arenas *of_masks,
                        const t5b_implementation *implementation, const matrix_case *of)
 {
     const size_t itemsize = get_itemsize(of->type);
-    const t5b_table table = make_table(in, itemsize, NUM_HEADS, 1, of->options & BY_STARTS, of->where);
+    const t5b_table table =
+        make_table(in, itemsize, NUM_HEADS, 1, of->options & BY_STARTS, of->where);
     const buffer out = place_matrix(in, of);
     const t5b_matrix matrix = describe(out, of, itemsize);
     const t5b_pairs positions = make_pairs(&in->query, &in->key, of, 1000);
@@ -512,9 +516,14 @@ static void test_length(const arenas *in, const arenas *of_masks,
         if (where.shift % get_itemsize((t5b_float)type))
             continue;
         test_add(in, implementation, length, (t5b_float)type, where);
-        for (int i = 0; length > 0 && i < 2; i++) { /* options and ways in turn: 2^8, coprime to 3 */
-            const matrix_case of = {length, (t5b_float)type, (int)(turn % 64), (int)(turn / 64 % 2),
-                                    (int)(turn / 128 % 2), where};
+        /* Options and ways in turn, 2^8 of them, to which the step is coprime. */
+        for (int i = 0; length > 0 && i < 2; i++) {
+            const matrix_case of = {length,
+                                    (t5b_float)type,
+                                    (int)(turn % 64),
+                                    (int)(turn / 64 % 2),
+                                    (int)(turn / 128 % 2),
+                                    where};
             test_diagonals(in, of_masks, implementation, &of);
             test_pairs(in, of_masks, implementation, &of);
             turn += 3;

@@ -151,7 +151,8 @@ static void check_count(const scheme_vector *vector, const t5b_implementation *i
 
     EXPECT(t5b_can_count(&scheme), vector->can_count);
     for (int streaming = 0; vector->can_count && streaming < 2; streaming++) {
-        implementation->count_buckets(&scheme, positions, type, count, itemsize, streaming, found);
+        implementation->count_buckets(&scheme, positions, type, count, itemsize, streaming,
+                                      found);
         for (size_t i = 0; i < count; i++)
             EXPECT(get_item(found, i, itemsize), buckets[i]);
     }
@@ -183,12 +184,14 @@ static size_t get_step(const scheme_vector *vector, const t5b_table *table, size
 static t5b_table make_table(const scheme_vector *vector, int by_position, int by_range,
                             size_t itemsize)
 {
-    const int64_t nearest = vector->starts[0] - 1, farthest = vector->starts[vector->num_ranges - 2];
+    const int64_t nearest = vector->starts[0] - 1,
+                  farthest = vector->starts[vector->num_ranges - 2];
     const size_t stride = !by_range ? itemsize : itemsize == 8 ? 32 : T5B_VECTOR_NBYTES;
     const size_t num_ranges = by_position ? (size_t)(farthest - nearest + 1) : vector->num_ranges;
     char *items = allocate(num_ranges * (by_range ? 1 : NUM_HEADS), stride);
-    const t5b_table table = {items,  itemsize, NUM_HEADS, num_ranges,
-                             stride, by_position ? NULL : vector->starts, nearest};
+    const t5b_table table = {items,      itemsize, NUM_HEADS,
+                             num_ranges, stride,   by_position ? NULL : vector->starts,
+                             nearest};
 
     memset(items, 0, num_ranges * (by_range ? 1 : NUM_HEADS) * stride);
     for (size_t r = 0; r < num_ranges; r++)
@@ -245,8 +248,7 @@ static t5b_pairs make_pairs(t5b_integer type, const grid_vector *grid)
     const t5b_pairs pairs = {type, query, key, 0, 0};
 
     for (size_t i = 0; i < q; i++)
-        set_item(query, i, nbytes,
-                 (uint64_t)step_from(grid->query_offset, grid->query_step, i));
+        set_item(query, i, nbytes, (uint64_t)step_from(grid->query_offset, grid->query_step, i));
     for (size_t j = 0; j < k; j++)
         set_item(key, j, nbytes, (uint64_t)step_from(grid->key_offset, grid->key_step, j));
     return pairs;

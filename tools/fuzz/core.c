@@ -185,7 +185,8 @@ static t5b_matrix take_matrix(const shape *s, size_t itemsize, int may_share, re
         const size_t axis = order[turn], last_index = lengths[axis] - 1;
         const int is_shared = may_share && (flags >> axis & 1);
         const int is_negative = (flags >> (3 + axis) & 1) && flags >= 128;
-        const size_t stride = is_shared ? 0 : extent + (flags & 64 ? take_below(40) * itemsize : 0);
+        const size_t stride =
+            is_shared ? 0 : extent + (flags & 64 ? take_below(40) * itemsize : 0);
         strides[axis] = is_negative ? -(ptrdiff_t)stride : (ptrdiff_t)stride;
         last += last_index * stride;
         first += is_negative ? last_index * stride : 0;
@@ -194,7 +195,7 @@ static t5b_matrix take_matrix(const shape *s, size_t itemsize, int may_share, re
     }
     *memory = allocate_region(extent, itemsize, &data);
     return (t5b_matrix){data + first, s->query_length, s->key_length,
-                        strides[2], strides[1], strides[0]};
+                        strides[2],   strides[1],      strides[0]};
 }
 
 /* Floating-point numbers instead of random bits: whose sums have to be rounded, or cancel. */
@@ -242,8 +243,8 @@ static const t5b_epilogue *take_epilogue(const shape *s, t5b_epilogue *epilogue,
 
     memset(epilogue, 0, sizeof *epilogue);
     epilogue->type = (t5b_float)take_below(4);
-    *itemsize = flags & (ACCUMULATE | ADDEND) ? float_formats[epilogue->type].itemsize
-                                              : take_itemsize();
+    *itemsize =
+        flags & (ACCUMULATE | ADDEND) ? float_formats[epilogue->type].itemsize : take_itemsize();
     if (flags == 0 && take_below(2))
         return NULL;
     if (flags & (ACCUMULATE | ADDEND))
@@ -344,9 +345,9 @@ static void check_matrix(const t5b_matrix *matrix, region found, region before,
                 const uint64_t actual = read_bits(written, itemsize);
                 const void *item = get_source_item(source, s, itemsize, batch, head, i, j);
                 int is_any_nan = 0;
-                uint64_t bits = finish_item(epilogue, itemsize, read_bits(item, itemsize),
-                                            read_bits(expected, itemsize), batch, head, i, j,
-                                            &is_any_nan);
+                uint64_t bits =
+                    finish_item(epilogue, itemsize, read_bits(item, itemsize),
+                                read_bits(expected, itemsize), batch, head, i, j, &is_any_nan);
                 if (is_any_nan && is_nan(float_formats[epilogue->type], actual))
                     bits = actual;
                 write_bits(expected, itemsize, bits);
@@ -374,8 +375,8 @@ static void fuzz_fill_diagonals(void)
     const size_t itemsize = take_itemsize(), num_heads = 1 + take_below(6);
     const t5b_table table = take_table(itemsize, num_heads, 0);
     const size_t count = take_below(4) ? take_below(200) : take_below(3000);
-    const int64_t first = clamp(draw_position(&table) - (wide)take_below(300), INT64_MIN,
-                                INT64_MAX - (wide)count);
+    const int64_t first =
+        clamp(draw_position(&table) - (wide)take_below(300), INT64_MIN, INT64_MAX - (wide)count);
     const shape s = {1, num_heads, 1, count};
     region memory, expected;
     const t5b_matrix diagonals = take_matrix(&s, itemsize, 0, &memory);
@@ -402,8 +403,8 @@ static void fuzz_write_diagonals(void)
     size_t itemsize, cuts[NUM_CUTS];
     const t5b_epilogue *epilogue = take_epilogue(&s, &memory_of_epilogue, &itemsize);
     unsigned char *diagonals;
-    const region items = allocate_region(s.num_heads * num_diagonals * itemsize, itemsize,
-                                         &diagonals);
+    const region items =
+        allocate_region(s.num_heads * num_diagonals * itemsize, itemsize, &diagonals);
     const item_source source = {diagonals, NULL, NULL};
     region memory, before;
     const t5b_matrix matrix = take_matrix(&s, itemsize, 0, &memory);
@@ -551,7 +552,8 @@ static void fuzz_sums(int has_positions)
                     &(item_source){NULL, &table, has_positions ? &positions : NULL}, first,
                     expected);
     scratch = (double *)allocate(count_middle(&table, first, num_diagonals) * sizeof *scratch);
-    describe_matrix(has_positions ? "sum_pairs" : "sum_diagonals", &s, itemsize, epilogue, cuts, 0);
+    describe_matrix(has_positions ? "sum_pairs" : "sum_diagonals", &s, itemsize, epilogue, cuts,
+                    0);
     for (size_t call = 0; call + 1 < NUM_CUTS; call++)
         if (has_positions)
             t5b_sum_pairs(&table, &positions, type, epilogue, cuts[call], cuts[call + 1],
@@ -642,8 +644,8 @@ static int64_t draw_distance(const t5b_scheme *scheme)
         return (int64_t)draw() >> draw_below(64);
     if (way < 8)
         return sign * (scheme->max_exact + (int64_t)draw_below(3) - 1);
-    return sign * (scheme->boundaries[draw_below(scheme->num_boundaries)] +
-                   (int64_t)draw_below(3) - 1);
+    return sign *
+           (scheme->boundaries[draw_below(scheme->num_boundaries)] + (int64_t)draw_below(3) - 1);
 }
 
 static void fuzz_count_buckets(void)
@@ -651,8 +653,11 @@ static void fuzz_count_buckets(void)
     const t5b_scheme scheme = take_scheme();
     const t5b_implementation *implementation = take_implementation();
     const t5b_integer type = take_integer_type();
-    const uint64_t most = (uint64_t)(scheme.future_base + scheme.max_exact) + scheme.num_boundaries;
-    const size_t nbytes = get_integer_nbytes(type), least = most > 0xffff ? 4 : most > 0xff ? 2 : 1;
+    const uint64_t most =
+        (uint64_t)(scheme.future_base + scheme.max_exact) + scheme.num_boundaries;
+    const size_t nbytes = get_integer_nbytes(type), least = most > 0xffff ? 4
+                                                            : most > 0xff ? 2
+                                                                          : 1;
     const size_t taken = take_itemsize(), itemsize = taken < least ? least : taken;
     const size_t count = take_below(3) ? take_below(100) : take_below(2000);
     const int streaming = take_below(2) == 1, is_in_place = nbytes == itemsize && take_below(2);
@@ -693,7 +698,8 @@ static void fuzz_add_items(void)
     const region added = allocate_region(count * itemsize, itemsize, &addend);
     region expected;
 
-    snprintf(what, sizeof what, "add_items %s of %zu, type %d", implementation->name, count, type);
+    snprintf(what, sizeof what, "add_items %s of %zu, type %d", implementation->name, count,
+             type);
     take_floats(memory, type);
     take_floats(added, type);
     expected = copy_region(memory);
@@ -702,9 +708,9 @@ static void fuzz_add_items(void)
         unsigned char *item = expected.begin + (sum - memory.begin) + i * itemsize;
         const uint64_t found = read_bits(sum + i * itemsize, itemsize);
         int is_any_nan = 0;
-        const uint64_t bits = expected_sum(type, read_bits(item, itemsize),
-                                           read_bits(addend + i * itemsize, itemsize),
-                                           &is_any_nan);
+        const uint64_t bits =
+            expected_sum(type, read_bits(item, itemsize),
+                         read_bits(addend + i * itemsize, itemsize), &is_any_nan);
         write_bits(item, itemsize,
                    is_any_nan && is_nan(float_formats[type], found) ? found : bits);
     }

@@ -67,8 +67,9 @@ static const void *expected_item(const t5b_table *table, size_t head, wide d)
     const unsigned char *items = (const unsigned char *)table->items;
     const size_t range = expected_range(table, d), itemsize = table->itemsize;
 
-    return table->range_stride == itemsize ? items + (head * table->num_ranges + range) * itemsize
-                                           : items + range * table->range_stride + head * itemsize;
+    return table->range_stride == itemsize
+               ? items + (head * table->num_ranges + range) * itemsize
+               : items + range * table->range_stride + head * itemsize;
 }
 
 static int64_t get_query(const t5b_pairs *pairs, size_t batch, size_t i)
@@ -182,8 +183,9 @@ static uint64_t add_finite(float_format format, uint64_t left, uint64_t right)
     unsigned_wide aligned = shift < 128 ? whole >> shift : 0, sum;
 
     aligned |= shift < 128 ? (aligned << shift) != whole : whole != 0;
-    sum = get_sign(format, left) == get_sign(format, right) ? get_mantissa(format, large) + aligned
-                                                            : get_mantissa(format, large) - aligned;
+    sum = get_sign(format, left) == get_sign(format, right)
+              ? get_mantissa(format, large) + aligned
+              : get_mantissa(format, large) - aligned;
     if (sum == 0)
         return (get_sign(format, left) & get_sign(format, right)) << (8 * format.itemsize - 1);
     return round_to_even(format, get_sign(format, large), sum, large_exponent);
