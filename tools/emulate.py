@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Build for other processors with Debian's cross compilers, and test under qemu-user.
 
-c ARCHITECTURE ...   the C core, linked statically: core_test.c, every fifth case, and vectors_test.c
+c ARCHITECTURE ...   the C core, static: core_test.c, every fifth case, and vectors_test.c
 python aarch64       the package: pytest, with Debian's Python and packages of PyPI for aarch64
 
 Debian packages that are missing are installed if this runs as root, and named otherwise. Python
