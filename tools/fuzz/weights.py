@@ -131,7 +131,8 @@ def read_npz(path: Path) -> list[NDArray[Any]]:
 def read_safetensors(path: Path) -> list[NDArray[Any]]:
     """Read by the package safetensors."""
     dtypes = {"F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4", "F64": "<f8"}
-    entries: Any = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    deserialize: Any = safetensors.deserialize  # has no types
+    entries = deserialize(path.read_bytes())
     return [
         np.frombuffer(entry["data"], dtypes[entry["dtype"]]).reshape(entry["shape"])
         for _, entry in entries
