@@ -4,7 +4,7 @@
 
     nox                     all promises; the last session prints the table of docs/trust.md
     nox -s wheels           one
-    nox -s core -- brief    as long as CI has time for it
+    nox -s core -- brief    as far as CI has time for it
 
 Debian packages that are missing are installed if this runs as root, and named otherwise.
 """
@@ -52,6 +52,11 @@ def record(session: nox.Session, promise: str, figure: str) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**known, promise: figure}, indent=1))
     session.log(f"{promise}: {figure}")
+
+
+def is_brief(session: nox.Session) -> bool:
+    """Whether the command line asks for the short form."""
+    return "brief" in session.posargs
 
 
 def require(session: nox.Session, **packages: str) -> None:
@@ -113,7 +118,8 @@ def sanitizers(session: nox.Session) -> None:
         "import t5bucket, ctypes; ctypes.CDLL(t5bucket._core.__file__).__ubsan_handle_add_overflow"
     )
     session.run("python", "-P", "-c", check, env=preloaded)
-    found = run_tests(session, *NOT_OF_THE_BUILD, **preloaded)
+    brief = ["--hypothesis-profile=brief"] if is_brief(session) else []
+    found = run_tests(session, *NOT_OF_THE_BUILD, *brief, **preloaded)
     record(session, "The suite under AddressSanitizer and UndefinedBehaviorSanitizer", found)
 
 
@@ -138,7 +144,7 @@ def fuzz(session: nox.Session) -> None:
     """The fuzz targets, a minute each."""
     require(session, clang="clang llvm libclang-rt-14-dev", llvm_cov="llvm")
     session.install(*TEST_PACKAGES, "atheris", "coverage", "safetensors", "setuptools>=77")
-    seconds = session.posargs[0] if session.posargs else "60"
+    seconds = "20" if is_brief(session) else "60"
     output = session.run("python", "tools/fuzz/run.py", seconds, "--seed", "1", silent=True)
     for line in str(output).strip().splitlines():
         target, _, found = line.partition(": ")
@@ -185,7 +191,7 @@ def emulation(session: nox.Session) -> None:
         architecture, program, found = [*line.split(": ", 2), ""][:3]
         if program.endswith("_test") or "NEON" in program:
             record(session, f"{architecture}: {program}", found)
-    if "brief" in session.posargs:
+    if is_brief(session):
         return
     session.install("setuptools>=77")
     output = session.run("python", "tools/emulate.py", "python", "aarch64", silent=True)
@@ -255,7 +261,7 @@ def wheels(session: nox.Session) -> None:
     record(session, "The wheel", f"{repaired.name}, {nbytes:,} bytes")
     if nbytes >= MAX_WHEEL_NBYTES:
         session.error("the wheel is too large")
-    for version in ABI3_PYTHONS:
+    for version in ABI3_PYTHONS[-1:] if is_brief(session) else ABI3_PYTHONS:
         found = test_wheel(session, repaired, version, folder)
         record(session, f"The suite with the wheel, Python {version}, no compiler", found)
 
