@@ -1,5 +1,8 @@
 # noxfile.py - what the project promises: each session shows one promise and records its figures.
 # SPDX-License-Identifier: BSD-3-Clause
+# /// script
+# dependencies = ["nox"]
+# ///
 """Run by nox (``python -m pip install nox``), on Debian or a relative of it.
 
     nox                     all promises; the last session prints the table of docs/trust.md
@@ -382,3 +385,7 @@ def figures(session: nox.Session) -> None:
     head, tail = text.split(begin)[0], text.split(end)[1]
     TABLE.write_text("\n".join([f"{head}{begin}", *rows, f"{end}{tail}"]))
     print(*rows, sep="\n")
+
+
+if __name__ == "__main__":
+    nox.main()
