@@ -10,6 +10,8 @@ array([14,  1,  0, 17, 30])
 try:
     from t5bucket import _core as _core
 except ImportError as error:
+    if error.name != "t5bucket":  # it is there, and says itself what is wrong
+        raise
     raise ImportError(
         f"t5bucket's extension module cannot be imported ({error}). In its source tree, start "
         "Python with -P, or from another folder, or install with: pip install --editable ."

@@ -16,6 +16,7 @@ PART_NBYTES = 8 << 20
 # Less than this is not worth a thread, even where the caller asks for many.
 MIN_PART_NBYTES = 64 << 10
 MAX_THREADS = 256
+MAX_PARTS = 1 << 16  # which are listed
 # Below this share of the output a thread costs more than it brings: 12 MiB take
 # 0.2 ms on one thread and 0.3 on two.
 THREAD_NBYTES = 16 << 20
@@ -46,7 +47,7 @@ def run(
     if num_threads is None:
         num_threads = choose_num_threads(nbytes)
     num_threads = min(num_threads, MAX_THREADS, max(1, nbytes // MIN_PART_NBYTES))
-    num_parts = max(num_threads, -(-nbytes // PART_NBYTES))
+    num_parts = min(max(num_threads, -(-nbytes // PART_NBYTES)), MAX_PARTS)
     parts = Parts(work, count, max(1, -(-count // num_parts)))
     helpers: list[threading.Thread] = []
     try:
@@ -54,12 +55,19 @@ def run(
             for _ in range(min(num_threads, parts.count) - 1):
                 helpers.append(threading.Thread(target=parts.help, name="t5bucket", daemon=True))
                 helpers[-1].start()
-        except (RuntimeError, MemoryError):
-            pass  # the system has no more threads, or no memory for one: the caller does the parts
+        except (RuntimeError, MemoryError) as error:
+            # The system has no more threads, or no memory for one: the caller does the parts. But
+            # what a signal's handler raises meanwhile is not ours to keep.
+            if type(error) not in (RuntimeError, MemoryError) or _has_started(helpers):
+                raise
         parts.take_all()
     finally:
         _finish(parts, helpers)
     parts.raise_error()
+
+
+def _has_started(helpers: list[threading.Thread]) -> bool:
+    return bool(helpers) and helpers[-1].ident is not None
 
 
 class Parts:

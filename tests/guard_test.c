@@ -4,8 +4,8 @@
  *
  * Each buffer ends where a page begins that must not be touched, or begins where one ends, or
  * stands some bytes from there; bytes between are marked, and must stay. So each kernel runs
- * for all lengths up to MAX_LENGTH and, for each length, all alignments of its items in a line
- * of memory. Results are compared with plain loops. Built by test_c_core.py.
+ * for all lengths up to MAX_LENGTH, and some around its blocks, and for each length all
+ * alignments of its items in a line of memory. Results are compared with plain loops. Built by test_c_core.py.
  */
 #undef NDEBUG
 #ifndef _DEFAULT_SOURCE
@@ -19,7 +19,14 @@
 
 #include "t5bucket.h"
 
-enum { MAX_LENGTH = 300, LINE_NBYTES = 64, MARK = 0xa5, NUM_HEADS = 3, NUM_RANGES = 7 };
+enum {
+    MAX_LENGTH = 300,
+    MAX_BLOCK_LENGTH = 1100,
+    LINE_NBYTES = 64,
+    MARK = 0xa5,
+    NUM_HEADS = 3,
+    NUM_RANGES = 7
+};
 
 static unsigned long long num_calls;
 
@@ -121,7 +128,7 @@ typedef struct arenas {
 
 static arenas make_arenas(void)
 {
-    const size_t most = 8 * (MAX_LENGTH + 2) * 8 * NUM_HEADS + 4096;
+    const size_t most = 8 * (MAX_BLOCK_LENGTH + 2) * 2 * NUM_HEADS + 4096;
     const arenas all = {make_arena(most), make_arena(most), make_arena(most), make_arena(most),
                         make_arena(most), make_arena(most), make_arena(most), make_arena(most),
                         make_arena(most), make_arena(most), make_arena(most)};
@@ -194,16 +201,16 @@ static void test_lookup(const arenas *in, size_t count, size_t itemsize, placeme
     }
 }
 
-static const int64_t boundaries[] = {6, 9, 13};
+static const int64_t boundaries[] = {6, 7, 8, 9, 10, 11, 12, 13, 15, 17, 19, 23};
 
-static uint64_t expected_bucket(int64_t d)
+static uint64_t expected_bucket(const t5b_scheme *scheme, int64_t d)
 {
-    const int64_t n = d < 0 ? -d : d;
+    const int64_t n = d < 0 ? -d : scheme->bidirectional ? d : 0;
     int64_t bucket = n < 4 ? n : 4;
 
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < scheme->num_boundaries; i++)
         bucket += boundaries[i] <= n;
-    return (uint64_t)(bucket + (d > 0 ? 8 : 0));
+    return (uint64_t)(bucket + (d > 0 ? scheme->future_base : 0));
 }
 
 static void test_count(const arenas *in, const t5b_implementation *implementation, size_t count,
@@ -212,17 +219,20 @@ static void test_count(const arenas *in, const t5b_implementation *implementatio
     static unsigned turn;
 
     for (int t = 0; t < 8; t++) {
-        const buffer bounds = place(&in->starts, sizeof boundaries, 8, where);
-        const t5b_scheme scheme = {4, 8, 1, (const int64_t *)(const void *)bounds.data, 3};
+        const size_t num_boundaries = 1 + turn % 12;
+        const int bidirectional = turn / 12 % 2;
+        const buffer bounds = place(&in->starts, num_boundaries * 8, 8, where);
+        const t5b_scheme scheme = {4, bidirectional ? 16 : 0, bidirectional,
+                                   (const int64_t *)(const void *)bounds.data, num_boundaries};
         const buffer positions = place_positions(in, types[t], count, where);
         const buffer out = place(&in->out, count * itemsize, itemsize, where);
 
-        memcpy(bounds.data, boundaries, sizeof boundaries);
+        memcpy(bounds.data, boundaries, bounds.nbytes);
         implementation->count_buckets(&scheme, positions.data, types[t], count, itemsize,
                                       turn++ / 8 % 2 /* streaming */, out.data);
         for (size_t i = 0; i < count; i++)
             assert(load_item(out.data + i * itemsize, itemsize) ==
-                   expected_bucket(get_position(types[t], i)));
+                   expected_bucket(&scheme, get_position(types[t], i)));
         check_marks(&out);
         num_calls++;
     }
@@ -290,7 +300,7 @@ static void test_add(const arenas *in, const t5b_implementation *implementation,
 
 /* ---- matrices: two queries, as many keys as the length says, some heads ---- */
 
-enum { QUERY_LENGTH = 2 };
+enum { QUERY_LENGTH = 2, NO_MODULUS = 1 << 20 };
 
 /* What a matrix is made of in one case: bits of `options`. */
 enum { ADDEND = 1, KEEP = 2, SEGMENTS = 4, CAUSAL = 8, ACCUMULATE = 16, BY_STARTS = 32 };
@@ -359,7 +369,7 @@ static t5b_epilogue make_epilogue(const arenas *in, const arenas *of_masks,
     if (of->options & SEGMENTS)
         epilogue.segments = make_pairs(&of_masks->query, &of_masks->key, of, 2);
     if (of->options & CAUSAL)
-        epilogue.causal = make_pairs(&of_masks->segments, &of_masks->addend, of, 1000);
+        epilogue.causal = make_pairs(&of_masks->segments, &of_masks->addend, of, NO_MODULUS);
     return epilogue;
 }
 
@@ -467,7 +477,7 @@ static void test_pairs(const arenas *in, const arenas *of_masks,
         make_table(in, itemsize, NUM_HEADS, 1, of->options & BY_STARTS, of->where);
     const buffer out = place_matrix(in, of);
     const t5b_matrix matrix = describe(out, of, itemsize);
-    const t5b_pairs positions = make_pairs(&in->query, &in->key, of, 1000);
+    const t5b_pairs positions = make_pairs(&in->query, &in->key, of, NO_MODULUS);
     const t5b_epilogue epilogue = make_epilogue(in, of_masks, implementation, of);
     const buffer sums = place_sums(in, of->where);
     double expected[NUM_RANGES * NUM_HEADS];
@@ -487,7 +497,7 @@ static void test_grid(const arenas *in, size_t k, size_t itemsize, int streaming
 {
     const matrix_case of = {k, T5B_FLOAT32, 0, streaming, (int)(k % 2), where};
     const t5b_table table = make_table(in, itemsize, 1, 0, (int)(k % 3) == 0, where);
-    const t5b_pairs positions = make_pairs(&in->query, &in->key, &of, 1000);
+    const t5b_pairs positions = make_pairs(&in->query, &in->key, &of, NO_MODULUS);
     const buffer out = place(&in->out, QUERY_LENGTH * k * itemsize, itemsize, where);
     const t5b_matrix matrix = describe(out, &of, itemsize);
 
@@ -531,6 +541,16 @@ static void test_length(const arenas *in, const arenas *of_masks,
     }
 }
 
+/* All lengths up to MAX_LENGTH, then those on both sides of each multiple of 512. */
+static size_t get_step(size_t length)
+{
+    if (length < MAX_LENGTH)
+        return 1;
+    if (length == MAX_LENGTH)
+        return 511 - MAX_LENGTH;
+    return length % 512 == 1 ? 510 : 1;
+}
+
 int main(void)
 {
     const arenas in = make_arenas(), of_masks = make_arenas();
@@ -539,7 +559,7 @@ int main(void)
     for (size_t index = 0; (implementation = t5b_get_implementation(index)); index++) {
         if (!implementation->is_supported())
             continue;
-        for (size_t length = 0; length <= MAX_LENGTH; length++)
+        for (size_t length = 0; length <= MAX_BLOCK_LENGTH; length += get_step(length))
             for (size_t shift = 0; shift < LINE_NBYTES; shift++)
                 for (int at_end = 0; at_end < 2; at_end++) {
                     const placement where = {shift, at_end};

@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -39,10 +40,18 @@ MIB = 1 << 20
 on_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere a limit of the address space is not enforced"
 )
+
+
+def is_glibc() -> bool:
+    try:
+        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
+    except (AttributeError, ValueError, OSError):
+        return False
+
+
 with_glibc = pytest.mark.skipif(
-    not (hasattr(os, "confstr") and "CS_GNU_LIBC_VERSION" in os.confstr_names)
-    or not shutil.which("cc"),
-    reason="needs a C compiler, and glibc's names of its allocators",
+    not is_glibc() or not shutil.which("cc") or bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="needs a C compiler, glibc's names of its allocators, and a Python that calls them",
 )
 
 WEIGHT = np.random.default_rng(0).standard_normal((32, 12), np.float32)

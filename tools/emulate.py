@@ -51,6 +51,8 @@ exec qemu-aarch64 -L "$root" -0 "$0" "$root/usr/bin/python3.11" "$@"
 
 NOT_EMULATED = {  # pytest's node ids or beginnings of them, and why
     "tests/test_c_core.py::test_a_c_program": "the compiler would be the host's; see `c`",
+    "tests/test_c_and_cython.py": "the same",
+    "tests/test_memory.py": "qemu knows no limits of memory, and allocators are the host's",
     "tests/test_cli.py": "each test starts Python anew, which takes seconds",
     "tests/test_threads.py::test_ctrl_c_ends": "is about a second of the processor's own time",
 }
