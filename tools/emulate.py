@@ -54,6 +54,8 @@ NOT_EMULATED = {  # pytest's node ids or beginnings of them, and why
     "tests/test_c_and_cython.py": "the same",
     "tests/test_memory.py": "qemu knows no limits of memory, and allocators are the host's",
     "tests/test_cli.py": "each test starts Python anew, which takes seconds",
+    "tests/test_scheme.py::test_the_usual_scheme_is_built_well": "is about a processor's own speed",
+    "tests/test_threads.py::test_children_of_a_fork": "qemu's own threads do not outlive a fork",
     "tests/test_threads.py::test_ctrl_c_ends": "is about a second of the processor's own time",
 }
 
