@@ -209,7 +209,6 @@ def paths(session: nox.Session) -> None:
         found = run_tests(
             session,
             *kernels,
-            "--hypothesis-profile=brief",
             T5BUCKET_TEST_NUM_THREADS=str(num_threads),
         )
         record(
