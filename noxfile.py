@@ -28,9 +28,8 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.4.15"
+nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["trust", "figures"]
 nox.options.stop_on_first_error = True
 
 ROOT = Path(__file__).parent
@@ -131,7 +130,7 @@ def last_line(output: object) -> str:
 # ---- memory ----
 
 
-@nox.session
+@nox.session(default=False)
 def sanitizers(session: nox.Session) -> None:
     """The suite under AddressSanitizer and UndefinedBehaviorSanitizer."""
     flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -154,7 +153,7 @@ def sanitizers(session: nox.Session) -> None:
     record(session, "The suite under AddressSanitizer and UndefinedBehaviorSanitizer", found)
 
 
-@nox.session(python=False)
+@nox.session(python=False, default=False)
 def core(session: nox.Session) -> None:
     """The C core's own programs: under valgrind, and between guard pages."""
     require(session, valgrind="valgrind")
@@ -170,7 +169,7 @@ def core(session: nox.Session) -> None:
     record(session, "Every kernel between guard pages", last_line(output))
 
 
-@nox.session
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """The fuzz targets, a minute each."""
     require(session, clang="clang", llvm_cov="llvm")
@@ -182,7 +181,7 @@ def fuzz(session: nox.Session) -> None:
         record(session, f"Fuzzing, {seconds} s: {target}", found)
 
 
-@nox.session
+@nox.session(default=False)
 def leaks(session: nox.Session) -> None:
     """No growth over 100,000 calls."""
     install(session, "ml_dtypes")
@@ -197,7 +196,7 @@ def leaks(session: nox.Session) -> None:
 # ---- every path, the same answer ----
 
 
-@nox.session
+@nox.session(default=False)
 def paths(session: nox.Session) -> None:
     """The suite without AVX2, and with each call divided among several threads."""
     install(session, *TEST_PACKAGES)
@@ -216,7 +215,7 @@ def paths(session: nox.Session) -> None:
         )
 
 
-@nox.session
+@nox.session(default=False)
 def emulation(session: nox.Session) -> None:
     """Other processors: the C core on ARM and on a big-endian one, Python on ARM."""
     output = session.run("python", "tools/emulate.py", "c", "aarch64", "s390x", silent=True)
@@ -235,7 +234,7 @@ def emulation(session: nox.Session) -> None:
 # ---- threads ----
 
 
-@nox.session
+@nox.session(default=False)
 def parallel(session: nox.Session) -> None:
     """Each test on four threads at once."""
     install(session, *TEST_PACKAGES, "pytest-run-parallel")
@@ -246,7 +245,7 @@ def parallel(session: nox.Session) -> None:
 PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
 
 
-@nox.session(python=False)
+@nox.session(python=False, default=False)
 def free_threading(session: nox.Session) -> None:
     """The suite without the GIL."""
     prefix = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "free"
@@ -275,7 +274,7 @@ def free_threading(session: nox.Session) -> None:
 # ---- what is released ----
 
 
-@nox.session
+@nox.session(default=False)
 def wheels(session: nox.Session) -> None:
     """Build twice, compare, audit; then the suite with each Python, where no compiler is."""
     session.install(
@@ -372,7 +371,7 @@ def test_wheel(session: nox.Session, wheel: Path, version: str, folder: Path) ->
     return last_line(output).strip("= ")
 
 
-@nox.session
+@nox.session(default=False)
 @nox.parametrize("numpy", ["numpy==1.25.*", "numpy"], ids=["oldest", "newest"])
 def numpy(session: nox.Session, numpy: str) -> None:
     """The suite with the oldest NumPy that is supported, and with the newest."""
@@ -385,7 +384,7 @@ def numpy(session: nox.Session, numpy: str) -> None:
 # ---- conventions ----
 
 
-@nox.session
+@nox.session(default=False)
 def conventions(session: nox.Session) -> None:
     """Formatters, linters and type checkers, and what audits the repository and its workflows."""
     require(session, clang_format="clang-format", npx="npm")
