@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def count_alive() -> int:
     return sum(thread.is_alive() for thread in threading.enumerate())
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt, which a job in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("num_threads", [1, 2, 16])
 def test_an_interrupt_leaves_no_thread_and_no_writer(num_threads: int) -> None:
     out = np.zeros((12, 2048, 2048), np.float32)

@@ -56,7 +56,6 @@ NOT_EMULATED = {  # pytest's node ids or beginnings of them, and why
     "tests/test_cli.py": "each test starts Python anew, which takes seconds",
     "tests/test_scheme.py::test_the_usual_scheme_is_built_well": "is about a processor's own speed",
     "tests/test_threads.py::test_children_of_a_fork": "qemu's own threads do not outlive a fork",
-    "tests/test_threads.py::test_an_interrupt": "no call ends before one",
     "tests/test_threads.py::test_ctrl_c_ends": "is about a second of the processor's own time",
 }
 
