@@ -279,8 +279,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_ctrl_c_ends_a_long_call_within_a_second(num_threads: int) -> None:
+def time_ctrl_c(num_threads: int) -> float:
     command = [sys.executable, "-c", LONG_CALL, str(num_threads)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -291,4 +290,10 @@ def test_ctrl_c_ends_a_long_call_within_a_second(num_threads: int) -> None:
         begin = time.perf_counter()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 7
-        assert time.perf_counter() - begin < 1
+        return time.perf_counter() - begin
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_ctrl_c_ends_a_long_call_within_a_second(num_threads: int) -> None:
+    # On a machine that is busy with other things, the end of a process may take its time.
+    assert any(time_ctrl_c(num_threads) < 1 for _ in range(3))
