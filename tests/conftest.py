@@ -17,7 +17,9 @@ SHARED_BY_THREADS = {
     "tracemalloc": "measures the memory of all threads",
     "raise_signal": "interrupts the main thread",
     "active_count": "counts all threads",
+    "monotonic": "waits until other threads have ended",
     "perf_counter": "measures time, of which other threads take their share",
+    "time_ctrl_c": "the same",
 }
 
 
