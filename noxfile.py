@@ -63,7 +63,7 @@ def record(session: nox.Session, promise: str, figure: str) -> None:
     """Keep a figure for the table, and print it."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     recorded = RECORDED.setdefault(session.name, {})  # not what an earlier run left
-    recorded[promise] = figure
+    recorded[promise] = figure = re.sub("\x1b\\[[0-9]*m", "", figure)  # without colours
     (FIGURES / f"{session.name}.json").write_text(json.dumps(recorded, indent=1))
     session.log(f"{promise}: {figure}")
 
