@@ -54,6 +54,9 @@ NUM_THREADS = (1, 2, 3, 8, 64)
 ABI3_PYTHONS = ("3.11", "3.12", "3.13")
 MAX_WHEEL_NBYTES = 1_000_000
 MAX_GLIBC_MINOR = 17  # manylinux2014
+PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
+
+RECORDED: dict[str, dict[str, str]] = {}  # figures of this run, by session
 
 
 # ---- what sessions share ----
@@ -66,9 +69,6 @@ def record(session: nox.Session, promise: str, figure: str) -> None:
     recorded[promise] = figure = re.sub("\x1b\\[[0-9]*m", "", figure)  # without colours
     (FIGURES / f"{session.name}.json").write_text(json.dumps(recorded, indent=1))
     session.log(f"{promise}: {figure}")
-
-
-RECORDED: dict[str, dict[str, str]] = {}
 
 
 def copy_source(session: nox.Session) -> str:
@@ -148,8 +148,7 @@ def sanitizers(session: nox.Session) -> None:
         "import t5bucket, ctypes; ctypes.CDLL(t5bucket._core.__file__).__ubsan_handle_add_overflow"
     )
     session.run("python", "-P", "-c", check, env=preloaded)
-    options = [*NOT_OF_THE_BUILD, *NOT_SANITIZED]
-    found = run_tests(session, *options, **preloaded)
+    found = run_tests(session, *NOT_OF_THE_BUILD, *NOT_SANITIZED, **preloaded)
     record(session, "The suite under AddressSanitizer and UndefinedBehaviorSanitizer", found)
 
 
@@ -242,9 +241,6 @@ def parallel(session: nox.Session) -> None:
     record(session, "Each test on four threads at once", found)
 
 
-PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
-
-
 @nox.session(python=False, default=False)
 def free_threading(session: nox.Session) -> None:
     """The suite without the GIL."""
@@ -309,7 +305,7 @@ def wheels(session: nox.Session) -> None:
 
 
 def build_twice(session: nox.Session, folder: Path) -> Path:
-    """Build sdist and, from it, the wheel, twice; the bytes must be the same."""
+    """Build sdist and, from it, the wheel, twice; the wheel's bytes must be the same."""
     epoch = str(session.run("git", "log", "-1", "--format=%ct", external=True, silent=True)).strip()
     digests = []
     for name in ("first", "second"):
@@ -342,7 +338,7 @@ def check_symbols(session: nox.Session, wheel: Path, folder: Path) -> list[str]:
 
 
 def find_python(session: nox.Session, version: str) -> str:
-    """Find a Python on the PATH, or among pyenv's."""
+    """Find a Python among pyenv's, or on the PATH."""
     own = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
     found = str(own[-1]) if own else shutil.which(f"python{version}")  # pyenv's own may not start
     if found is None:
