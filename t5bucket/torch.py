@@ -232,8 +232,8 @@ def _make_scheme(settings: tuple[int, ...]) -> Buckets:
 
 
 def _new_weight(gradient: torch.Tensor, settings: Sequence[int]) -> torch.Tensor:
-    """Allocate the gradient of a weight."""
-    return gradient.new_empty(settings[0], gradient.shape[-3])
+    """Make the gradient of a weight: of zeros, since `bias_of` looks at what it holds."""
+    return gradient.new_zeros(settings[0], gradient.shape[-3])
 
 
 # ---- operators: the bias and its adjoint, each of which is the other's gradient ----

@@ -11,6 +11,7 @@ import reference
 import t5bucket as tb
 
 torch: Any = pytest.importorskip("torch")
+from t5bucket._tensors import _make_bias  # noqa: E402
 from t5bucket.torch import _settings, compute_bias, compute_bias_at  # noqa: E402
 
 BUCKETS = tb.Buckets(32, 128)
@@ -130,6 +131,21 @@ def test_gradients_are_those_of_an_embedding(name: str) -> None:
     tolerance = {"float16": 2e-2, "bfloat16": 2e-1, "float32": 1e-5, "float64": 1e-12}[name]
     wanted = embedding.weight.grad
     torch.testing.assert_close(weight.grad, wanted, rtol=tolerance, atol=tolerance * 10)
+
+
+def test_backward_passes_do_not_fill_the_cache_of_weights() -> None:
+    weight = torch.ones(32, 4, requires_grad=True)
+    _make_bias.cache_clear()
+    for number in range(8):
+        positions = torch.arange(8)
+        matrices = (
+            compute_bias(weight, 8, 8, buckets=BUCKETS),
+            compute_bias_at(weight, positions, buckets=BUCKETS),
+        )
+        for bias in matrices:
+            (bias * number).sum().backward()
+        weight.grad = None
+    assert _make_bias.cache_info().currsize <= 2  # the weight, and zeros
 
 
 def test_weights_of_any_layout_are_read() -> None:

@@ -29,8 +29,9 @@ import numpy as np
 
 import t5bucket as tb
 
-# A leak is what grows each time: caches and the heap are full some day.
+# A leak is what grows each time, with the number of calls: caches and the heap are full some day.
 NUM_RUNS = 4
+TRACED_CALLS_GROW = 4  # times as many in each further run
 # A leak of the smallest object takes 16 bytes a call; of a reference, 1 a call.
 MAX_TRACED_NBYTES_A_CALL = 1
 MAX_TRACED_NBYTES = 16 << 10
@@ -284,8 +285,8 @@ def repeat(call: Call, count: int) -> None:
     gc.collect()
 
 
-def measure(case: Case, calls: int) -> Growth:
-    """Measure many calls, and trace some of them."""
+def measure(case: Case, calls: int, traced_calls: int) -> Growth:
+    """Measure many calls, and trace some others."""
     before = resident_nbytes(), count_entries("/proc/self/fd"), count_entries("/proc/self/task")
     references = count_references()
     repeat(case.call, calls)
@@ -294,7 +295,6 @@ def measure(case: Case, calls: int) -> Growth:
     resident, files, threads = (second - first for first, second in zip(before, after, strict=True))
     tracemalloc.start()
     try:
-        traced_calls = min(calls, TRACED_CALLS)
         repeat(case.call, min(calls, WARM_UP_CALLS))
         traced = tracemalloc.get_traced_memory()[0]
         repeat(case.call, traced_calls)
@@ -304,10 +304,10 @@ def measure(case: Case, calls: int) -> Growth:
     return Growth(traced, resident, files, threads, references)
 
 
-def is_leak(growth: Growth, calls: int) -> bool:
+def is_leak(growth: Growth, calls: int, traced_calls: int) -> bool:
     """Decide whether a growth is more than noise."""
     return (
-        growth.traced > MAX_TRACED_NBYTES + MAX_TRACED_NBYTES_A_CALL * min(calls, TRACED_CALLS)
+        growth.traced > MAX_TRACED_NBYTES + MAX_TRACED_NBYTES_A_CALL * traced_calls
         or growth.resident > MAX_RESIDENT_NBYTES
         or growth.files > 0
         or growth.threads > 0
@@ -319,12 +319,13 @@ def check(case: Case, max_calls: int) -> bool:
     """Measure a case, again if it grew, and print it; return whether it grew each time."""
     calls = max(max_calls // case.divisor, min(max_calls, case.least))
     repeat(case.call, min(calls, WARM_UP_CALLS))
-    leaks = True
+    traced_calls = min(calls, TRACED_CALLS)
     for _ in range(NUM_RUNS):
-        growth = measure(case, calls)
-        leaks = is_leak(growth, calls)
+        growth = measure(case, calls, traced_calls)
+        leaks = is_leak(growth, calls, traced_calls)
         if not leaks:
             break
+        traced_calls *= TRACED_CALLS_GROW
     numbers = f"{calls:8,} {growth.traced:9,} {growth.resident >> 10:8,} {growth.references:6,}"
     counts = f"{growth.files:5} {growth.threads:7}"
     print(f"{case.name:32} {numbers} {counts}{'  GROWS' if leaks else ''}", flush=True)
