@@ -5,9 +5,9 @@
 # ///
 """Run by nox (``python -m pip install nox``), on Debian or a relative of it.
 
-    nox                     all promises, two at a time, and then the table of docs/trust.md
-    nox -s wheels           one
-    nox -s core -- brief    as far as CI has time for it
+    nox                all promises, two at a time, and then the table of docs/trust.md
+    nox -s wheels      one
+    nox -- brief       what each change has to keep, as far as there is time for it
 
 Debian packages that are missing are installed if this runs as root, and named otherwise.
 """
@@ -35,11 +35,15 @@ nox.options.stop_on_first_error = True
 ROOT = Path(__file__).parent
 FIGURES = ROOT / "build" / "trust"
 TABLE = ROOT / "docs" / "trust.md"
+OPTIONAL_PACKAGES = [
+    "cython", "dask[array]", "distributed", "jax", "setuptools>=77", "torch==2.13.0",
+    "transformers>=5", "zarr",
+]  # fmt: skip
 TEST_PACKAGES = ["hypothesis", "matplotlib", "ml_dtypes", "pytest", "tqdm"]
 # Hypothesis draws a few examples of each test, since so many runs have it draw.
 PYTEST_OPTIONS = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief"]
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-C_SOURCES = ["src_c/*.[ch]", "tests/*_test.c", "tools/fuzz/*.[ch]"]
+C_SOURCES = ["src_c/*.[ch]", "tests/*_test.c", "tests/bits.h", "tools/fuzz/*.[ch]"]
 # What has nothing to do with how the package was built, and takes long: programs in C, and
 # failing allocations, which sanitizers and emulators have their own ways with.
 NOT_OF_THE_BUILD = [
@@ -51,6 +55,7 @@ NOT_SANITIZED = [
     for name in ("children_of_a_fork_compute_after_threads_and_beside_them", "ctrl_c_ends")
 ]
 NUM_THREADS = (1, 2, 3, 8, 64)
+BRIEF_NUM_THREADS = (3,)
 ABI3_PYTHONS = ("3.11", "3.12", "3.13")
 MAX_WHEEL_NBYTES = 1_000_000
 MAX_GLIBC_MINOR = 17  # manylinux2014
@@ -104,14 +109,20 @@ def require(session: nox.Session, **packages: str) -> None:
     session.run(*install, external=True, silent=True, env=quiet)
 
 
-def run_tests(session: nox.Session, *options: str, **environment: str) -> str:
+def run_tests(
+    session: nox.Session, *options: str, python: str = "python", **environment: str
+) -> str:
     """Run tests of the installed package; return pytest's last line without its ornaments."""
-    output = session.run(
-        "python", "-P", "-m", "pytest", *PYTEST_OPTIONS, *options,
-        env={"CI": "true", **environment}, silent=True,
-    )  # fmt: skip
-    assert isinstance(output, str)
-    return output.strip().splitlines()[-1].strip("= ")
+    command = [python, "-P", "-m", "pytest", *PYTEST_OPTIONS, *options]
+    output = session.run(*command, external=True, silent=True, env={"CI": "true", **environment})
+    return last_line(output).strip("= ")
+
+
+def make_environment(session: nox.Session, python: str, name: str) -> str:
+    """Make a fresh environment; return its Python."""
+    folder = Path(session.create_tmp()).resolve() / name
+    session.run(python, "-m", "venv", "--clear", str(folder), external=True)
+    return str(folder / "bin/python")
 
 
 def compile_c(session: nox.Session, name: str, *flags: str) -> str:
@@ -203,15 +214,10 @@ def paths(session: nox.Session) -> None:
     record(session, "The suite with portable loops alone", found)
     kernels = [f"tests/test_{name}.py" for name in ("bias", "gradients", "masks", "positions")]
     kernels.append("-k=not without_a_temporary")  # 64 threads take memory themselves
-    for num_threads in NUM_THREADS:
-        found = run_tests(
-            session,
-            *kernels,
-            T5BUCKET_TEST_NUM_THREADS=str(num_threads),
-        )
-        record(
-            session, f"Tests of kernels, what is above 256 bytes on {num_threads} threads", found
-        )
+    for num_threads in BRIEF_NUM_THREADS if is_brief(session) else NUM_THREADS:
+        found = run_tests(session, *kernels, T5BUCKET_TEST_NUM_THREADS=str(num_threads))
+        promise = f"Tests of kernels, what is above 256 bytes on {num_threads} threads"
+        record(session, promise, found)
 
 
 @nox.session(default=False)
@@ -246,12 +252,8 @@ def free_threading(session: nox.Session) -> None:
     """The suite without the GIL."""
     prefix = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "free"
     session.run("tools/build_free_threaded_python.sh", str(prefix), external=True)
-    environment = Path(session.create_tmp()).resolve() / "venv"
-    session.run(
-        str(prefix / "bin/python3"), "-m", "venv", "--clear", str(environment), external=True
-    )
-    python = str(environment / "bin/python")
-    install = [python, "-m", "pip", "install", "--quiet"]
+    python = make_environment(session, str(prefix / "bin/python3"), "venv")
+    install = [python, "-m", "pip", "install", "--quiet", "--only-binary=hypothesis"]
     session.run(
         *install, *TEST_PACKAGES, "pytest-run-parallel", copy_source(session), external=True
     )
@@ -262,9 +264,8 @@ def free_threading(session: nox.Session) -> None:
     record(session, "Free-threaded Python, after a call", found)
     if str(enabled).strip() != "False":
         session.error("the GIL was switched on")
-    tests = [python, "-P", "-m", "pytest", *PYTEST_OPTIONS, *NOT_OF_THE_BUILD]
-    output = session.run(*tests, *PARALLEL, external=True, silent=True, env={"CI": "true"})
-    record(session, "The suite without the GIL, four threads a test", last_line(output).strip("= "))
+    found = run_tests(session, *NOT_OF_THE_BUILD, *PARALLEL, python=python)
+    record(session, "The suite without the GIL, four threads a test", found)
 
 
 # ---- what is released ----
@@ -299,9 +300,11 @@ def wheels(session: nox.Session) -> None:
     policies = re.findall(r"manylinux_2_(\d+)", repaired.name)
     if not policies or min(map(int, policies)) > MAX_GLIBC_MINOR:
         session.error("the wheel needs a newer system")
+    session.run("tar", "-xzf", str(sdist), "-C", str(folder), external=True)
+    source = folder / sdist.name.removesuffix(".tar.gz")
     for version in ABI3_PYTHONS[-1:] if is_brief(session) else ABI3_PYTHONS:
-        found = test_wheel(session, repaired, version, folder)
-        record(session, f"The suite with the wheel, Python {version}, no compiler", found)
+        found = test_wheel(session, repaired, version, source)
+        record(session, f"The sdist's suite with the wheel, Python {version}, no compiler", found)
 
 
 def build_twice(session: nox.Session, folder: Path) -> Path:
@@ -346,25 +349,20 @@ def find_python(session: nox.Session, version: str) -> str:
     return found
 
 
-def test_wheel(session: nox.Session, wheel: Path, version: str, folder: Path) -> str:
-    """Run the suite in a fresh environment whose PATH has no compiler."""
-    environment = folder / f"python{version}"
-    session.run(
-        find_python(session, version), "-m", "venv", "--clear", str(environment), external=True
-    )
-    python = str(environment / "bin/python")
-    no_compiler = folder / "bin"
+def test_wheel(session: nox.Session, wheel: Path, version: str, source: Path) -> str:
+    """Run the sdist's suite in a fresh environment whose PATH has no compiler."""
+    python = make_environment(session, find_python(session, version), f"python{version}")
+    no_compiler = source.parent / "bin"
     no_compiler.mkdir(exist_ok=True)
-    for program in ("sh", "env", "git"):
+    for program in ("sh", "env"):
         link = no_compiler / program
         link.unlink(missing_ok=True)
         link.symlink_to(shutil.which(program) or session.error(f"{program} is needed"))
-    variables = {"PATH": f"{environment / 'bin'}:{no_compiler}", "CI": "true"}
-    install = ["-m", "pip", "install", "--quiet", "--only-binary=:all:"]
-    session.run(python, *install, f"{wheel}[test]", external=True, env=variables)
-    tests = ["-P", "-m", "pytest", *PYTEST_OPTIONS]
-    output = session.run(python, *tests, external=True, silent=True, env=variables)
-    return last_line(output).strip("= ")
+    path = f"{Path(python).parent}:{no_compiler}"
+    install = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+    session.run(*install, f"{wheel}[test]", external=True, env={"PATH": path})
+    with session.chdir(source):
+        return run_tests(session, python=python, PATH=path)
 
 
 @nox.session(default=False)
@@ -375,6 +373,17 @@ def numpy(session: nox.Session, numpy: str) -> None:
     version = session.run("python", "-c", "import numpy; print(numpy.__version__)", silent=True)
     found = run_tests(session, *NOT_OF_THE_BUILD)
     record(session, f"The suite with NumPy {str(version).strip()}", found)
+
+
+@nox.session(default=False)
+def optional(session: nox.Session) -> None:
+    """The suite with every optional package: no test may be skipped."""
+    install(session, *TEST_PACKAGES, *OPTIONAL_PACKAGES)
+    # The programs in C do not change with what is installed.
+    found = run_tests(session, "--ignore=tests/test_c_core.py")
+    record(session, "The suite with every optional package", found)
+    if "skipped" in found:
+        session.error("tests were skipped")
 
 
 # ---- conventions ----
@@ -414,10 +423,32 @@ def conventions(session: nox.Session) -> None:
     record(session, "`actionlint`", " ".join(str(linted).split()))
 
 
+@nox.session(default=False)
+def benchmarks(session: nox.Session) -> None:
+    """Instructions of some calls against their record, and every benchmark once."""
+    require(session, valgrind="valgrind")
+    install(session, *OPTIONAL_PACKAGES, "asv", "ml_dtypes", "virtualenv")
+    session.run("python", "-P", "benchmarks/instructions.py")
+    commit = str(session.run("git", "rev-parse", "HEAD", external=True, silent=True)).strip()
+    python = Path(session.bin) / "python"
+    options = ["--quick", "--show-stderr", "--set-commit-hash", commit]
+    with session.chdir("benchmarks"):
+        session.run("asv", "machine", "--yes", silent=True)
+        command = ["asv", "run", "--environment", f"existing:{python}", *options]
+        output = str(session.run(*command, silent=True))
+    session.log(output)
+    if re.search(r"(?<![a-z])failed", output):
+        session.error("a benchmark failed")
+
+
 # Two at a time, in this order: what takes longest begins first.
 PROMISES = [
-    "free_threading", "emulation", "wheels", "leaks", "fuzz", "paths", "parallel", "sanitizers",
-    "numpy", "core", "conventions",
+    "free_threading", "emulation", "wheels", "optional", "leaks", "fuzz", "paths", "parallel",
+    "sanitizers", "numpy", "core", "conventions",
+]  # fmt: skip
+BRIEF_PROMISES = [
+    "benchmarks", "optional", "wheels", "sanitizers", "paths", "fuzz", "core", "conventions",
+    "emulation",
 ]  # fmt: skip
 
 
@@ -426,38 +457,40 @@ def trust(session: nox.Session) -> None:
     """All of it, two sessions at a time; what they print goes to build/trust."""
     FIGURES.mkdir(parents=True, exist_ok=True)
 
-    def show(name: str) -> int:
+    def show(name: str) -> bool:
         begin = time.monotonic()
-        with (FIGURES / f"{name}.log").open("w") as log:
-            command = [sys.executable, "-m", "nox", "-s", name]
-            code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
-        outcome = f"FAILED, see {log.name}" if code else "shown"
-        session.log(f"{name}: {outcome}, {time.monotonic() - begin:.0f} s")
-        return code
+        path = FIGURES / f"{name}.log"
+        with path.open("w") as log:
+            command = [sys.executable, "-m", "nox", "-s", name, "--", *session.posargs]
+            failed = subprocess.run(command, stdout=log, stderr=log, check=False).returncode != 0
+        outcome = f"FAILED:\n{path.read_text()}" if failed else "shown"
+        session.log(f"{name}, {time.monotonic() - begin:.0f} s: {outcome}")
+        return failed
 
     begin = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        codes = list(pool.map(show, PROMISES))
-    if any(codes):
+        failed = [*pool.map(show, BRIEF_PROMISES if is_brief(session) else PROMISES)]
+    if any(failed):
         session.error("not all promises were shown")
-    record(
-        session, "All of it, two sessions at a time", f"{(time.monotonic() - begin) / 60:.0f} min"
-    )
+    minutes = (time.monotonic() - begin) / 60
+    record(session, "All of it, two sessions at a time", f"{minutes:.0f} min")
 
 
 @nox.session(python=False)
 def figures(session: nox.Session) -> None:
-    """Write the table of the figures that the sessions recorded into docs/trust.md."""
+    """Print the figures that the sessions recorded, and write them into docs/trust.md."""
     rows = ["| promise | figure |", "|---|---|"]
     for path in sorted(FIGURES.glob("*.json"), key=lambda path: path.stat().st_mtime):
         rows += [
             f"| {promise} | {found} |" for promise, found in json.loads(path.read_text()).items()
         ]
+    print(*rows, sep="\n")
+    if is_brief(session):
+        return
     text = TABLE.read_text()
     begin, end = (f"<!-- figures: {place} -->" for place in ("begin", "end"))
     head, tail = text.split(begin)[0], text.split(end)[1]
     TABLE.write_text("\n".join([f"{head}{begin}", *rows, f"{end}{tail}"]))
-    print(*rows, sep="\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ SHARED_BY_THREADS = {
     "active_count": "counts all threads",
     "monotonic": "waits until other threads have ended",
     "perf_counter": "measures time, of which other threads take their share",
-    "time_ctrl_c": "the same",
 }
 
 

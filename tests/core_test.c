@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bits.h"
 #include "t5bucket.h"
 
 enum { MAX_COUNT = 1100, GUARD = 0x5a };
@@ -165,37 +166,6 @@ static int expected_weight(int64_t d, size_t head)
     return (int)(10 * head) + (int)(d < -3 ? -3 : d > 3 ? 3 : d) + 3;
 }
 
-static size_t get_itemsize(t5b_float type)
-{
-    return type == T5B_FLOAT64 ? 8 : type == T5B_FLOAT32 ? 4 : 2;
-}
-
-/* Write a small integer in a type. */
-static void encode(t5b_float type, int value, void *item)
-{
-    const double wide = value;
-    const float single = (float)value;
-    uint32_t bits = 0;
-    uint16_t half = 0;
-    int exponent = 0;
-
-    memcpy(&bits, &single, sizeof bits);
-    if (type == T5B_FLOAT64)
-        memcpy(item, &wide, 8);
-    else if (type == T5B_FLOAT32)
-        memcpy(item, &single, 4);
-    else if (type == T5B_BFLOAT16)
-        half = (uint16_t)(bits >> 16);
-    else if (value != 0) {
-        for (int rest = abs(value); rest > 1; rest /= 2)
-            exponent++;
-        half = (uint16_t)((value < 0 ? 0x8000 : 0) | (exponent + 15) << 10 |
-                          ((abs(value) << (10 - exponent)) & 0x3ff));
-    }
-    if (get_itemsize(type) == 2)
-        memcpy(item, &half, 2);
-}
-
 /* Masks of a matrix of NUM_BATCHES x NUM_HEADS heads, and what it held. */
 typedef struct setting {
     t5b_float type;
@@ -253,9 +223,7 @@ static void check_items(const setting *s, const unsigned char *out, double *sums
         const int64_t d = (int64_t)j + 4 - (int64_t)(query + 5);
         const int value = expected_weight(d, head) + (s->accumulate ? (int)(i % 11) : 0) +
                           (s->has_addend ? (int)(j % 5) : 0);
-        unsigned char expected[8];
-        encode(s->type, shown ? value : -1000, expected);
-        assert(memcmp(out + i * itemsize, expected, itemsize) == 0);
+        assert(get_item(out, i, itemsize) == encode(s->type, shown ? value : -1000));
         if (shown)
             sums[((d < -3 ? -3 : d > 3 ? 3 : d) + 3) * NUM_HEADS + (int64_t)head] += value;
     }
@@ -284,12 +252,12 @@ static void test_epilogue(const setting *s, const t5b_implementation *implementa
     t5b_epilogue epilogue = {s->type, implementation, s->accumulate, {0}, {0}, {0}, {0}, masked};
 
     memset(vectors, 0, sizeof vectors);
-    encode(s->type, -1000, masked);
+    set_integer(masked, 0, s->type, -1000);
     for (size_t head = 0; head < NUM_HEADS; head++)
         for (size_t range = 0; range < NUM_RANGES; range++) {
             const int value = expected_weight((int64_t)range - 3, head);
-            encode(s->type, value, weight + (head * NUM_RANGES + range) * itemsize);
-            encode(s->type, value, vectors + range * range_stride + head * itemsize);
+            set_integer(weight, head * NUM_RANGES + range, s->type, value);
+            set_integer(vectors + range * range_stride, head, s->type, value);
         }
     for (size_t i = 0; i < q; i++)
         query[i] = (int32_t)i + 5;
@@ -298,7 +266,7 @@ static void test_epilogue(const setting *s, const t5b_implementation *implementa
     for (size_t j = 0; j < k; j++) {
         key[j] = (int32_t)j + 4;
         key_segment[j] = (int64_t)(j / 4 % 2) << 40;
-        encode(s->type, (int)(j % 5), addend + j * itemsize);
+        set_integer(addend, j, s->type, (int)(j % 5));
     }
     if (s->has_addend)
         epilogue.addend = (t5b_matrix){addend, q, k, 0, 0, 0};
@@ -312,7 +280,7 @@ static void test_epilogue(const setting *s, const t5b_implementation *implementa
                        (ptrdiff_t)(num_diagonals * itemsize));
     for (int way = 0; way < 2; way++) {
         for (size_t i = 0; i <= count; i++)
-            encode(s->type, (int)(i % 11), out + i * itemsize);
+            set_integer(out, i, s->type, (int)(i % 11));
         for (size_t begin = 0; begin < NUM_BATCHES * q; begin += q / 2 + 1) {
             const size_t rest = NUM_BATCHES * q - begin, step = q / 2 + 1;
             const size_t end = begin + (rest < step ? rest : step);
@@ -323,9 +291,9 @@ static void test_epilogue(const setting *s, const t5b_implementation *implementa
                 t5b_write_pairs(&by_range, &positions, &epilogue, begin, end, streaming, &matrix);
         }
         check_items(s, out, expected);
-        encode(s->type, (int)(count % 11), masked);
+        set_integer(masked, 0, s->type, (int)(count % 11));
         assert(memcmp(out + count * itemsize, masked, itemsize) == 0);
-        encode(s->type, -1000, masked);
+        set_integer(masked, 0, s->type, -1000);
         memset(sums, 0, sizeof sums);
         for (size_t begin = 0; begin <= NUM_BATCHES * q; begin += NUM_BATCHES * q) /* also none */
             if (way)

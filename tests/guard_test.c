@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "bits.h"
 #include "t5bucket.h"
 
 enum {
@@ -101,27 +102,6 @@ static int expected_item(int64_t d, size_t head)
     return (int)(10 * head) + (int)(d < -3 ? -3 : d > 3 ? 3 : d) + 3;
 }
 
-static uint64_t load_item(const unsigned char *item, size_t itemsize)
-{
-    uint64_t wide = 0;
-
-    for (size_t i = 0; i < itemsize; i++) { /* in either byte order */
-        uint16_t one = 1;
-        const size_t little = *(unsigned char *)&one;
-        wide |= (uint64_t)item[little ? i : itemsize - 1 - i] << (8 * i);
-    }
-    return wide;
-}
-
-static void store_item(unsigned char *item, size_t itemsize, uint64_t wide)
-{
-    uint16_t one = 1;
-    const size_t little = *(unsigned char *)&one;
-
-    for (size_t i = 0; i < itemsize; i++)
-        item[little ? i : itemsize - 1 - i] = (unsigned char)(wide >> (8 * i));
-}
-
 typedef struct arenas {
     arena items, starts, diagonals, out, query, key, addend, keep, segments, masked, sums;
 } arenas;
@@ -150,9 +130,9 @@ static t5b_table make_table(const arenas *in, size_t itemsize, size_t num_heads,
         table.starts = (const int64_t *)(const void *)firsts.data;
     for (size_t head = 0; head < num_heads; head++)
         for (size_t range = 0; range < NUM_RANGES; range++)
-            store_item(items.data + (by_range ? range * vector + head * itemsize
-                                              : (head * NUM_RANGES + range) * itemsize),
-                       itemsize, (uint64_t)expected_item((int64_t)range - 3, head));
+            set_item(items.data,
+                     by_range ? range * (vector / itemsize) + head : head * NUM_RANGES + range,
+                     itemsize, (uint64_t)expected_item((int64_t)range - 3, head));
     return table;
 }
 
@@ -178,7 +158,7 @@ static buffer place_positions(const arenas *in, t5b_integer type, size_t count, 
     const buffer positions = place(&in->query, count * nbytes, nbytes, where);
 
     for (size_t i = 0; i < count; i++)
-        store_item(positions.data + i * nbytes, nbytes, (uint64_t)get_position(type, i));
+        set_item(positions.data, i, nbytes, (uint64_t)get_position(type, i));
     return positions;
 }
 
@@ -193,7 +173,7 @@ static void test_lookup(const arenas *in, size_t count, size_t itemsize, placeme
 
         t5b_lookup(&table, positions.data, types[t], count, turn % 2, out.data);
         for (size_t i = 0; i < count; i++)
-            assert(load_item(out.data + i * itemsize, itemsize) ==
+            assert(get_item(out.data, i, itemsize) ==
                    (uint64_t)expected_item(get_position(types[t], i), 0));
         check_marks(&out);
         num_calls++;
@@ -231,7 +211,7 @@ static void test_count(const arenas *in, const t5b_implementation *implementatio
         implementation->count_buckets(&scheme, positions.data, types[t], count, itemsize,
                                       turn++ / 8 % 2 /* streaming */, out.data);
         for (size_t i = 0; i < count; i++)
-            assert(load_item(out.data + i * itemsize, itemsize) ==
+            assert(get_item(out.data, i, itemsize) ==
                    expected_bucket(&scheme, get_position(types[t], i)));
         check_marks(&out);
         num_calls++;
@@ -239,46 +219,6 @@ static void test_count(const arenas *in, const t5b_implementation *implementatio
 }
 
 /* ---- sums of floats, of small integers ---- */
-
-static size_t get_itemsize(t5b_float type)
-{
-    return type == T5B_FLOAT64 ? 8 : type == T5B_FLOAT32 ? 4 : 2;
-}
-
-static void encode(t5b_float type, int value, unsigned char *item)
-{
-    const double wide = value;
-    const float single = (float)value;
-    uint32_t bits = 0;
-    uint64_t long_bits = 0;
-    int exponent = 0;
-
-    memcpy(&bits, &single, sizeof bits);
-    memcpy(&long_bits, &wide, sizeof long_bits);
-    if (type == T5B_FLOAT64)
-        store_item(item, 8, long_bits);
-    else if (type == T5B_FLOAT32)
-        store_item(item, 4, bits);
-    else if (type == T5B_BFLOAT16)
-        store_item(item, 2, bits >> 16);
-    else {
-        const unsigned magnitude = (unsigned)(value < 0 ? -value : value);
-        for (unsigned rest = magnitude; rest > 1; rest /= 2)
-            exponent++;
-        store_item(item, 2,
-                   value == 0 ? 0
-                              : (value < 0 ? 0x8000u : 0) | (unsigned)(exponent + 15) << 10 |
-                                    ((magnitude << (10 - exponent)) & 0x3ffu));
-    }
-}
-
-static void check_float(t5b_float type, int value, const unsigned char *item)
-{
-    unsigned char expected[8];
-
-    encode(type, value, expected);
-    assert(memcmp(item, expected, get_itemsize(type)) == 0);
-}
 
 static void test_add(const arenas *in, const t5b_implementation *implementation, size_t count,
                      t5b_float type, placement where)
@@ -288,12 +228,12 @@ static void test_add(const arenas *in, const t5b_implementation *implementation,
     const buffer addend = place(&in->addend, count * itemsize, itemsize, where);
 
     for (size_t i = 0; i < count; i++) {
-        encode(type, (int)(i % 17), sum.data + i * itemsize);
-        encode(type, -(int)(i % 5), addend.data + i * itemsize);
+        set_integer(sum.data, i, type, (int)(i % 17));
+        set_integer(addend.data, i, type, -(int)(i % 5));
     }
     implementation->add_items(type, sum.data, addend.data, count);
     for (size_t i = 0; i < count; i++)
-        check_float(type, (int)(i % 17) - (int)(i % 5), sum.data + i * itemsize);
+        assert(get_item(sum.data, i, itemsize) == encode(type, (int)(i % 17) - (int)(i % 5)));
     check_marks(&sum);
     num_calls++;
 }
@@ -318,11 +258,6 @@ static int is_shown(int options, size_t q, size_t k)
            (!(options & CAUSAL) || k <= q);
 }
 
-static void store_position(buffer positions, size_t i, size_t nbytes, uint64_t value)
-{
-    store_item(positions.data + i * nbytes, nbytes, value);
-}
-
 /* The integers of queries 0, 1 and keys 0, 1, ..., or these modulo two. */
 static t5b_pairs make_pairs(const arena *query, const arena *key, const matrix_case *of,
                             uint64_t modulus)
@@ -333,9 +268,9 @@ static t5b_pairs make_pairs(const arena *query, const arena *key, const matrix_c
     const t5b_pairs pairs = {of->narrow ? T5B_INT32 : T5B_INT64, queries.data, keys.data, 0, 0};
 
     for (size_t i = 0; i < QUERY_LENGTH; i++)
-        store_position(queries, i, nbytes, i % modulus);
+        set_item(queries.data, i, nbytes, i % modulus);
     for (size_t i = 0; i < of->key_length; i++)
-        store_position(keys, i, nbytes, i % modulus);
+        set_item(keys.data, i, nbytes, i % modulus);
     return pairs;
 }
 
@@ -357,9 +292,9 @@ static t5b_epilogue make_epilogue(const arenas *in, const arenas *of_masks,
 
     epilogue.accumulate = (of->options & ACCUMULATE) != 0;
     epilogue.masked_item = masked.data;
-    encode(of->type, -1000, masked.data);
+    set_integer(masked.data, 0, of->type, -1000);
     for (size_t i = 0; i < k; i++)
-        encode(of->type, (int)(i % 5), addend.data + i * itemsize);
+        set_integer(addend.data, i, of->type, (int)(i % 5));
     for (size_t i = 0; i < QUERY_LENGTH * k; i++)
         keep.data[i] = (i / k + i % k) % 3 != 0;
     if (of->options & ADDEND)
@@ -386,7 +321,7 @@ static void check_matrix(const matrix_case *of, const buffer *out, double *sums)
                          (of->options & ACCUMULATE ? (int)(i % 11) : 0);
         const int shown = is_shown(of->options, query, key);
 
-        check_float(of->type, shown ? item : -1000, out->data + i * itemsize);
+        assert(get_item(out->data, i, itemsize) == encode(of->type, shown ? item : -1000));
         if (shown)
             sums[(size_t)((d > 3 ? 3 : d) + 3) * NUM_HEADS + head] += item;
     }
@@ -400,7 +335,7 @@ static buffer place_matrix(const arenas *in, const matrix_case *of)
     const buffer out = place(&in->out, count * itemsize, itemsize, of->where);
 
     for (size_t i = 0; i < count; i++)
-        encode(of->type, (int)(i % 11), out.data + i * itemsize);
+        set_integer(out.data, i, of->type, (int)(i % 11));
     return out;
 }
 
@@ -411,10 +346,10 @@ static void encode_table(const t5b_table *table, t5b_float type)
 
     for (size_t head = 0; head < table->num_heads; head++)
         for (size_t range = 0; range < NUM_RANGES; range++)
-            encode(type, expected_item((int64_t)range - 3, head),
-                   (unsigned char *)(uintptr_t)table->items +
-                       (by_range ? range * table->range_stride + head * table->itemsize
-                                 : (head * NUM_RANGES + range) * table->itemsize));
+            set_integer((void *)(uintptr_t)table->items,
+                        by_range ? range * (table->range_stride / table->itemsize) + head
+                                 : head * NUM_RANGES + range,
+                        type, expected_item((int64_t)range - 3, head));
 }
 
 static void check_sums(const buffer *sums, const double *expected)
@@ -453,9 +388,9 @@ static void test_diagonals(const arenas *in, const arenas *of_masks,
                        (ptrdiff_t)(num_diagonals * itemsize));
     check_marks(&diagonals);
     for (size_t i = 0; i < NUM_HEADS * num_diagonals; i++)
-        check_float(of->type,
-                    expected_item(first + (int64_t)(i % num_diagonals), i / num_diagonals),
-                    diagonals.data + i * itemsize);
+        assert(get_item(diagonals.data, i, itemsize) ==
+               encode(of->type,
+                      expected_item(first + (int64_t)(i % num_diagonals), i / num_diagonals)));
     t5b_write_diagonals(diagonals.data, itemsize, NUM_HEADS, of->options & 31 ? &epilogue : NULL,
                         0, QUERY_LENGTH, of->streaming, &matrix);
     check_matrix(of, &out, expected);
@@ -503,7 +438,7 @@ static void test_grid(const arenas *in, size_t k, size_t itemsize, int streaming
 
     t5b_write_pairs(&table, &positions, NULL, 0, QUERY_LENGTH, streaming, &matrix);
     for (size_t i = 0; i < QUERY_LENGTH * k; i++)
-        assert(load_item(out.data + i * itemsize, itemsize) ==
+        assert(get_item(out.data, i, itemsize) ==
                (uint64_t)expected_item((int64_t)(i % k) - (int64_t)(i / k), 0));
     check_marks(&out);
     num_calls++;

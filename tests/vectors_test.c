@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bits.h"
 #include "t5bucket.h"
 
 typedef struct scheme_vector {
@@ -53,38 +54,6 @@ static void *allocate(size_t count, size_t itemsize)
     void *memory = malloc(count * itemsize);
     assert(memory);
     return memory;
-}
-
-/* An item of an array, as an unsigned integer of its size. */
-static uint64_t get_item(const void *array, size_t index, size_t itemsize)
-{
-    uint8_t one;
-    uint16_t two;
-    uint32_t four;
-    uint64_t eight;
-    const char *item = (const char *)array + index * itemsize;
-
-    switch (itemsize) {
-    case 1: memcpy(&one, item, 1); return one;
-    case 2: memcpy(&two, item, 2); return two;
-    case 4: memcpy(&four, item, 4); return four;
-    default: memcpy(&eight, item, 8); return eight;
-    }
-}
-
-static void set_item(void *array, size_t index, size_t itemsize, uint64_t value)
-{
-    const uint8_t one = (uint8_t)value;
-    const uint16_t two = (uint16_t)value;
-    const uint32_t four = (uint32_t)value;
-    char *item = (char *)array + index * itemsize;
-
-    switch (itemsize) {
-    case 1: memcpy(item, &one, 1); break;
-    case 2: memcpy(item, &two, 2); break;
-    case 4: memcpy(item, &four, 4); break;
-    default: memcpy(item, &value, 8); break;
-    }
 }
 
 static uint64_t mix(uint64_t index)
@@ -361,31 +330,6 @@ static void check_pairs(const t5b_table *by_range, const grid_vector *grid,
     t5b_write_pairs(by_range, positions, epilogue, 0, grid->query_length, streaming, &matrix);
     expect_matrix(&matrix, by_range->itemsize, checksum);
     free(matrix.data);
-}
-
-/* A small integer's bits, as every type but float64 has them in the upper half of float32. */
-static uint64_t encode(t5b_float type, int value)
-{
-    static const uint16_t float16_bits[] = {0xc500, 0xc400, 0xc200, 0xc000, 0xbc00, 0,
-                                            0x3c00, 0x4000, 0x4200, 0x4400, 0x4500};
-    const float single = (float)value;
-    const double wide = value;
-    uint32_t bits;
-    uint64_t wide_bits;
-
-    memcpy(&bits, &single, sizeof bits);
-    memcpy(&wide_bits, &wide, sizeof wide_bits);
-    switch (type) {
-    case T5B_FLOAT16: return float16_bits[value + 5];
-    case T5B_BFLOAT16: return bits >> 16;
-    case T5B_FLOAT32: return bits;
-    default: return wide_bits;
-    }
-}
-
-static size_t get_itemsize(t5b_float type)
-{
-    return type == T5B_FLOAT64 ? 8 : type == T5B_FLOAT32 ? 4 : 2;
 }
 
 /* Join the sums of a table's ranges to those of the scheme's; all are small integers. */
