@@ -192,7 +192,8 @@ def test_numpy_integers_and_bools_are_settings_too() -> None:
 
 
 def test_equal_schemes_share_their_rule_and_tables() -> None:
-    first, second = tb.Buckets(40, 200), pickle.loads(pickle.dumps(tb.Buckets(40, 200)))
+    copy = pickle.dumps(tb.Buckets(40, 200))  # what threads make at once, each has for itself
+    first, second = tb.Buckets(40, 200), pickle.loads(copy)
     assert first._rule is second._rule
     dtype = np.dtype(np.uint8)
     assert first._table(dtype) is second._table(dtype)
