@@ -56,7 +56,9 @@ NOT_SANITIZED = [
 ]
 NUM_THREADS = (1, 2, 3, 8, 64)
 BRIEF_NUM_THREADS = (3,)
-ABI3_PYTHONS = ("3.11", "3.12", "3.13")
+# The oldest NumPy that is supported, and the newest.
+NUMPY_OF_PYTHON = {"3.11": "numpy==1.25.*", "3.12": "numpy", "3.13": "numpy"}
+BRIEF_PYTHONS = ("3.11", "3.13")
 MAX_WHEEL_NBYTES = 1_000_000
 MAX_GLIBC_MINOR = 17  # manylinux2014
 PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
@@ -253,7 +255,7 @@ def free_threading(session: nox.Session) -> None:
     prefix = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "free"
     session.run("tools/build_free_threaded_python.sh", str(prefix), external=True)
     python = make_environment(session, str(prefix / "bin/python3"), "venv")
-    install = [python, "-m", "pip", "install", "--quiet", "--only-binary=hypothesis"]
+    install = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
     session.run(
         *install, *TEST_PACKAGES, "pytest-run-parallel", copy_source(session), external=True
     )
@@ -302,9 +304,10 @@ def wheels(session: nox.Session) -> None:
         session.error("the wheel needs a newer system")
     session.run("tar", "-xzf", str(sdist), "-C", str(folder), external=True)
     source = folder / sdist.name.removesuffix(".tar.gz")
-    for version in ABI3_PYTHONS[-1:] if is_brief(session) else ABI3_PYTHONS:
-        found = test_wheel(session, repaired, version, source)
-        record(session, f"The sdist's suite with the wheel, Python {version}, no compiler", found)
+    for version in BRIEF_PYTHONS if is_brief(session) else NUMPY_OF_PYTHON:
+        numpy, found = test_wheel(session, repaired, version, source)
+        promise = f"The sdist's suite with the wheel, Python {version}, NumPy {numpy}, no compiler"
+        record(session, promise, found)
 
 
 def build_twice(session: nox.Session, folder: Path) -> Path:
@@ -349,8 +352,8 @@ def find_python(session: nox.Session, version: str) -> str:
     return found
 
 
-def test_wheel(session: nox.Session, wheel: Path, version: str, source: Path) -> str:
-    """Run the sdist's suite in a fresh environment whose PATH has no compiler."""
+def test_wheel(session: nox.Session, wheel: Path, version: str, source: Path) -> tuple[str, str]:
+    """Run the sdist's suite where no compiler is; return NumPy's version, and what was found."""
     python = make_environment(session, find_python(session, version), f"python{version}")
     no_compiler = source.parent / "bin"
     no_compiler.mkdir(exist_ok=True)
@@ -360,19 +363,12 @@ def test_wheel(session: nox.Session, wheel: Path, version: str, source: Path) ->
         link.symlink_to(shutil.which(program) or session.error(f"{program} is needed"))
     path = f"{Path(python).parent}:{no_compiler}"
     install = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
-    session.run(*install, f"{wheel}[test]", external=True, env={"PATH": path})
+    packages = [f"{wheel}[test]", NUMPY_OF_PYTHON[version]]
+    session.run(*install, *packages, external=True, env={"PATH": path})
+    check = "import numpy; print(numpy.__version__)"
+    numpy = session.run(python, "-P", "-c", check, external=True, silent=True)
     with session.chdir(source):
-        return run_tests(session, python=python, PATH=path)
-
-
-@nox.session(default=False)
-@nox.parametrize("numpy", ["numpy==1.25.*", "numpy"], ids=["oldest", "newest"])
-def numpy(session: nox.Session, numpy: str) -> None:
-    """The suite with the oldest NumPy that is supported, and with the newest."""
-    install(session, *TEST_PACKAGES, numpy)
-    version = session.run("python", "-c", "import numpy; print(numpy.__version__)", silent=True)
-    found = run_tests(session, *NOT_OF_THE_BUILD)
-    record(session, f"The suite with NumPy {str(version).strip()}", found)
+        return str(numpy).strip(), run_tests(session, python=python, PATH=path)
 
 
 @nox.session(default=False)
@@ -443,8 +439,8 @@ def benchmarks(session: nox.Session) -> None:
 
 # Two at a time, in this order: what takes longest begins first.
 PROMISES = [
-    "free_threading", "emulation", "wheels", "optional", "leaks", "fuzz", "paths", "parallel",
-    "sanitizers", "numpy", "core", "conventions",
+    "wheels", "emulation", "paths", "leaks", "free_threading", "fuzz", "parallel", "sanitizers",
+    "conventions", "core",
 ]  # fmt: skip
 BRIEF_PROMISES = [
     "benchmarks", "optional", "wheels", "sanitizers", "paths", "fuzz", "core", "conventions",
