@@ -17,7 +17,10 @@ def allocate(
     try:
         if like is None or like.flags.c_contiguous:
             return np.empty(shape, dtype)
-        return np.empty_like(like, dtype, subok=False)
+        # Not by `empty_like`: where memory is missing, that of NumPy 1 gives the dtype back twice.
+        axes = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
+        memory = np.empty([shape[axis] for axis in axes], dtype)
+        return memory.transpose(sorted(range(like.ndim), key=axes.__getitem__))
     except (MemoryError, ValueError):  # ValueError: more than an address can say
         nbytes = math.prod(shape) * dtype.itemsize
         raise MemoryError(

@@ -14,7 +14,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -62,6 +62,7 @@ NPY_HEADER_READERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+NUM_READS = 10  # of a header, by NumPy, with Python's own parser
 MAX_HEADER_NBYTES = 1 << 16  # of a .npy file; NumPy itself refuses more than 10,000
 DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
 
@@ -206,7 +207,7 @@ def _parse_npy(file: IO[bytes], max_nbytes: int) -> NDArray[Any]:
     if version not in NPY_HEADER_READERS:
         raise ValueError(f"its format has version {version[0]}.{version[1]}")
     try:
-        shape, fortran_order, dtype = NPY_HEADER_READERS[version](header)
+        shape, fortran_order, dtype = _read_npy_header(version, header)
     except MemoryError:  # the parser's own, of a nested header
         raise ValueError("its header is nested too deeply") from None
     if dtype.hasobject:
@@ -219,6 +220,16 @@ def _parse_npy(file: IO[bytes], max_nbytes: int) -> NDArray[Any]:
     array: NDArray[Any] = np.frombuffer(data, dtype)
     array = array.reshape(shape, order="F" if fortran_order else "C")
     return _restore_bfloat16(array)
+
+
+def _read_npy_header(version: tuple[int, int], header: io.BytesIO) -> tuple[Any, bool, Any]:
+    begin = header.tell()
+    for _ in range(NUM_READS):
+        with suppress(SystemError):  # python/cpython#106905: another thread parsed meanwhile
+            header.seek(begin)
+            fields: tuple[Any, bool, Any] = NPY_HEADER_READERS[version](header)
+            return fields
+    raise ValueError("its header cannot be read while other threads parse")
 
 
 def _restore_bfloat16(array: NDArray[Any]) -> NDArray[Any]:

@@ -1,5 +1,6 @@
 # test_positions.py - buckets of arrays: every dtype, shape and layout gives the same answer.
 # SPDX-License-Identifier: BSD-3-Clause
+import itertools
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,15 @@ def test_out_may_overlap_the_input_with_another_item_size() -> None:
         out = memory.view(np.uint8)[shift : shift + 1000]
         tb.Buckets()(memory, dtype=np.uint8, out=out)
         assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("axes", [*itertools.permutations(range(3))])
+@pytest.mark.parametrize("step", [1, -1, 2])
+def test_the_result_keeps_the_memory_order_of_any_axes(axes: tuple[int, ...], step: int) -> None:
+    values = np.arange(6 * 7 * 8).reshape(6, 7, 8)[::step, ::-step, ::step].transpose(axes)
+    found = tb.Buckets()(values, dtype=np.int16)
+    assert found.strides == np.empty_like(values, np.int16).strides
+    assert np.array_equal(found, tb.Buckets()(np.ascontiguousarray(values)))
 
 
 def test_the_result_keeps_the_memory_order_of_the_input() -> None:

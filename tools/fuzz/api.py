@@ -154,7 +154,7 @@ def pairs_of(arguments: dict[str, Any]) -> Any:
 def buckets_of(relative: Any, scheme: tuple[int, int, bool]) -> Any:
     """Buckets by the oracle."""
     array = np.asarray(relative)
-    found = [oracle.bucket(int(d), *scheme) for d in array.flat]
+    found = [oracle.bucket(int(d), *scheme) for d in array.ravel()]
     return np.array(found, np.int64).reshape(array.shape)
 
 
