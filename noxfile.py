@@ -59,6 +59,16 @@ BRIEF_NUM_THREADS = (3,)
 # The oldest NumPy that is supported, and the newest.
 NUMPY_OF_PYTHON = {"3.11": "numpy==1.25.*", "3.12": "numpy", "3.13": "numpy"}
 BRIEF_PYTHONS = ("3.11", "3.13")
+DEBIAN_PACKAGES = {  # by a program of theirs
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    "clang": "clang",
+    "clang-format": "clang-format",
+    "llvm-cov": "llvm",
+    "npx": "npm",
+    "qemu-aarch64": "qemu-user",
+    "s390x-linux-gnu-gcc": "gcc-s390x-linux-gnu libc6-dev-s390x-cross",
+    "valgrind": "valgrind",
+}
 MAX_WHEEL_NBYTES = 1_000_000
 MAX_GLIBC_MINOR = 17  # manylinux2014
 PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
@@ -97,18 +107,17 @@ def is_brief(session: nox.Session) -> bool:
     return "brief" in session.posargs
 
 
-def require(session: nox.Session, **packages: str) -> None:
-    """Install the Debian packages of programs that are missing: ``program="package ..."``."""
-    names = {program.replace("_", "-"): package for program, package in packages.items()}
-    missing = {package for program, package in names.items() if not shutil.which(program)}
+def require(session: nox.Session, *programs: str) -> None:
+    """Install the Debian packages of programs that are missing."""
+    missing = {DEBIAN_PACKAGES[program] for program in programs if not shutil.which(program)}
     if not missing:
         return
+    packages = " ".join(sorted(missing)).split()
     if os.geteuid() != 0:
-        session.error(f"these Debian packages are needed: {' '.join(sorted(missing))}")
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        session.error(f"these Debian packages are needed: {' '.join(packages)}")
     session.run("apt-get", "update", "--quiet=2", external=True, silent=True)
-    install = ["apt-get", "install", "--yes", "--quiet=2", *" ".join(missing).split()]
-    session.run(*install, external=True, silent=True, env=quiet)
+    install = ["apt-get", "install", "--yes", "--quiet=2", *packages]
+    session.run(*install, external=True, silent=True, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 
 def run_tests(
@@ -168,7 +177,7 @@ def sanitizers(session: nox.Session) -> None:
 @nox.session(python=False, default=False)
 def core(session: nox.Session) -> None:
     """The C core's own programs: under valgrind, and between guard pages."""
-    require(session, valgrind="valgrind")
+    require(session, "valgrind")
     for name, arguments in {"core_test": ["19"], "vectors_test": []}.items():
         program = compile_c(session, name, "-O2", "-g")
         begin = time.monotonic()
@@ -184,7 +193,7 @@ def core(session: nox.Session) -> None:
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """The fuzz targets, a minute each."""
-    require(session, clang="clang", llvm_cov="llvm")
+    require(session, "clang", "llvm-cov")
     session.install(*TEST_PACKAGES, "atheris", "coverage", "safetensors", "setuptools>=77")
     seconds = "20" if is_brief(session) else "60"
     output = session.run("python", "tools/fuzz/run.py", seconds, "--seed", "1", silent=True)
@@ -388,7 +397,7 @@ def optional(session: nox.Session) -> None:
 @nox.session(default=False)
 def conventions(session: nox.Session) -> None:
     """Formatters, linters and type checkers, and what audits the repository and its workflows."""
-    require(session, clang_format="clang-format", npx="npm")
+    require(session, "clang-format", "npx")
     session.install(
         f"{copy_source(session)}[lint,benchmark]",
         "sp-repo-review[cli]",
@@ -422,7 +431,7 @@ def conventions(session: nox.Session) -> None:
 @nox.session(default=False)
 def benchmarks(session: nox.Session) -> None:
     """Instructions of some calls against their record, and every benchmark once."""
-    require(session, valgrind="valgrind")
+    require(session, "valgrind")
     install(session, *OPTIONAL_PACKAGES, "asv", "ml_dtypes", "virtualenv")
     session.run("python", "-P", "benchmarks/instructions.py")
     commit = str(session.run("git", "rev-parse", "HEAD", external=True, silent=True)).strip()
@@ -452,6 +461,7 @@ BRIEF_PROMISES = [
 def trust(session: nox.Session) -> None:
     """All of it, two sessions at a time; what they print goes to build/trust."""
     FIGURES.mkdir(parents=True, exist_ok=True)
+    require(session, *DEBIAN_PACKAGES)  # not two sessions at a time
 
     def show(name: str) -> bool:
         begin = time.monotonic()
