@@ -380,15 +380,34 @@ def test_wheel(session: nox.Session, wheel: Path, version: str, source: Path) ->
         return str(numpy).strip(), run_tests(session, python=python, PATH=path)
 
 
+# ---- what needs every optional package ----
+
+
 @nox.session(default=False)
 def optional(session: nox.Session) -> None:
-    """The suite with every optional package: no test may be skipped."""
-    install(session, *TEST_PACKAGES, *OPTIONAL_PACKAGES)
+    """The suite with every optional package: no test may be skipped; then each benchmark once."""
+    require(session, "valgrind")
+    install(session, *TEST_PACKAGES, *OPTIONAL_PACKAGES, "asv", "virtualenv")
     # The programs in C do not change with what is installed.
     found = run_tests(session, "--ignore=tests/test_c_core.py")
     record(session, "The suite with every optional package", found)
     if "skipped" in found:
         session.error("tests were skipped")
+    session.run("python", "-P", "benchmarks/instructions.py")
+    run_benchmarks(session)
+
+
+def run_benchmarks(session: nox.Session) -> None:
+    """Let asv run each benchmark once."""
+    commit = str(session.run("git", "rev-parse", "HEAD", external=True, silent=True)).strip()
+    environment = f"existing:{Path(session.bin) / 'python'}"
+    options = ["--quick", "--show-stderr", "--set-commit-hash", commit]
+    with session.chdir("benchmarks"):
+        session.run("asv", "machine", "--yes", silent=True)
+        output = session.run("asv", "run", "--environment", environment, *options, silent=True)
+    session.log(str(output))
+    if re.search(r"(?<![a-z])failed", str(output)):
+        session.error("a benchmark failed")
 
 
 # ---- conventions ----
@@ -428,32 +447,13 @@ def conventions(session: nox.Session) -> None:
     record(session, "`actionlint`", " ".join(str(linted).split()))
 
 
-@nox.session(default=False)
-def benchmarks(session: nox.Session) -> None:
-    """Instructions of some calls against their record, and every benchmark once."""
-    require(session, "valgrind")
-    install(session, *OPTIONAL_PACKAGES, "asv", "ml_dtypes", "virtualenv")
-    session.run("python", "-P", "benchmarks/instructions.py")
-    commit = str(session.run("git", "rev-parse", "HEAD", external=True, silent=True)).strip()
-    python = Path(session.bin) / "python"
-    options = ["--quick", "--show-stderr", "--set-commit-hash", commit]
-    with session.chdir("benchmarks"):
-        session.run("asv", "machine", "--yes", silent=True)
-        command = ["asv", "run", "--environment", f"existing:{python}", *options]
-        output = str(session.run(*command, silent=True))
-    session.log(output)
-    if re.search(r"(?<![a-z])failed", output):
-        session.error("a benchmark failed")
-
-
 # Two at a time, in this order: what takes longest begins first.
 PROMISES = [
     "wheels", "emulation", "paths", "leaks", "free_threading", "fuzz", "parallel", "sanitizers",
     "conventions", "core",
 ]  # fmt: skip
 BRIEF_PROMISES = [
-    "benchmarks", "optional", "wheels", "sanitizers", "paths", "fuzz", "core", "conventions",
-    "emulation",
+    "optional", "wheels", "sanitizers", "paths", "fuzz", "core", "conventions", "emulation",
 ]  # fmt: skip
 
 
