@@ -5,7 +5,7 @@
 # ///
 """Run by nox (``python -m pip install nox``), on Debian or a relative of it.
 
-    nox                all promises, two at a time, and then the table of docs/trust.md
+    nox                all of them, two at a time, and then the table of docs/trust.md
     nox -s wheels      one
     nox -- brief       what each change has to keep, as far as there is time for it
 
@@ -104,7 +104,9 @@ def install(session: nox.Session, *packages: str, **variables: str) -> None:
 
 def is_brief(session: nox.Session) -> bool:
     """Whether the command line asks for the short form."""
-    return "brief" in session.posargs
+    if session.posargs not in ([], ["brief"]):
+        session.error(f"after -- only 'brief' is understood, got {session.posargs}")
+    return bool(session.posargs)
 
 
 def require(session: nox.Session, *programs: str) -> None:
@@ -205,7 +207,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session(default=False)
 def leaks(session: nox.Session) -> None:
     """No growth over 100,000 calls."""
-    install(session, "ml_dtypes")
+    install(session, "ml_dtypes", "torch==2.13.0")
     output = session.run("python", "-P", "tools/leaks.py", silent=True)
     promise = "Functions of `t5bucket` that grow, each called 100,000 times; variants, less often"
     record(session, promise, last_line(output))
@@ -460,7 +462,9 @@ BRIEF_PROMISES = [
 @nox.session(python=False)
 def trust(session: nox.Session) -> None:
     """All of it, two sessions at a time; what they print goes to build/trust."""
-    FIGURES.mkdir(parents=True, exist_ok=True)
+    promises = BRIEF_PROMISES if is_brief(session) else PROMISES
+    shutil.rmtree(FIGURES, ignore_errors=True)  # the table is of one run
+    FIGURES.mkdir(parents=True)
     require(session, *DEBIAN_PACKAGES)  # not two sessions at a time
 
     def show(name: str) -> bool:
@@ -475,7 +479,7 @@ def trust(session: nox.Session) -> None:
 
     begin = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        failed = [*pool.map(show, BRIEF_PROMISES if is_brief(session) else PROMISES)]
+        failed = [*pool.map(show, promises)]
     if any(failed):
         session.error("not all promises were shown")
     minutes = (time.monotonic() - begin) / 60

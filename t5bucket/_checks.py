@@ -166,20 +166,27 @@ def tile(value: Any) -> tuple[int, int]:
     return integer("tile", rows, 1), integer("tile", columns, 1)
 
 
+def plain(name: str, value: Any) -> NDArray[Any]:
+    """View an array of a subclass as what it is: attributes of a subclass may say anything."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
+    array: NDArray[Any] = np.ndarray.view(value, np.ndarray)
+    return array
+
+
 def matrices(
     name: str, value: Any, num_heads: int, lengths: tuple[int, int] | None = None
 ) -> NDArray[Any]:
     """Check the shape ``(..., num_heads, query_length, key_length)`` of an array."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
-    is_matrix = value.ndim >= 3 and value.shape[-3] == num_heads
-    if not is_matrix or lengths not in (None, value.shape[-2:]):
+    array: NDArray[Any] = value if type(value) is np.ndarray else plain(name, value)
+    is_matrix = array.ndim >= 3 and array.shape[-3] == num_heads
+    if not is_matrix or lengths not in (None, array.shape[-2:]):
         query_length, key_length = lengths or ("query_length", "key_length")
         raise ValueError(
             f"{name} must have shape (..., {num_heads}, {query_length}, {key_length}), "
-            f"got {value.shape}"
+            f"got {array.shape}"
         )
-    return value
+    return array
 
 
 def output(
@@ -188,19 +195,18 @@ def output(
     """Check ``out`` and return it as a plain array, or allocate it if it is None."""
     if out is None:
         return allocate(shape, dtype)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
-    if out.dtype is not dtype and out.dtype != dtype:
-        raise TypeError(f"{name} must have dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {out.shape}")
-    if not out.flags.writeable:
+    array: NDArray[Any] = out if type(out) is np.ndarray else plain(name, out)
+    if array.dtype is not dtype and array.dtype != dtype:
+        raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if not array.flags.writeable:
         raise ValueError(f"{name} must be writeable, got a read-only array")
-    return out if type(out) is np.ndarray else out.view(np.ndarray)  # np.matrix has its own axes
+    return array
 
 
-def same_dtype(name: str, array: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def same_dtype(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Check that an array has a dtype, in any byte order."""
     if array.dtype.name != dtype.name:
         raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
-    return array if type(array) is np.ndarray else array.view(np.ndarray)
+    return array

@@ -51,14 +51,17 @@ def run(
     parts = Parts(work, count, max(1, -(-count // num_parts)))
     helpers: list[threading.Thread] = []
     try:
+        starting: threading.Thread | None = None
         try:
             for _ in range(min(num_threads, parts.count) - 1):
-                helpers.append(threading.Thread(target=parts.help, name="t5bucket", daemon=True))
-                helpers[-1].start()
+                starting = None
+                starting = threading.Thread(target=parts.help, name="t5bucket", daemon=True)
+                helpers.append(starting)
+                starting.start()
         except (RuntimeError, MemoryError) as error:
             # The system has no more threads, or no memory for one: the caller does the parts. But
             # what a signal's handler raises meanwhile is not ours to keep.
-            if type(error) not in (RuntimeError, MemoryError) or _has_started(helpers):
+            if type(error) not in (RuntimeError, MemoryError) or _has_started(starting):
                 raise
         parts.take_all()
     finally:
@@ -66,8 +69,8 @@ def run(
     parts.raise_error()
 
 
-def _has_started(helpers: list[threading.Thread]) -> bool:
-    return bool(helpers) and helpers[-1].ident is not None
+def _has_started(thread: threading.Thread | None) -> bool:
+    return thread is not None and thread.ident is not None
 
 
 class Parts:
@@ -168,9 +171,11 @@ def default_num_threads() -> int:
 def _read_setting() -> int | None:
     setting = os.environ.get("T5BUCKET_NUM_THREADS")
     if setting is not None:
-        if not (setting.isascii() and setting.isdigit() and int(setting) >= 1):
+        # Python itself refuses to read more than some thousands of digits.
+        is_number = setting.isascii() and setting.isdigit() and len(setting) < 100
+        if not (is_number and int(setting) >= 1):
             raise ValueError(
-                f"T5BUCKET_NUM_THREADS must be an integer of at least 1, got {setting!r}"
+                f"T5BUCKET_NUM_THREADS must be an integer of at least 1, got {setting[:100]!r}"
             )
         return int(setting)
     return None

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -62,6 +63,10 @@ NPY_HEADER_READERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# A scheme of thousands of buckets up to 2^62 takes seconds to make, which a file may not ask for.
+MAX_CONFIGURED_BUCKETS = 4096
+MAX_AXES = 64  # of NumPy's arrays
+MAX_REASON_LENGTH = 300  # of what is wrong with a file, in characters
 NUM_READS = 10  # of a header, by NumPy, with Python's own parser
 MAX_HEADER_NBYTES = 1 << 16  # of a .npy file; NumPy itself refuses more than 10,000
 DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
@@ -90,6 +95,11 @@ class LoadedTable(NamedTuple):
         )
         if settings is None:
             return num_buckets, self.kind.max_distance, bidirectional
+        if num_buckets > MAX_CONFIGURED_BUCKETS:
+            raise ValueError(
+                f"weight must have at most {MAX_CONFIGURED_BUCKETS} buckets for the scheme to be "
+                f"read from {config_path}, got {num_buckets}; name the scheme by buckets="
+            )
         if settings[0] != num_buckets:
             raise ValueError(
                 f"weight must have as many buckets as {config_path} says, {settings[0]}, "
@@ -112,6 +122,8 @@ def load_table(
     TypeError
         If the tensor is no table of floating-point numbers.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a path, got {path!r}")
     path = Path(path)
     if tensor is not None and not isinstance(tensor, str):
         raise TypeError(f"tensor must be a name, got {tensor!r}")
@@ -119,6 +131,10 @@ def load_table(
         heads_first = flag("heads_first", heads_first)
     if path.suffix not in FORMATS:
         raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {path}")
+    mode = path.stat().st_mode
+    # A pipe waits for ever, and a device has no end; to open a folder is an error by itself.
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"path must be a regular file, got {path}")
     with _refusing_damage(path):
         loaders = FORMATS[path.suffix](path)
     name = _choose(loaders, tensor, path)
@@ -143,7 +159,10 @@ def _refusing_damage(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename:  # else a seek to a place that is not
             raise
-        raise ValueError(f"path must be a sound {path.suffix} file, got {path} ({error})") from None
+        reason = str(error)[:MAX_REASON_LENGTH]
+        raise ValueError(
+            f"path must be a sound {path.suffix} file, got {path} ({reason})"
+        ) from None
 
 
 def _choose(loaders: Loaders, tensor: str | None, path: Path) -> str:
@@ -191,9 +210,14 @@ def _open_npy(path: Path) -> Loaders:
 
 def _open_npz(path: Path) -> Loaders:
     def read(name: str) -> NDArray[Any]:
-        with zipfile.ZipFile(path) as archive, archive.open(name) as member:
-            max_nbytes = archive.getinfo(name).compress_size * DEFLATE_MAX_RATIO
-            return _parse_npy(member, max_nbytes)
+        with (
+            path.open("rb") as file,
+            zipfile.ZipFile(file) as archive,
+            archive.open(name) as member,
+        ):
+            # What the archive says of a member's size may be wrong.
+            nbytes = min(archive.getinfo(name).compress_size, os.fstat(file.fileno()).st_size)
+            return _parse_npy(member, nbytes * DEFLATE_MAX_RATIO)
 
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -259,7 +283,10 @@ def _read_safetensors(
         raise ValueError(f"{name} has dtype {entry['dtype']}, not one of F16, BF16, F32, F64")
     dtype = SAFETENSORS_DTYPES[entry["dtype"]]()
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in [*shape, begin, end]):
+    numbers = [*shape, begin, end]  # so many digits, or so many numbers, multiply for ever
+    if len(shape) > MAX_AXES or not all(
+        type(number) is int and 0 <= number <= data_nbytes for number in numbers
+    ):
         raise ValueError(f"{name} has shape {shape} at {begin} to {end}")
     if end > data_nbytes or end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} has shape {shape}, but {end - begin} of {data_nbytes} bytes")

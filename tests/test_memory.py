@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import itertools
 import json
 import linecache
 import os
@@ -196,14 +197,19 @@ def test_one_thread_does_the_work_of_those_that_cannot_start(limit: str) -> None
     run_job("compute_without_threads", limit)
 
 
+@pytest.mark.parametrize("started", [0, 1, 2])
 @pytest.mark.parametrize("place", ["__init__", "start"])
-def test_a_thread_without_memory_leaves_its_part_to_the_caller(
-    place: str, monkeypatch: pytest.MonkeyPatch
+def test_a_thread_without_memory_leaves_its_part_to_the_others(
+    place: str, started: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = BIAS.matrix(1024, 1024, num_threads=1)
+    function = getattr(threading.Thread, place)
+    calls = itertools.count()
 
     def fail(*arguments: Any, **options: Any) -> None:
-        raise MemoryError
+        if next(calls) >= started:
+            raise MemoryError
+        function(*arguments, **options)
 
     monkeypatch.setattr(threading.Thread, place, fail)
     assert np.array_equal(BIAS.matrix(1024, 1024, num_threads=4), expected)

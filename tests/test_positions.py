@@ -1,6 +1,7 @@
 # test_positions.py - buckets of arrays: every dtype, shape and layout gives the same answer.
 # SPDX-License-Identifier: BSD-3-Clause
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,32 @@ def test_a_0d_array_of_any_layout_gives_a_scalar(layout: str) -> None:
     for value in (5, -1, 900):
         scalar = relayout(np.array([value]), layout)[0:1].reshape(())
         assert tb.Buckets()(scalar) == tb.Buckets()(value)
+
+
+class Liar(np.ndarray):
+    """An array that says that its items are larger than they are."""
+
+    dtype = property(lambda self: np.dtype(np.float32))
+    view: Any = None
+
+
+def test_a_subclass_that_lies_is_seen_as_what_it_is() -> None:
+    bias = tb.RelativeAttentionBias(np.ones((32, 2), np.float32), tb.Buckets())
+    memory = np.zeros((3, 2, 4, 4), np.uint8)
+    liar = np.ndarray.view(memory[1], Liar)
+    calls: list[Callable[[], Any]] = [
+        lambda: bias.matrix(4, 4, out=liar),
+        lambda: bias.matrix(4, 4, out=liar, accumulate=True),
+        lambda: bias.matrix_at(np.arange(4), out=liar),
+        lambda: bias.add_to(liar),
+        lambda: bias.weight_gradient(liar),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="must have dtype float32, got uint8"):
+            call()
+    with pytest.raises(TypeError, match="out must have dtype int64, got uint8"):
+        tb.Buckets().grid(4, 4, dtype=np.int64, out=liar[0])
+    assert not memory.any()
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")

@@ -172,7 +172,7 @@ def test_the_last_level_cache_is_that_of_one_processor(tmp_path: Path) -> None:
     assert _machine.read_cache_nbytes(str(tmp_path / "missing")) == 8 << 20
 
 
-@pytest.mark.parametrize("setting", ["", "0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("setting", ["", "0", "-1", "two", "1.5", "9" * 5000])
 def test_a_bad_environment_setting_is_refused(
     setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

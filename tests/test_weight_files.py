@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import pickle
 import struct
 import tracemalloc
@@ -304,6 +305,63 @@ def test_npy_headers_that_promise_too_much_are_refused(
             archive.writestr("x.npy", content)
     with pytest.raises(ValueError, match="path must be a sound"):
         load(path)
+
+
+def test_numbers_that_would_multiply_for_ever_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    digits = b"9" * 4000
+    for shape in ([digits] * 1000, [b"1"] * 100_000):
+        entry = b'{"dtype":"F32","shape":[' + b",".join(shape) + b'],"data_offsets":[0,512]}'
+        header = b'{"x":' + entry + b"}"
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(512))
+        with pytest.raises(ValueError, match="path must be a sound") as caught:
+            load(path)
+        assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_that_lies_about_its_members_gets_no_memory(method: int, tmp_path: Path) -> None:
+    with io.BytesIO() as memory:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (32, 1 << 22)}
+        np.lib.format.write_array_header_1_0(memory, header)
+        content = memory.getvalue()
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.npy", content)
+    whole = bytearray(path.read_bytes())
+    directory = whole.index(b"PK\x01\x02")
+    whole[directory + 20 : directory + 28] = struct.pack("<II", 1 << 30, len(content) + (1 << 29))
+    path.write_bytes(whole)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="path must be a sound"):
+        load(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 22
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_no_regular_file_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="path must be a regular file, got"):
+        load(path)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x.npy"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(TypeError, match="path must be a path, got "):
+        load(path)
+
+
+def test_a_configuration_may_not_ask_for_seconds(tmp_path: Path) -> None:
+    settings = {"relative_attention_num_buckets": 5000, "relative_attention_max_distance": 2**62}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    path = write(tmp_path / "x.safetensors", {T5: np.zeros((5000, 1), np.float32)})
+    with pytest.raises(ValueError, match="weight must have at most 4096 buckets"):
+        load(path)
+    assert load(path, buckets=tb.Buckets(5000, 10_000)).num_heads == 1
 
 
 @pytest.mark.parametrize(("failures", "is_read"), [(3, True), (100, False)])
