@@ -122,7 +122,7 @@ class RelativeAttentionBias:
             ``rel_attn_embed.weight``, or the only one there is.
         buckets : Buckets, optional
             By default that of a ``config.json`` beside the file, if it describes
-            relative position buckets; otherwise as many buckets as the table
+            relative position buckets (at most 4096); otherwise as many buckets as the table
             has rows and the family's usual ``max_distance`` (128, WavLM 800;
             LayoutLM's axes 256, UDOP's 100). The tensor of a decoder is
             unidirectional.
@@ -138,9 +138,11 @@ class RelativeAttentionBias:
         ------
         OSError
             If the file cannot be read.
+        TypeError
+            If `path` is no path, or the tensor has no floating-point dtype.
         ValueError
-            If it is damaged or holds no table, or if several tensors match: the
-            message lists them.
+            If it is no regular file, damaged, or holds no table, or if several
+            tensors match: the message lists them.
         ImportError
             If a bfloat16 table needs ``ml_dtypes``.
 
