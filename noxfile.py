@@ -461,7 +461,7 @@ BRIEF_PROMISES = [
 
 @nox.session(python=False)
 def trust(session: nox.Session) -> None:
-    """All of it, two sessions at a time; what they print goes to build/trust."""
+    """All of it, two sessions at a time; their figures go into docs/trust.md, if not in brief."""
     promises = BRIEF_PROMISES if is_brief(session) else PROMISES
     shutil.rmtree(FIGURES, ignore_errors=True)  # the table is of one run
     FIGURES.mkdir(parents=True)
@@ -484,19 +484,23 @@ def trust(session: nox.Session) -> None:
         session.error("not all promises were shown")
     minutes = (time.monotonic() - begin) / 60
     record(session, "All of it, two sessions at a time", f"{minutes:.0f} min")
+    rows = list_figures()
+    print(*rows, sep="\n")
+    if not is_brief(session):
+        write_table(rows)
 
 
-@nox.session(python=False)
-def figures(session: nox.Session) -> None:
-    """Print the figures that the sessions recorded, and write them into docs/trust.md."""
+def list_figures() -> list[str]:
+    """List what the sessions recorded, as rows of a table."""
     rows = ["| promise | figure |", "|---|---|"]
     for path in sorted(FIGURES.glob("*.json"), key=lambda path: path.stat().st_mtime):
-        rows += [
-            f"| {promise} | {found} |" for promise, found in json.loads(path.read_text()).items()
-        ]
-    print(*rows, sep="\n")
-    if is_brief(session):
-        return
+        figures = json.loads(path.read_text())
+        rows += [f"| {promise} | {figure} |" for promise, figure in figures.items()]
+    return rows
+
+
+def write_table(rows: list[str]) -> None:
+    """Write a table into docs/trust.md."""
     text = TABLE.read_text()
     begin, end = (f"<!-- figures: {place} -->" for place in ("begin", "end"))
     head, tail = text.split(begin)[0], text.split(end)[1]

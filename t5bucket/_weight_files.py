@@ -283,11 +283,10 @@ def _read_safetensors(
         raise ValueError(f"{name} has dtype {entry['dtype']}, not one of F16, BF16, F32, F64")
     dtype = SAFETENSORS_DTYPES[entry["dtype"]]()
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
-    numbers = [*shape, begin, end]  # so many digits, or so many numbers, multiply for ever
-    if len(shape) > MAX_AXES or not all(
-        type(number) is int and 0 <= number <= data_nbytes for number in numbers
-    ):
-        raise ValueError(f"{name} has shape {shape} at {begin} to {end}")
+    if len(shape) > MAX_AXES:  # so many numbers multiply for ever
+        raise ValueError(f"{name} has {len(shape)} axes")
+    if not all(type(n) is int and 0 <= n <= data_nbytes for n in [*shape, begin, end]):
+        raise ValueError(f"{name} lies at {begin} to {end} of {data_nbytes} with shape {shape}")
     if end > data_nbytes or end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} has shape {shape}, but {end - begin} of {data_nbytes} bytes")
     with path.open("rb") as file:

@@ -307,16 +307,25 @@ def test_npy_headers_that_promise_too_much_are_refused(
         load(path)
 
 
-def test_numbers_that_would_multiply_for_ever_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([b"9" * 4000] * 1000, "x has 1000 axes"),
+        ([b"1"] * 100_000, "x has 100000 axes"),
+        ([b"9" * 4000] * 2, "x lies at 0 to 512 of 512 with shape"),
+    ],
+)
+def test_numbers_that_would_multiply_for_ever_are_refused_before(
+    shape: list[bytes], message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "x.safetensors"
-    digits = b"9" * 4000
-    for shape in ([digits] * 1000, [b"1"] * 100_000):
-        entry = b'{"dtype":"F32","shape":[' + b",".join(shape) + b'],"data_offsets":[0,512]}'
-        header = b'{"x":' + entry + b"}"
-        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(512))
-        with pytest.raises(ValueError, match="path must be a sound") as caught:
-            load(path)
-        assert len(str(caught.value)) < 1000
+    entry = b'{"dtype":"F32","shape":[' + b",".join(shape) + b'],"data_offsets":[0,512]}'
+    header = b'{"x":' + entry + b"}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(512))
+    with pytest.raises(ValueError, match="path must be a sound") as caught:
+        load(path)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -324,7 +333,7 @@ def test_an_archive_that_lies_about_its_members_gets_no_memory(method: int, tmp_
     with io.BytesIO() as memory:
         header = {"descr": "<f4", "fortran_order": False, "shape": (32, 1 << 22)}
         np.lib.format.write_array_header_1_0(memory, header)
-        content = memory.getvalue()
+        content = memory.getvalue() + bytes(70_000)  # more than is read with the header
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("x.npy", content)
@@ -340,11 +349,10 @@ def test_an_archive_that_lies_about_its_members_gets_no_memory(method: int, tmp_
     assert peak < 1 << 22
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_no_regular_file_is_refused(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"x{suffix}"
-    os.mkfifo(path)
+    path.symlink_to(os.devnull)  # a device that ends, so that a wrong answer is no endless one
     with pytest.raises(ValueError, match="path must be a regular file, got"):
         load(path)
 
