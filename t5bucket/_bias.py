@@ -706,12 +706,8 @@ class RelativeAttentionBias:
         """Check a scale; None if it changes nothing."""
         if scale is None:
             return None
-        number = _checks.real("scale", scale)
-        with np.errstate(over="ignore"):
-            factor = (np.float64 if self._dtype == np.float64 else np.float32)(number)
-        if not np.isfinite(factor):
-            raise ValueError(f"scale must be finite in {factor.dtype}, got {scale}")
-        return factor
+        is_double = self._dtype == np.float64
+        return (np.float64 if is_double else np.float32)(_checks.scale(scale, is_double))
 
     def _times(self, scale: float | None) -> RelativeTable:
         """Items of the table times a scale."""

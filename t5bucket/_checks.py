@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
 }
 FLOATS = ("float16", "bfloat16", "float32", "float64")  # weights; in the order of t5b_float
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+FLOAT32_END = 2.0**128 - 2.0**103  # float32 rounds it to infinity, and less to a number
 
 
 def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT64_MAX) -> int:
@@ -46,6 +49,8 @@ def flag(name: str, value: Any) -> bool:
 
 def real(name: str, value: Any) -> float:
     """Check a real number, of Python or NumPy."""
+    if type(value) is float:
+        return value
     try:
         array = np.asarray(value)
         is_real = array.dtype.kind in "iuf" or array.dtype.name in FLOATS or type(value) is int
@@ -56,6 +61,15 @@ def real(name: str, value: Any) -> float:
     except (TypeError, ValueError, RuntimeError):
         pass
     raise TypeError(f"{name} must be a real number, got {value!r}")
+
+
+def scale(value: Any, is_double: bool) -> float:
+    """Check the factor of weights, which is rounded to float32 unless they are float64."""
+    number = real("scale", value)
+    if not abs(number) < (math.inf if is_double else FLOAT32_END):
+        dtype = "float64" if is_double else "float32"
+        raise ValueError(f"scale must be finite in {dtype}, got {value}")
+    return number
 
 
 def num_threads(value: Any) -> int | None:
@@ -187,6 +201,14 @@ def matrices(
             f"got {array.shape}"
         )
     return array
+
+
+def mask_shape(shape: Sequence[int], matrix_shape: Sequence[int]) -> None:
+    """Check that a mask broadcasts to ``(..., num_heads, q, k)``."""
+    sizes = zip(reversed(shape), reversed(matrix_shape), strict=False)
+    if any(size not in (1, length) for size, length in sizes):
+        lengths = ", ".join(map(str, matrix_shape))
+        raise ValueError(f"mask must broadcast to (..., {lengths}), got shape {tuple(shape)}")
 
 
 def output(

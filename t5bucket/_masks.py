@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _core
 from t5bucket._arrays import broadcast, finite_minimum, is_direct, round_floats
-from t5bucket._checks import FLOATS, as_array, flag, real
+from t5bucket._checks import FLOATS, as_array, flag, mask_shape, real
 from t5bucket._positions import Pairs, check_pair, flatten_batch
 
 EVERY = slice(None)
@@ -146,9 +146,7 @@ class Masks:
         return query, key
 
     def _set_mask(self, mask: NDArray[Any]) -> None:
-        if broadcast(mask.shape[-3:], self.shape) != self.shape:
-            shape = ", ".join(map(str, self.shape))
-            raise ValueError(f"mask must broadcast to (..., {shape}), got shape {mask.shape}")
+        mask_shape(mask.shape, self.shape)
         self._join_batch("mask", mask.shape[:-3])
         if mask.dtype == bool:
             self._keep = mask

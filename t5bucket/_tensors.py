@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from t5bucket._arrays import allocate, bfloat16
@@ -39,9 +38,13 @@ def _is_watched() -> bool:
         torch.compiler.is_compiling()
         or _get_tracing_state() is not None
         or _len_torch_dispatch_stack()
-        or peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
+        or is_transformed()
     )
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func``, or forward mode, is active; compiled or not."""
+    return bool(torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
 
 
 def needs_gradient(tensor: torch.Tensor) -> bool:

@@ -4,22 +4,25 @@
 
 The functions are registered as operators ``torch.ops.t5bucket``, with their
 gradients and their shapes, so that ``torch.compile`` and ``torch.export`` take
-them as they are. Tensors are read and written without a copy.
+them as they are. Tensors are read and written without a copy. Inside of a transform
+of ``torch.func``, or in forward mode, PyTorch's own functions compute the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
 from typing import Any
 
 try:
     import torch
+    from torch.autograd import forward_ad
 except ImportError:
     raise ImportError("t5bucket.torch needs PyTorch: pip install 't5bucket[torch]'") from None
 
 from t5bucket import _checks
 from t5bucket._buckets import Buckets
+from t5bucket._composite import compose_bias, compose_bias_at, transpose
 from t5bucket._tensors import (
     FLOATS,
     INTEGERS,
@@ -29,6 +32,7 @@ from t5bucket._tensors import (
     fill_bias,
     fill_bias_at,
     is_plain,
+    is_transformed,
     mask_options,
     needs_gradient,
     num_threads_of,
@@ -36,6 +40,8 @@ from t5bucket._tensors import (
 )
 
 __all__ = ["compute_bias", "compute_bias_at"]
+
+Kernel = Callable[..., torch.Tensor]
 
 
 def compute_bias(
@@ -103,6 +109,8 @@ def compute_bias(
     lengths = (query_length, key_length, query_offset, key_offset)
     if is_plain(weight, mask) and not needs_gradient(weight):
         return fill_bias(weight, mask, buckets, *lengths, causal, scale)
+    if is_transformed():
+        return compose_bias(weight, mask, buckets, *lengths, causal, scale)
     return torch.ops.t5bucket.bias(weight, mask, _settings(buckets), *lengths, causal, scale, False)
 
 
@@ -157,6 +165,8 @@ def compute_bias_at(
     positions = (query_positions, key_positions)
     if is_plain(weight, mask, *positions) and not needs_gradient(weight):
         return fill_bias_at(weight, *positions, mask, buckets, causal, scale)
+    if is_transformed():
+        return compose_bias_at(weight, *positions, mask, buckets, causal, scale)
     return torch.ops.t5bucket.bias_at(
         weight, *positions, mask, _settings(buckets), causal, scale, False
     )
@@ -167,9 +177,9 @@ def compute_bias_at(
 
 def _check(weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any) -> None:
     _checks.flag("causal", causal)
-    if scale is not None:
-        _checks.real("scale", scale)
     _check_tensor("weight", weight, FLOATS, "float16, bfloat16, float32 or float64")
+    if scale is not None:
+        _checks.scale(scale, is_double=weight.dtype == torch.float64)
     if weight.ndim != 2:
         raise ValueError(
             f"weight must have two axes, buckets and heads, got shape {tuple(weight.shape)}"
@@ -239,7 +249,23 @@ def _new_weight(gradient: torch.Tensor, settings: Sequence[int]) -> torch.Tensor
 # ---- operators: the bias and its adjoint, each of which is the other's gradient ----
 
 
+def _backward_only(kernel: Kernel) -> Kernel:
+    """Refuse forward mode, in which PyTorch takes the derivative of an operator for 0."""
+
+    @wraps(kernel)
+    def checked(*arguments: Any) -> torch.Tensor:
+        if forward_ad._current_level >= 0:
+            raise NotImplementedError(
+                "torch.ops.t5bucket must not be called in forward mode: "
+                "call the functions of t5bucket.torch"
+            )
+        return kernel(*arguments)
+
+    return checked
+
+
 @torch.library.custom_op("t5bucket::bias", mutates_args=())
+@_backward_only
 def _bias(
     weight: torch.Tensor,
     mask: torch.Tensor | None,
@@ -257,6 +283,7 @@ def _bias(
 
 
 @torch.library.custom_op("t5bucket::bias_gradient", mutates_args=())
+@_backward_only
 def _bias_gradient(
     gradient: torch.Tensor,
     mask: torch.Tensor | None,
@@ -279,6 +306,7 @@ def _bias_gradient(
 
 
 @torch.library.custom_op("t5bucket::bias_at", mutates_args=())
+@_backward_only
 def _bias_at(
     weight: torch.Tensor,
     query_positions: torch.Tensor,
@@ -294,6 +322,7 @@ def _bias_at(
 
 
 @torch.library.custom_op("t5bucket::bias_at_gradient", mutates_args=())
+@_backward_only
 def _bias_at_gradient(
     gradient: torch.Tensor,
     query_positions: torch.Tensor,
@@ -319,6 +348,7 @@ def _bias_at_gradient(
 
 
 @_bias.register_fake
+@_backward_only
 def _(
     weight: torch.Tensor,
     mask: torch.Tensor | None,
@@ -331,6 +361,7 @@ def _(
 
 
 @_bias_at.register_fake
+@_backward_only
 def _(
     weight: torch.Tensor,
     query_positions: torch.Tensor,
@@ -344,6 +375,7 @@ def _(
 
 
 @_bias_gradient.register_fake
+@_backward_only
 def _(
     gradient: torch.Tensor, mask: torch.Tensor | None, settings: Sequence[int], *_: Any
 ) -> torch.Tensor:
@@ -351,6 +383,7 @@ def _(
 
 
 @_bias_at_gradient.register_fake
+@_backward_only
 def _(
     gradient: torch.Tensor,
     query_positions: torch.Tensor,
@@ -362,7 +395,7 @@ def _(
     return _new_weight(gradient, settings)
 
 
-# ---- their gradients ----
+# ---- their gradients: the other operator, or what takes its place in a transform ----
 
 
 def _save_bias(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -373,7 +406,13 @@ def _save_bias(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 def _differentiate_bias(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
     (mask,) = ctx.saved_tensors
-    return (torch.ops.t5bucket.bias_gradient(gradient, mask, *ctx.options), *(None,) * 9)
+    if is_transformed():
+        settings, *offsets, causal, scale = ctx.options
+        options = (mask, _scheme(settings), *gradient.shape[-2:], *offsets, causal, scale)
+        found = transpose(compose_bias, gradient, settings[0], *options)
+    else:
+        found = torch.ops.t5bucket.bias_gradient(gradient, mask, *ctx.options)
+    return (found, *(None,) * 9)
 
 
 def _save_bias_gradient(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -386,7 +425,11 @@ def _save_bias_gradient(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor)
 
 def _differentiate_bias_gradient(ctx: Any, weight: torch.Tensor) -> tuple[Any, ...]:
     (mask,) = ctx.saved_tensors
-    bias = torch.ops.t5bucket.bias(weight, mask, *ctx.options)
+    if is_transformed():
+        settings, *options = ctx.options
+        bias = compose_bias(weight, mask, _scheme(settings), *options)
+    else:
+        bias = torch.ops.t5bucket.bias(weight, mask, *ctx.options)
     return (bias.expand(ctx.shape), *(None,) * 6)
 
 
@@ -397,7 +440,12 @@ def _save_bias_at(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> No
 
 
 def _differentiate_bias_at(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-    found = torch.ops.t5bucket.bias_at_gradient(gradient, *ctx.saved_tensors, *ctx.options)
+    if is_transformed():
+        settings, causal, scale = ctx.options
+        options = (*ctx.saved_tensors, _scheme(settings), causal, scale)
+        found = transpose(compose_bias_at, gradient, settings[0], *options)
+    else:
+        found = torch.ops.t5bucket.bias_at_gradient(gradient, *ctx.saved_tensors, *ctx.options)
     return (found, *(None,) * 7)
 
 
@@ -409,7 +457,12 @@ def _save_bias_at_gradient(ctx: Any, inputs: tuple[Any, ...], output: torch.Tens
 
 
 def _differentiate_bias_at_gradient(ctx: Any, weight: torch.Tensor) -> tuple[Any, ...]:
-    bias = torch.ops.t5bucket.bias_at(weight, *ctx.saved_tensors, *ctx.options)
+    if is_transformed():
+        settings, causal, scale, linear = ctx.options
+        query, key, mask = ctx.saved_tensors
+        bias = compose_bias_at(weight, query, key, mask, _scheme(settings), causal, scale, linear)
+    else:
+        bias = torch.ops.t5bucket.bias_at(weight, *ctx.saved_tensors, *ctx.options)
     return (bias.expand(ctx.shape), *(None,) * 6)
 
 

@@ -207,8 +207,9 @@ class Layer(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, scores: Any, positions: Any) -> Any:
         length = scores.shape[-1]
-        first = compute_bias(self.weight, length, length, buckets=self.buckets, causal=True)
-        return scores + first + compute_bias_at(self.weight, positions, buckets=self.buckets)
+        options: dict[str, Any] = {"buckets": self.buckets, "scale": 0.5, "mask": positions > 0}
+        first = compute_bias(self.weight, length, length, causal=True, **options)
+        return scores + first + compute_bias_at(self.weight, positions, **options)
 
 
 @pytest.mark.parametrize("buckets", [BUCKETS, TABULATED])

@@ -1,0 +1,140 @@
+# _composite.py - biases composed of PyTorch's own functions, which all of its transforms know.
+# SPDX-License-Identifier: BSD-3-Clause
+"""The same values as the operators of `t5bucket.torch`, for ``torch.func`` and forward mode.
+
+An operator of this package is opaque: PyTorch cannot differentiate it forwards or map it
+over a batch. Where a transform is active, these functions take its place. They never hold
+a bucket for each pair of consecutive positions: a row is a window of one vector a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from t5bucket import _checks
+from t5bucket._buckets import Buckets
+from t5bucket._checks import INT64_MAX, INT64_MIN
+from t5bucket._tensors import batch_axes
+
+
+def compose_bias(
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    buckets: Buckets,
+    query_length: int,
+    key_length: int,
+    query_offset: int,
+    key_offset: int,
+    causal: bool,
+    scale: float | None,
+    linear: bool = False,
+) -> torch.Tensor:
+    """Compose the bias of consecutive positions; of a `linear` one, masked pairs are 0."""
+    # The diagonals that matrix[i, j] = diagonals[query_length - 1 - i + j] reads, and one more,
+    # so that no length is special. Beyond max_distance all buckets are equal.
+    num_diagonals = query_length + key_length
+    limit = buckets.max_distance + num_diagonals
+    first = max(-limit, min(key_offset - query_offset - query_length + 1, limit))
+    relative_position = torch.arange(num_diagonals, device=weight.device) + first
+    numbers = _number(relative_position, buckets)
+    diagonals = _widen(weight, scale).t().index_select(1, numbers)
+    bias = _windows(diagonals, query_length, key_length).flip(1)[None]
+    future = None
+    if causal:
+        query = torch.arange(query_length, device=weight.device)[:, None]
+        future = relative_position[:key_length] + query_length - 1 - query > 0
+    return _finish(bias, weight, mask, future, linear)
+
+
+def compose_bias_at(
+    weight: torch.Tensor,
+    query_positions: torch.Tensor,
+    key_positions: torch.Tensor,
+    mask: torch.Tensor | None,
+    buckets: Buckets,
+    causal: bool,
+    scale: float | None,
+    linear: bool = False,
+) -> torch.Tensor:
+    """Compose the bias of given positions; of a `linear` one, masked pairs are 0."""
+    relative_position = _subtract(query_positions, key_positions)
+    batch_axes(mask, query_positions, key_positions)  # which have to broadcast
+    numbers = _number(relative_position, buckets)
+    items = _widen(weight, scale).index_select(0, numbers.flatten())
+    bias = items.unflatten(0, numbers.shape).movedim(-1, -3)
+    bias = bias if bias.ndim > 3 else bias[None]
+    future = relative_position[..., None, :, :] > 0 if causal else None
+    return _finish(bias, weight, mask, future, linear)
+
+
+def transpose(
+    compose: Callable[..., torch.Tensor], gradient: torch.Tensor, num_buckets: int, *options: Any
+) -> torch.Tensor:
+    """Gradient of the weight, given that of ``compose(weight, *options)``."""
+    zeros = gradient.new_zeros(num_buckets, gradient.shape[-3])
+    _, pull_back = torch.func.vjp(lambda weight: compose(weight, *options, True), zeros)
+    (found,) = pull_back(gradient)
+    return found
+
+
+def _windows(diagonals: torch.Tensor, count: int, length: int) -> torch.Tensor:
+    """``windows[h, i, j] = diagonals[h, i + j]``.
+
+    Copies of a row of n items, read in lines of n + 1, shift by one from line to line.
+    ``Tensor.unfold`` would be shorter, but its gradient cannot be mapped.
+    """
+    num_heads, n = diagonals.shape
+    copies = diagonals[:, None].expand(num_heads, count + 1, n).reshape(num_heads, (count + 1) * n)
+    return copies[:, : count * (n + 1)].reshape(num_heads, count, n + 1)[:, :, :length]
+
+
+def _number(relative_position: torch.Tensor, buckets: Buckets) -> torch.Tensor:
+    """Look buckets up: that of the range that a relative position falls in."""
+    starts, numbers = (
+        torch.tensor(values, dtype=torch.int64, device=relative_position.device)
+        for values in (buckets._rule.start_list, buckets._rule.bucket_list)
+    )
+    ranges = torch.bucketize(relative_position, starts, right=True)
+    return numbers.index_select(0, ranges.flatten()).unflatten(0, ranges.shape)
+
+
+def _subtract(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+    """Relative positions of pairs, saturated where they exceed int64."""
+    query = query_positions.to(torch.int64)[..., :, None]
+    key = key_positions.to(torch.int64)[..., None, :]
+    difference = key - query
+    overflows = ((key ^ query) & (key ^ difference)) < 0
+    return torch.where(overflows, torch.where(key < 0, INT64_MIN, INT64_MAX), difference)
+
+
+def _widen(weight: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """Scale and round the weights; widen them, so that gradients are summed in float32."""
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    items = weight.to(wide)
+    return items if scale is None else (items * scale).to(weight.dtype).to(wide)
+
+
+def _finish(
+    bias: torch.Tensor,
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    future: torch.Tensor | None,
+    linear: bool,
+) -> torch.Tensor:
+    """Add and apply masks, as the kernels do."""
+    if mask is not None:
+        _checks.mask_shape(mask.shape, bias.shape[-3:])
+    if mask is not None and mask.dtype != torch.bool and not linear:
+        bias = bias + mask.to(weight.dtype).to(bias.dtype)
+    bias = bias.to(weight.dtype)
+    masked_value = 0.0 if linear else torch.finfo(weight.dtype).min
+    if mask is not None and mask.dtype == torch.bool:
+        bias = torch.where(mask, bias, masked_value)
+    elif mask is not None and linear:
+        bias = bias.expand(torch.broadcast_shapes(bias.shape, mask.shape))
+    if future is not None:
+        bias = torch.where(future, masked_value, bias)
+    return bias.contiguous()
