@@ -1,4 +1,4 @@
-# _arrays.py - arrays: making them, their shapes, their layout, and how floats are rounded.
+# _arrays.py - arrays: making and viewing them, shapes, layout, and how floats are rounded.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from t5bucket import _core
 
 
 def allocate(
@@ -26,6 +28,57 @@ def allocate(
         raise MemoryError(
             f"the result must fit in memory, got shape {shape} of {dtype}: {nbytes:.3g} bytes"
         ) from None
+
+
+def view_tensor(tensor: Any, name: str = "tensor") -> NDArray[Any]:
+    """View the memory of a CPU tensor of PyTorch as an array, whether it requires grad or not.
+
+    ``Tensor.numpy`` would mark the storage as not resizable for ever, and has no bfloat16.
+    """
+    if not tensor.is_cpu:
+        raise ValueError(f"{name} must be on the CPU, got device {tensor.device}")
+    dtype = dtype_of_tensor(tensor.dtype, name)
+    try:
+        if tensor.is_neg():  # by a flag alone
+            tensor = tensor.resolve_neg()
+        address, num_bytes = tensor.data_ptr(), tensor.untyped_storage().nbytes()
+        shape, strides, count = tensor.shape, None, tensor.numel()
+        if not tensor.is_contiguous():
+            sizes = list(zip(shape, tensor.stride(), strict=True))
+            strides = [stride * dtype.itemsize for _, stride in sizes]
+            count = 1 + sum((size - 1) * stride for size, stride in sizes)
+        end = (tensor.storage_offset() + count) * dtype.itemsize
+        is_readable = count == 0 or (address != 0 and end <= num_bytes)
+    except RuntimeError:  # sparse, nested, inside of a transform
+        is_readable = False
+    if not is_readable:
+        raise TypeError(
+            f"{name} must be a tensor whose items are in memory, got {_describe(tensor)}"
+        )
+    memory = _core.Memory(tensor, address, count * dtype.itemsize)
+    return np.ndarray(shape, dtype, memory, 0, strides)  # type: ignore[arg-type]
+
+
+def _describe(tensor: Any) -> str:
+    """Say why a tensor may have no memory of its own."""
+    if tensor.is_nested:
+        return "a nested one"
+    layout = str(tensor.layout).rpartition(".")[2]
+    if layout != "strided":
+        return f"one of layout {layout}"
+    return f"a {type(tensor).__name__} that was freed, or is of a transform"
+
+
+@lru_cache
+def dtype_of_tensor(dtype: Any, name: str = "tensor") -> np.dtype[Any]:
+    """Return NumPy's equivalent of a dtype of PyTorch."""
+    word = str(dtype).rpartition(".")[2]
+    if word == "bfloat16":
+        return bfloat16()
+    try:
+        return np.dtype(word)
+    except TypeError:
+        raise TypeError(f"{name} must have a dtype that NumPy has, got {dtype}") from None
 
 
 def is_direct(array: NDArray[Any]) -> bool:

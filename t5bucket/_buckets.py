@@ -344,7 +344,7 @@ class Buckets:
         self,
         relative_position: ArrayLike,
         *,
-        dtype: DTypeLike = np.int64,
+        dtype: DTypeLike | None = None,
         out: NDArray[Any] | None = None,
         num_threads: int | None = None,
     ) -> Any:
@@ -355,7 +355,8 @@ class Buckets:
         relative_position : array_like of int, any shape and layout
             ``d = key position - query position`` (tokens), of any integer dtype.
         dtype : dtype, optional
-            Any integer type that holds ``num_buckets - 1``.
+            Any integer type that holds ``num_buckets - 1``; by default that of `out`,
+            or int64.
         out : ndarray of `dtype`, shape of `relative_position`, optional
             Where to write; may be `relative_position` itself.
         num_threads : int, optional
@@ -387,7 +388,7 @@ class Buckets:
         array([[16, 17],
                [ 0, 31]], dtype=uint8)
         """
-        checked = _checks.bucket_dtype(dtype, self.num_buckets)
+        checked = _checks.bucket_dtype(dtype, self.num_buckets, out)
         if num_threads is not None:
             num_threads = _checks.num_threads(num_threads)
         if type(relative_position) is int and out is None and -(2**63) <= relative_position < 2**64:
@@ -408,7 +409,7 @@ class Buckets:
         *,
         query_offset: int = 0,
         key_offset: int = 0,
-        dtype: DTypeLike = np.int64,
+        dtype: DTypeLike | None = None,
         out: NDArray[Any] | None = None,
         num_threads: int | None = None,
     ) -> NDArray[Any]:
@@ -422,7 +423,8 @@ class Buckets:
             Position of query 0 and of key 0. A decoder's `query_offset` is its
             number of past tokens.
         dtype : dtype, optional
-            Any integer type that holds ``num_buckets - 1``.
+            Any integer type that holds ``num_buckets - 1``; by default that of `out`,
+            or int64.
         out : ndarray of `dtype`, shape (query_length, key_length), optional
             Where to write, of any layout.
         num_threads : int, optional
@@ -449,7 +451,7 @@ class Buckets:
         array([[8, 8, 8],
                [8, 8, 8]], dtype=uint8)
         """
-        checked = _checks.bucket_dtype(dtype, self.num_buckets)
+        checked = _checks.bucket_dtype(dtype, self.num_buckets, out)
         q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(out, (q, k), checked)
@@ -462,7 +464,7 @@ class Buckets:
         query_positions: ArrayLike,
         key_positions: ArrayLike | None = None,
         *,
-        dtype: DTypeLike = np.int64,
+        dtype: DTypeLike | None = None,
         out: NDArray[Any] | None = None,
         num_threads: int | None = None,
     ) -> NDArray[Any]:
@@ -475,7 +477,8 @@ class Buckets:
         key_positions : array_like of int, shape (..., k), optional
             The query's if None. Leading axes broadcast.
         dtype : dtype, optional
-            Any integer type that holds ``num_buckets - 1``.
+            Any integer type that holds ``num_buckets - 1``; by default that of `out`,
+            or int64.
         out : ndarray of `dtype`, shape (..., q, k), optional
             Where to write, of any layout.
         num_threads : int, optional
@@ -506,7 +509,7 @@ class Buckets:
                [ 0, 17,  0, 17],
                [ 1,  0,  1,  0]])
         """
-        checked = _checks.bucket_dtype(dtype, self.num_buckets)
+        checked = _checks.bucket_dtype(dtype, self.num_buckets, out)
         query, key, batch_shape = check_pair(
             ("query_positions", "key_positions"), query_positions, key_positions
         )
@@ -569,7 +572,7 @@ def relative_position_bucket(
     num_buckets: int = 32,
     max_distance: int = 128,
     *,
-    dtype: DTypeLike = np.int64,
+    dtype: DTypeLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> Any:
     """Map relative positions to buckets: the signature known from T5's code.
@@ -583,7 +586,8 @@ def relative_position_bucket(
     num_buckets, max_distance : int
         As in `Buckets`.
     dtype : dtype, optional
-        Any integer type that holds ``num_buckets - 1``.
+        Any integer type that holds ``num_buckets - 1``; by default that of `out`,
+        or int64.
     out : ndarray of `dtype`, shape of `relative_position`, optional
         Where to write.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from t5bucket._arrays import allocate
+from t5bucket._arrays import allocate, view_tensor
 
 # The usual ways to name an integer type, for the sake of small calls.
 INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
@@ -19,6 +20,7 @@ INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
     for bits in (8, 16, 32, 64)
     for key in (np.dtype(f"{sign}int{bits}"), np.dtype(f"{sign}int{bits}").type)
 }
+INTEGER_DTYPES[None] = np.dtype(np.int64)
 FLOATS = ("float16", "bfloat16", "float32", "float64")  # weights; in the order of t5b_float
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 FLOAT32_END = 2.0**128 - 2.0**103  # float32 rounds it to infinity, and less to a number
@@ -28,11 +30,11 @@ def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT6
     """Check an integer (also a NumPy one, never a bool) within limits."""
     if type(value) is not int:
         if isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name} must be an integer, got {value!r}")
+            raise TypeError(f"{name} must be an integer, got {_show(value)}")
         try:
             value = operator.index(value)
         except TypeError:
-            raise TypeError(f"{name} must be an integer, got {value!r}") from None
+            raise TypeError(f"{name} must be an integer, got {_show(value)}") from None
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
     if value > maximum:
@@ -40,10 +42,15 @@ def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT6
     return value  # type: ignore[no-any-return]
 
 
+def _show(value: Any) -> str:
+    """Show a value in a message; a tensor by its type, for its items may have been freed."""
+    return type(value).__name__ if hasattr(value, "data_ptr") else repr(value)
+
+
 def flag(name: str, value: Any) -> bool:
     """Check a boolean."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {_show(value)}")
     return bool(value)
 
 
@@ -52,15 +59,15 @@ def real(name: str, value: Any) -> float:
     if type(value) is float:
         return value
     try:
-        array = np.asarray(value)
+        array = as_array(name, value)
         is_real = array.dtype.kind in "iuf" or array.dtype.name in FLOATS or type(value) is int
         if is_real and array.ndim == 0:
-            return float(value)
+            return float(value if type(value) is int else array)
     except OverflowError:
         raise ValueError(f"{name} must fit in float64, got {value}") from None
     except (TypeError, ValueError, RuntimeError):
         pass
-    raise TypeError(f"{name} must be a real number, got {value!r}")
+    raise TypeError(f"{name} must be a real number, got {_show(value)}")
 
 
 def scale(value: Any, is_double: bool) -> float:
@@ -102,14 +109,19 @@ def offset(query_offset: Any, key_offset: Any) -> int:
     return integer("key_offset", key_offset) - query
 
 
-def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
-    """Return an array of whatever dtype."""
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """Return an array of whatever dtype; of a tensor of PyTorch, its values without gradient."""
+    torch = sys.modules.get("torch")  # who has no tensor need not import it
+    if isinstance(value, getattr(torch, "Tensor", ())):
+        return view_tensor(value, name)
     try:
         return np.asarray(value)
+    except MemoryError:
+        raise
     except ValueError:  # nested lists of different lengths
         raise ValueError(f"{name} must be an array, got {value!r}") from None
-    except (TypeError, RuntimeError) as error:  # a tensor that requires a gradient, for one
-        raise TypeError(f"{name} must be an array, got {type(value).__name__} ({error})") from None
+    except Exception as error:  # whatever the value's own conversion raises
+        raise TypeError(f"{name} must be an array, got {type(value).__name__} ({error})") from error
 
 
 def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
@@ -119,17 +131,35 @@ def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
     array = as_array(name, value)
     if array.dtype.kind in "iu":
         return array
-    if array.size == 0 and not isinstance(value, np.ndarray | np.generic):
-        return array.astype(np.int64)  # an empty list has no dtype of its own
-    if array.dtype.kind in "Of" and not isinstance(value, np.ndarray | np.generic):
-        items = np.asarray(value, object).ravel().tolist()  # NumPy makes floats of [-1, 2**63]
-        if items and all(type(item) is int for item in items):
-            raise ValueError(f"{name} must fit in int64, got {max(items, key=abs)}")
-    raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if isinstance(value, list | tuple):
+        if array.size == 0:
+            return array.astype(np.int64)  # an empty list has no dtype of its own
+        if array.dtype.kind == "f":  # NumPy makes floats of [-1, 2**63]
+            return _python_integers(name, np.asarray(value, object), array.dtype)
+    elif isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    return _python_integers(name, array, array.dtype)
 
 
-def bucket_dtype(dtype: DTypeLike, num_buckets: int) -> np.dtype[Any]:
-    """Check a dtype that has to hold bucket numbers."""
+def _python_integers(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.integer]:
+    """Convert an array of Python's integers, as pandas gives some of its own types."""
+    items = array.ravel().tolist()
+    if array.dtype != object or not all(type(item) is int for item in items):
+        raise TypeError(f"{name} must be integers, got dtype {dtype}")
+    if all(INT64_MIN <= item <= INT64_MAX for item in items):
+        return array.astype(np.int64)
+    raise ValueError(f"{name} must fit in int64, got {max(items, key=abs)}")
+
+
+def bucket_dtype(dtype: DTypeLike | None, num_buckets: int, out: Any = None) -> np.dtype[Any]:
+    """Check a dtype that has to hold bucket numbers: that of ``out``, or int64, if it is None."""
+    if dtype is None and out is not None:
+        dtype = plain("out", out).dtype
+        if dtype.kind not in "iu":
+            raise TypeError(f"out must have an integer dtype, got {dtype}")
+        if not _holds(dtype, num_buckets):
+            raise ValueError(f"out must have a dtype that holds {num_buckets - 1}, got {dtype}")
+        return dtype
     try:
         checked = INTEGER_DTYPES[dtype]
     except (KeyError, TypeError):
@@ -139,17 +169,23 @@ def bucket_dtype(dtype: DTypeLike, num_buckets: int) -> np.dtype[Any]:
             raise TypeError(f"dtype must be an integer type, got {dtype!r}") from None
         if checked.kind not in "iu":
             raise TypeError(f"dtype must be an integer type, got {checked}") from None
-    if num_buckets > 128 and num_buckets > 1 << 8 * checked.itemsize - (checked.kind == "i"):
+    if not _holds(checked, num_buckets):
         raise ValueError(f"dtype must hold bucket {num_buckets - 1}, got {checked}")
     return checked
+
+
+def _holds(dtype: np.dtype[Any], num_buckets: int) -> bool:
+    return num_buckets <= 128 or num_buckets <= 1 << 8 * dtype.itemsize - (dtype.kind == "i")
 
 
 def table(weight: ArrayLike) -> NDArray[Any]:
     """Check a two-dimensional table of floating-point weights."""
     try:
-        array = np.asarray(weight)
-    except ValueError:  # nested lists of different lengths
-        raise ValueError(f"weight must have two axes, got {weight!r}") from None
+        array = as_array("weight", weight)
+    except ValueError:
+        if isinstance(weight, list | tuple):  # lists of different lengths
+            raise ValueError(f"weight must have two axes, got {weight!r}") from None
+        raise
     if array.dtype.name not in FLOATS:
         raise TypeError(f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}")
     if array.ndim != 2:

@@ -6,6 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
+@final
+class Memory:
+    def __new__(cls, owner: object, address: int, nbytes: int) -> Memory: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 @disjoint_base
 class Lookup:
     def lookup(

@@ -6,7 +6,7 @@
 import os
 
 from cpython.buffer cimport (
-    PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
+    PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
 from libc.stdint cimport int64_t
 
 from t5bucket.capi cimport (
@@ -59,6 +59,22 @@ cdef Buffer open_buffer(array, bint writable=False):
     PyObject_GetBuffer(
         array, &buffer.view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
     return buffer
+
+
+cdef class Memory:
+    """Bytes at an address as a writeable buffer, which keeps their owner alive."""
+
+    cdef object owner
+    cdef size_t address
+    cdef Py_ssize_t nbytes
+
+    def __cinit__(self, owner, size_t address, Py_ssize_t nbytes):
+        self.owner = owner
+        self.address = address
+        self.nbytes = nbytes
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, <void *>self.address, self.nbytes, False, flags)
 
 
 cdef class Lookup:

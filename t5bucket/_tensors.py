@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
 
-from t5bucket._arrays import allocate, bfloat16
+from t5bucket._arrays import allocate, dtype_of_tensor, view_tensor
 from t5bucket._bias import RelativeAttentionBias
 from t5bucket._buckets import Buckets
 from t5bucket._threads import choose_num_threads
@@ -55,18 +55,16 @@ def needs_gradient(tensor: torch.Tensor) -> bool:
 # ---- tensors as arrays, without a copy ----
 
 
-def as_array(tensor: torch.Tensor) -> NDArray[Any]:
-    if tensor.dtype == torch.bfloat16:  # NumPy has it from another package
-        array: NDArray[Any] = tensor.detach().view(torch.int16).numpy().view(bfloat16())
-        return array
-    return np.asarray(tensor.detach().numpy())
+def as_array(tensor: torch.Tensor, name: str = "tensor") -> NDArray[Any]:
+    """View a tensor as an array; it stays as it is in every respect."""
+    return view_tensor(tensor, name)
 
 
 def mask_options(mask: torch.Tensor | None, causal: bool, linear: bool) -> dict[str, Any]:
     """Masks in NumPy's terms; of a `linear` bias, masked pairs are 0 and nothing is added."""
     array: NDArray[Any] | None = None
     if mask is not None:
-        array = as_array(mask)
+        array = as_array(mask, "mask")
         if linear and mask.dtype != torch.bool:
             array = np.broadcast_to(True, array.shape)
     return {"mask": array, "causal": causal}
@@ -80,7 +78,7 @@ def num_threads_of(tensor: torch.Tensor) -> int:
 
 def bias_of(weight: torch.Tensor, buckets: Buckets) -> RelativeAttentionBias:
     """Find the bias of a weight by what the weight holds, since it may have changed."""
-    array = as_array(weight)
+    array = as_array(weight, "weight")
     if array.nbytes > MAX_KEPT_NBYTES:
         return RelativeAttentionBias(array, buckets)
     return _make_bias(array.tobytes(), array.dtype, array.shape, buckets)
@@ -114,15 +112,15 @@ def result_shape(weight: torch.Tensor, batch: tuple[Any, ...], q: Any, k: Any) -
 
 def allocate_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Allocate by NumPy, which asks for huge pages: new memory is written four times faster."""
-    is_bfloat16 = dtype == torch.bfloat16
-    array = allocate(shape, np.dtype("int16" if is_bfloat16 else str(dtype).rpartition(".")[2]))
-    tensor = torch.from_numpy(array)
-    return tensor.view(dtype) if is_bfloat16 else tensor
+    return _allocate(shape, dtype)[0]
 
 
-def _as_out(result: torch.Tensor, batch: tuple[Any, ...]) -> NDArray[Any]:
-    array = as_array(result)
-    return array if batch else array[0]
+def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, NDArray[Any]]:
+    """Allocate a tensor; return it with an array of the same memory."""
+    array = allocate(shape, dtype_of_tensor(dtype))
+    if dtype == torch.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(dtype), array
+    return torch.from_numpy(array), array
 
 
 # ---- biases ----
@@ -143,7 +141,7 @@ def fill_bias(
     """Compute the bias of plain tensors; of a `linear` one, masked pairs are 0."""
     batch = batch_axes(mask)
     shape = result_shape(weight, batch, query_length, key_length)
-    result = allocate_tensor(shape, weight.dtype)
+    result, out = _allocate(shape, weight.dtype)
     bias_of(weight, buckets).matrix(
         query_length,
         key_length,
@@ -151,7 +149,7 @@ def fill_bias(
         key_offset=key_offset,
         masked_value=0 if linear else None,
         scale=scale,
-        out=_as_out(result, batch),
+        out=out if batch else out[0],
         num_threads=num_threads_of(result),
         **mask_options(mask, causal, linear),
     )
@@ -175,13 +173,13 @@ def fill_bias_at(
     """
     batch = batch_axes(mask, query_positions, key_positions)
     shape = result_shape(weight, batch, query_positions.shape[-1], key_positions.shape[-1])
-    result = allocate_tensor(shape, weight.dtype) if onto is None else onto
+    result, out = _allocate(shape, weight.dtype) if onto is None else (onto, as_array(onto))
     bias_of(weight, buckets).matrix_at(
-        as_array(query_positions),
-        as_array(key_positions),
+        as_array(query_positions, "query_positions"),
+        as_array(key_positions, "key_positions"),
         masked_value=0 if linear else None,
         scale=scale,
-        out=_as_out(result, batch),
+        out=out if batch else out[0],
         num_threads=num_threads_of(result),
         accumulate=onto is not None,
         **mask_options(mask, causal, linear),

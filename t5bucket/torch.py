@@ -215,6 +215,9 @@ def _check_tensor(name: str, value: Any, dtypes: Sequence[torch.dtype], kind: st
         raise ValueError(f"{name} must be on the CPU, got device {value.device}")
     if value.dtype not in dtypes:
         raise TypeError(f"{name} must be {kind}, got {value.dtype}")
+    if value.layout is not torch.strided or value.is_nested:
+        layout = "a nested one" if value.is_nested else value.layout
+        raise TypeError(f"{name} must be a dense tensor, got {layout}")
 
 
 def _settings(buckets: Buckets) -> list[int]:

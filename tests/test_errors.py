@@ -283,10 +283,14 @@ def test_bad_input_is_refused_with_a_message_that_names_it(
 
 
 WRITERS: list[tuple[Callable[[Any], Any], tuple[int, ...], Any]] = [
-    (lambda out: BUCKETS(np.zeros((2, 3), int), out=out), (2, 3), np.int64),
-    (lambda out: BUCKETS.grid(2, 3, out=out), (2, 3), np.int64),
-    (lambda out: BUCKETS.grid_at([1, 2], [1, 2, 3], out=out), (2, 3), np.int64),
-    (lambda out: tb.relative_position_bucket(np.zeros((2, 3), int), out=out), (2, 3), np.int64),
+    (lambda out: BUCKETS(np.zeros((2, 3), int), dtype=int, out=out), (2, 3), np.int64),
+    (lambda out: BUCKETS.grid(2, 3, dtype=int, out=out), (2, 3), np.int64),
+    (lambda out: BUCKETS.grid_at([1, 2], [1, 2, 3], dtype=int, out=out), (2, 3), np.int64),
+    (
+        lambda out: tb.relative_position_bucket(np.zeros((2, 3), int), dtype=int, out=out),
+        (2, 3),
+        np.int64,
+    ),
     (lambda out: BIAS.matrix(2, 3, out=out), (2, 2, 3), np.float32),
     (lambda out: tb.compute_bias(WEIGHT, 2, 3, out=out), (2, 2, 3), np.float32),
 ]
