@@ -27,7 +27,7 @@ class RelativeAttentionBias:
     ----------
     weight : array_like, shape (num_buckets, num_heads)
         float16, bfloat16, float32 or float64. ``(num_heads, num_buckets)`` with
-        `heads_first`.
+        `heads_first`. A parameter of PyTorch is read without its gradient.
     buckets : Buckets
         The scheme that `weight` was trained with.
     heads_first : bool, optional

@@ -6,7 +6,8 @@
 import os
 
 from cpython.buffer cimport (
-    PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
+    PyObject_GetBuffer)
 from libc.stdint cimport int64_t
 
 from t5bucket.capi cimport (
@@ -61,6 +62,9 @@ cdef Buffer open_buffer(array, bint writable=False):
     return buffer
 
 
+cdef char *BYTE_FORMAT = "B"
+
+
 cdef class Memory:
     """Bytes at an address as a writeable buffer, which keeps their owner alive."""
 
@@ -74,7 +78,18 @@ cdef class Memory:
         self.nbytes = nbytes
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, <void *>self.address, self.nbytes, False, flags)
+        # Not by PyBuffer_FillInfo: it would lose the reference that Cython has put into `obj`.
+        buffer.buf = <void *>self.address
+        buffer.obj = self
+        buffer.len = self.nbytes
+        buffer.itemsize = 1
+        buffer.readonly = False
+        buffer.format = BYTE_FORMAT if flags & PyBUF_FORMAT else NULL
+        buffer.ndim = 1
+        buffer.shape = &self.nbytes if flags & PyBUF_ND else NULL
+        buffer.strides = &buffer.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
 
 
 cdef class Lookup:

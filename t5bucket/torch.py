@@ -88,6 +88,12 @@ def compute_bias(
     TypeError, ValueError
         If an argument is of the wrong kind, shape or device, or out of its limits.
 
+    Notes
+    -----
+    The bias is linear in `weight`, and can be differentiated any number of times, in
+    reverse and in forward mode, and mapped over weights and masks (``torch.func``). A
+    transform takes the memory of two matrices; everything else, of one.
+
     Examples
     --------
     >>> import torch
@@ -148,6 +154,10 @@ def compute_bias_at(
     ------
     TypeError, ValueError
         If an argument is of the wrong kind, shape or device.
+
+    Notes
+    -----
+    As of `compute_bias`; positions can be mapped as well.
 
     Examples
     --------
