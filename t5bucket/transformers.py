@@ -343,8 +343,13 @@ def _replace_attention(original: Method, replacement: Method) -> Method:
     @functools.wraps(original)
     def forward(self: nn.Module, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
         # A step of decoding has one row: the less is done about it, the better.
-        if hidden_states.shape[1] == 1 or torch.compiler.is_compiling():
+        is_step = hidden_states.shape[1] == 1 and not _requires_grad(kwargs.get("position_bias"))
+        if is_step or torch.compiler.is_compiling():
             return original(self, hidden_states, *args, **kwargs)
         return replacement(original, self, hidden_states, *args, **kwargs)
 
     return forward
+
+
+def _requires_grad(bias: Any) -> bool:
+    return bias is not None and bool(bias.requires_grad)
