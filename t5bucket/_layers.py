@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 from transformers.integrations import sdpa_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -30,6 +31,7 @@ from t5bucket._tensors import (
     FLOATS,
     INTEGERS,
     allocate_tensor,
+    as_array,
     fill_bias,
     fill_bias_at,
     is_plain,
@@ -190,7 +192,9 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         _require(all(type(length) is int for length in lengths), "lengths that are no integers")
         _require(device is None or torch.device(device).type == "cpu", f"device {device}")
         weight = _table_of(self.relative_attention_bias, self.relative_attention_num_buckets)
-        return _bias(weight, find_scheme(self), query_length, key_length, past_seen_tokens)
+        bias = _bias(weight, find_scheme(self), query_length, key_length, past_seen_tokens)
+        _mark_heads_last(bias)
+        return bias
 
     return compute
 
@@ -226,12 +230,44 @@ def _t5_attend(
             length, length, device=hidden_states.device, past_seen_tokens=0
         )
     merged = _merge(self, hidden_states, mask, position_bias, kwargs)
-    if merged is None:
-        return original(self, hidden_states, mask=mask, position_bias=position_bias, **given)
-    attended, _, weights = original(
-        self, hidden_states, position_bias=merged, is_causal=False, **given
+    if merged is not None:
+        attended, _, weights = original(
+            self, hidden_states, position_bias=merged, is_causal=False, **given
+        )
+        return attended, position_bias, weights
+    if _is_copied_without_gradient(position_bias):
+        attended, _, weights = original(
+            self, hidden_states, mask=mask, position_bias=position_bias.detach(), **given
+        )
+        return attended, position_bias, weights
+    return original(self, hidden_states, mask=mask, position_bias=position_bias, **given)
+
+
+# ---- PyTorch's kernel of sdpa: another one as soon as the mask requires a gradient ----
+
+
+def _mark_heads_last(bias: torch.Tensor) -> None:
+    """Note in a bias's storage that transformers' own has its heads last in memory.
+
+    ``sdpa`` makes a contiguous copy of that, which requires no gradient under
+    ``no_grad``. This bias is contiguous already. The views that a checkpoint makes
+    of it have the same storage.
+    """
+    _, num_heads, query_length, key_length = bias.shape
+    if num_heads > 1 and (query_length, key_length) != (1, 1):  # else it is contiguous, too
+        storage: Any = bias.untyped_storage()
+        storage._t5bucket_heads_last = True
+
+
+def _is_copied_without_gradient(bias: Any) -> bool:
+    """Whether transformers' own bias would lose its requirement of a gradient in ``sdpa``."""
+    return (
+        bias is not None
+        and bias.requires_grad
+        and not torch.is_grad_enabled()
+        and is_plain(bias)
+        and hasattr(bias.untyped_storage(), "_t5bucket_heads_last")
     )
-    return attended, position_bias, weights
 
 
 # ---- bias and mask, merged once ----
@@ -276,12 +312,29 @@ def _merge_masked(bias: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, bias, minimum, out=merged)
 
 
+class _Merged:
+    """A merged matrix, and what it was made from; the mask may be a view of the bias itself."""
+
+    def __init__(
+        self, mask: torch.Tensor | None, made_from: tuple[Any, ...], merged: torch.Tensor
+    ) -> None:
+        self.mask = None if mask is None else TensorWeakRef(mask)
+        self.made_from = made_from
+        self.merged = merged
+
+    def is_of(self, mask: torch.Tensor | None) -> bool:
+        return (None if self.mask is None else self.mask()) is mask
+
+
+_merged = WeakTensorKeyDictionary()  # of biases, which stay as they are
+
+
 def _merge(
     layer: Any, hidden_states: Any, mask: Any, position_bias: Any, kwargs: dict[str, Any]
 ) -> torch.Tensor | None:
     """Make once what ``sdpa`` makes of bias and mask in each layer; None if it is left to it.
 
-    It is kept with the bias, which the model hands from layer to layer.
+    It is kept as long as the bias, which the model hands from layer to layer.
     """
     if position_bias is None:
         return None
@@ -295,6 +348,7 @@ def _merge(
         not _sdpa_is_known()
         or torch.is_autocast_enabled("cpu")
         or needs_gradient(position_bias)  # checkpoints compare what is saved for it
+        or (mask is not None and needs_gradient(mask))
         or not is_plain(hidden_states, mask, position_bias)
         or hidden_states.dtype != position_bias.dtype
         or (length if causal else key_length) != key_length
@@ -302,15 +356,14 @@ def _merge(
     ):
         return None
     made_from = (causal, _version(mask), _version(position_bias))
-    kept_mask, kept_from, merged = getattr(position_bias, "_t5bucket_merged", (None, None, None))
-    if kept_mask is mask and kept_from == made_from:
-        return merged
+    kept: _Merged | None = _merged.get(position_bias)
+    if kept is not None and kept.made_from == made_from and kept.is_of(mask):
+        return kept.merged
     if mask is not None and mask.dtype == torch.bool:
         merged = _merge_masked(position_bias, mask)
     else:
         merged = _merge_by_sdpa(position_bias, mask, causal, length)
-    if merged is not position_bias:
-        position_bias._t5bucket_merged = (mask, made_from, merged)
+    _merged[position_bias] = _Merged(mask, made_from, merged)
     return merged
 
 
@@ -455,7 +508,7 @@ def _layoutlmv3_attend(
 
 
 def _look_up(buckets: Buckets, relative_positions: Any) -> torch.Tensor:
-    array = relative_positions.numpy()
+    array = as_array(relative_positions)
     return torch.from_numpy(np.asarray(buckets(array, dtype=array.dtype)))
 
 
@@ -480,7 +533,11 @@ def _udop_sequence_bias(
     _require(simple and is_plain(attention_mask), "positions that are scaled, or traced")
     weight = _table_of(self.relative_attention_bias, self.relative_attention_num_buckets)
     length = attention_mask.shape[1]
-    return _bias(weight, _udop_scheme(original, self), length, length)
+    bias = _bias(weight, _udop_scheme(original, self), length, length)
+    if weight.requires_grad and (self.training or torch.is_grad_enabled()):
+        # The sum with other biases then has the strides that it has in transformers.
+        return bias.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return bias
 
 
 def _prophetnet_compute_buckets(

@@ -66,12 +66,14 @@ def accelerate(model: Model) -> Model:
 
     Notes
     -----
-    In inference, outputs are equal bit for bit; in training, the gradients of the
-    tables are equal up to their rounding. Biases are computed once for each pair of
+    Outputs are equal bit for bit, in inference and in training: with dropout and the
+    same random state, under autocast, and with gradient checkpoints of both kinds.
+    Gradients are equal up to their rounding. Biases are computed once for each pair of
     lengths and contiguous, and what ``sdpa`` makes of bias and mask is made once for
-    all layers that share it. What is not covered (other devices, tracing and
-    compiling, offsets that are tensors, methods that a subclass overrides, versions of
-    transformers with other signatures) runs as before.
+    all layers that share it. Tensors that a layer reads stay as they are. What is not
+    covered (other devices, tracing and compiling, transforms, offsets that are
+    tensors, methods that a subclass overrides, versions of transformers with other
+    signatures) runs as before.
 
     A deep copy is accelerated as well; a pickled model is loaded as it was before.
 
@@ -343,8 +345,13 @@ def _replace_attention(original: Method, replacement: Method) -> Method:
     @functools.wraps(original)
     def forward(self: nn.Module, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
         # A step of decoding has one row: the less is done about it, the better.
-        if hidden_states.shape[1] == 1 or torch.compiler.is_compiling():
+        is_step = hidden_states.shape[1] == 1 and not _requires_grad(kwargs.get("position_bias"))
+        if is_step or torch.compiler.is_compiling():
             return original(self, hidden_states, *args, **kwargs)
         return replacement(original, self, hidden_states, *args, **kwargs)
 
     return forward
+
+
+def _requires_grad(bias: Any) -> bool:
+    return bias is not None and bool(bias.requires_grad)
