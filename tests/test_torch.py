@@ -255,6 +255,21 @@ def bad(call: Callable[..., Any]) -> list[Case]:
             "weight must be on the CPU, got device meta",
         ),
         (
+            lambda: call(WEIGHT.to_sparse()),
+            TypeError,
+            "weight must be a dense tensor, got torch.sparse_coo",
+        ),
+        (
+            lambda: call(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
+            TypeError,
+            "weight must be a dense tensor, got a nested one",
+        ),
+        (
+            lambda: call(WEIGHT, mask=torch.ones(4, 4).to_sparse()),
+            TypeError,
+            "mask must be a dense tensor, got torch.sparse_coo",
+        ),
+        (
             lambda: call(WEIGHT.long()),
             TypeError,
             "weight must be float16, bfloat16, float32 or float64, got torch.int64",
@@ -341,6 +356,8 @@ CASES: list[Case] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested:UserWarning")
 @pytest.mark.parametrize(("call", "error", "message"), CASES)
 def test_bad_input_is_refused_with_a_message_that_names_it(
     call: Callable[[], Any], error: type[Exception], message: str
