@@ -60,8 +60,8 @@ def compose_bias_at(
     linear: bool = False,
 ) -> torch.Tensor:
     """Compose the bias of given positions; of a `linear` one, masked pairs are 0."""
-    relative_position = _subtract(query_positions, key_positions)
     batch_axes(mask, query_positions, key_positions)  # which have to broadcast
+    relative_position = _subtract(query_positions, key_positions)
     numbers = _number(relative_position, buckets)
     items = _widen(weight, scale).index_select(0, numbers.flatten())
     bias = items.unflatten(0, numbers.shape).movedim(-1, -3)
