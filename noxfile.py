@@ -47,7 +47,7 @@ C_SOURCES = ["src_c/*.[ch]", "tests/*_test.c", "tests/bits.h", "tools/fuzz/*.[ch
 # What has nothing to do with how the package was built, and takes long: programs in C, and
 # failing allocations, which sanitizers and emulators have their own ways with.
 NOT_OF_THE_BUILD = [
-    f"--ignore=tests/{name}.py" for name in ("test_c_core", "test_c_and_cython", "test_memory")
+    f"--ignore=tests/test_{name}.py" for name in ("build", "c_core", "c_and_cython", "memory")
 ]
 # AddressSanitizer may wait for ever in a child that was forked beside threads, and takes its time.
 NOT_SANITIZED = [
