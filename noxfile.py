@@ -76,15 +76,13 @@ DEBIAN_PACKAGES = {  # by a program of theirs
 }
 MAX_WHEEL_NBYTES = 1_000_000
 MAX_GLIBC_MINOR = 17  # manylinux2014
-# How a process loses what root has; a user without a name becomes the one with that number.
+# How a process loses what root has; an ordinary user is one without a name.
 UNPRIVILEGED = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
-ORDINARY_USER = 65534
+ROOT_USER, ORDINARY_USER = 0, 65534
 USERS = {
-    "root without capabilities": UNPRIVILEGED,
-    "an ordinary user": [
-        *UNPRIVILEGED, "--clear-groups", f"--regid={ORDINARY_USER}", f"--reuid={ORDINARY_USER}",
-    ],
-}  # fmt: skip
+    ROOT_USER: "root without capabilities",
+    ORDINARY_USER: "an ordinary user",
+}
 PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
 
 RECORDED: dict[str, dict[str, str]] = {}  # figures of this run, by session
@@ -401,15 +399,15 @@ def test_wheel(session: nox.Session, wheel: Path, version: str, source: Path) ->
 def users(session: nox.Session) -> None:
     """README's two commands by root without capabilities and by an ordinary user, both at once."""
     require(session, "setpriv")
-    found = {name: command for name, command in USERS.items() if can_run(command)}
-    missing = USERS.keys() - found.keys()
-    if missing:  # not root, or one that has lost capabilities already
-        session.warn(f"user {os.geteuid()} cannot become {' or '.join(sorted(missing))}")
-        record(session, "README's commands are not shown for", ", ".join(sorted(missing)))
-        found[f"the user who runs this, number {os.geteuid()}"] = []
+    names = {user: name for user, name in USERS.items() if can_become(user)}
+    missing = " and ".join(USERS[user] for user in USERS.keys() - names.keys())
+    if missing:  # not root, or a root without the capabilities to become another user
+        session.warn(f"user {os.geteuid()} cannot become {missing}")
+        record(session, "README's commands are not shown for", missing)
+        names.setdefault(os.geteuid(), f"user {os.geteuid()}")
     with ThreadPoolExecutor() as pool:
-        outputs = [*pool.map(partial(run_readme, session), found.values())]
-    for name, output in zip(found, outputs, strict=True):
+        outputs = [*pool.map(partial(run_readme, session), names)]
+    for name, output in zip(names.values(), outputs, strict=True):
         passed = last_line(output).strip("= ")
         record(session, f"README's commands, with the suite, by {name}", passed)
         if " passed" not in passed or "failed" in passed or "error" in passed:
@@ -420,12 +418,18 @@ def users(session: nox.Session) -> None:
             session.error(f"skipped by {name}: {unexplained}")
 
 
-def can_run(command: list[str]) -> bool:
-    """Whether this process may become the user that a command makes of it."""
-    return subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+def become(user: int) -> list[str]:
+    """Make the command that runs another one as a user without capabilities."""
+    ids = ["--clear-groups", f"--regid={user}", f"--reuid={user}"] if user != os.geteuid() else []
+    return [*UNPRIVILEGED, *ids]
 
 
-def run_readme(session: nox.Session, become: list[str]) -> str:
+def can_become(user: int) -> bool:
+    """Whether this process may become a user."""
+    return subprocess.run([*become(user), "true"], capture_output=True, check=False).returncode == 0
+
+
+def run_readme(session: nox.Session, user: int) -> str:
     """Run README's two commands as a user, in a copy that is theirs; return what they print."""
     readme = (ROOT / "README.md").read_text()
     first, second, *_ = re.findall(r"^```sh\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
@@ -436,21 +440,20 @@ def run_readme(session: nox.Session, become: list[str]) -> str:
         shutil.copytree(ROOT, source, ignore=LEFTOVERS)
         home.mkdir()
         temporary.mkdir()
-        if become == USERS["an ordinary user"]:
-            owner = f"{ORDINARY_USER}:{ORDINARY_USER}"
-            subprocess.run(["chown", "--recursive", owner, folder], check=True)
+        if user != os.geteuid():
+            subprocess.run(["chown", "--recursive", f"{user}:{user}", folder], check=True)
         kept = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("PYENV", "PYTHON", "VIRTUAL_ENV", "XDG_"))
         }
         own = {"HOME": str(home), "TMPDIR": str(temporary), "CI": "true"}
-        if is_brief(session) and become == UNPRIVILEGED:  # kernels do not know who runs them
+        if is_brief(session) and user == ROOT_USER:  # kernels do not know who runs them
             options = [*PYTEST_OPTIONS, *(f"--ignore={path}" for path in KERNELS)]
         else:
             options = PYTEST_OPTIONS
         own |= {"PYTEST_ADDOPTS": " ".join(options), "PIP_NO_COMPILE": "1"}
-        command = [*become, "bash", "-euxc", script]
+        command = [*become(user), "bash", "-euxc", script]
         result = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, check=False, cwd=source, env={**kept, **own}
         )
