@@ -53,6 +53,10 @@ NOT_OF_THE_BUILD = [
     f"--ignore=tests/test_{name}.py" for name in ("build", "c_core", "c_and_cython", "memory")
 ]
 KERNELS = [f"tests/test_{name}.py" for name in ("bias", "gradients", "masks", "positions")]
+# What computes alone, and cannot know who runs it.
+NOT_OF_THE_USER = [f"--ignore={path}" for path in KERNELS] + [
+    f"--ignore=tests/test_{name}.py" for name in ("errors", "errors_of_masks", "recipes", "scheme")
+]
 # AddressSanitizer may wait for ever in a child that was forked beside threads, and takes its time.
 NOT_SANITIZED = [
     f"--deselect=tests/test_threads.py::test_{name}"
@@ -409,7 +413,8 @@ def users(session: nox.Session) -> None:
         outputs = [*pool.map(partial(run_readme, session), names)]
     for name, output in zip(names.values(), outputs, strict=True):
         passed = last_line(output).strip("= ")
-        record(session, f"README's commands, with the suite, by {name}", passed)
+        suite = "tests of the system" if is_brief(session) else "the suite"
+        record(session, f"README's commands, with {suite}, by {name}", passed)
         if " passed" not in passed or "failed" in passed or "error" in passed:
             session.error(f"{name}:\n{output}")
         skipped = re.findall(r"^SKIPPED .*", output, re.MULTILINE)
@@ -448,10 +453,7 @@ def run_readme(session: nox.Session, user: int) -> str:
             if not name.startswith(("PYENV", "PYTHON", "VIRTUAL_ENV", "XDG_"))
         }
         own = {"HOME": str(home), "TMPDIR": str(temporary), "CI": "true"}
-        if is_brief(session) and user == ROOT_USER:  # kernels do not know who runs them
-            options = [*PYTEST_OPTIONS, *(f"--ignore={path}" for path in KERNELS)]
-        else:
-            options = PYTEST_OPTIONS
+        options = [*PYTEST_OPTIONS, *NOT_OF_THE_USER] if is_brief(session) else PYTEST_OPTIONS
         own |= {"PYTEST_ADDOPTS": " ".join(options), "PIP_NO_COMPILE": "1"}
         command = [*become(user), "bash", "-euxc", script]
         result = subprocess.run(
