@@ -24,7 +24,9 @@ import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nox
 
@@ -42,12 +44,18 @@ OPTIONAL_PACKAGES = [
 TEST_PACKAGES = ["hypothesis", "matplotlib", "ml_dtypes", "pytest", "tqdm"]
 # Hypothesis draws a few examples of each test, since so many runs have it draw.
 PYTEST_OPTIONS = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief"]
+LEFTOVERS = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "_core.c")
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 C_SOURCES = ["src_c/*.[ch]", "tests/*_test.c", "tests/bits.h", "tools/fuzz/*.[ch]"]
 # What has nothing to do with how the package was built, and takes long: programs in C, and
 # failing allocations, which sanitizers and emulators have their own ways with.
 NOT_OF_THE_BUILD = [
-    f"--ignore=tests/{name}.py" for name in ("test_c_core", "test_c_and_cython", "test_memory")
+    f"--ignore=tests/test_{name}.py" for name in ("build", "c_core", "c_and_cython", "memory")
+]
+KERNELS = [f"tests/test_{name}.py" for name in ("bias", "gradients", "masks", "positions")]
+# What computes alone, and cannot know who runs it.
+NOT_OF_THE_USER = [f"--ignore={path}" for path in KERNELS] + [
+    f"--ignore=tests/test_{name}.py" for name in ("errors", "errors_of_masks", "recipes", "scheme")
 ]
 # AddressSanitizer may wait for ever in a child that was forked beside threads, and takes its time.
 NOT_SANITIZED = [
@@ -67,10 +75,18 @@ DEBIAN_PACKAGES = {  # by a program of theirs
     "npx": "npm",
     "qemu-aarch64": "qemu-user",
     "s390x-linux-gnu-gcc": "gcc-s390x-linux-gnu libc6-dev-s390x-cross",
+    "setpriv": "util-linux",
     "valgrind": "valgrind",
 }
 MAX_WHEEL_NBYTES = 1_000_000
 MAX_GLIBC_MINOR = 17  # manylinux2014
+# How a process loses what root has; an ordinary user is one without a name.
+UNPRIVILEGED = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+ROOT_USER, ORDINARY_USER = 0, 65534
+USERS = {
+    ROOT_USER: "root without capabilities",
+    ORDINARY_USER: "an ordinary user",
+}
 PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
 
 RECORDED: dict[str, dict[str, str]] = {}  # figures of this run, by session
@@ -92,8 +108,7 @@ def copy_source(session: nox.Session) -> str:
     """Copy what the package is built from, so that no two builds meet."""
     copy = Path(session.create_tmp()).resolve() / "source"
     shutil.rmtree(copy, ignore_errors=True)
-    leftovers = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "_core.c")
-    shutil.copytree(ROOT, copy, ignore=leftovers)
+    shutil.copytree(ROOT, copy, ignore=LEFTOVERS)
     return str(copy)
 
 
@@ -225,8 +240,7 @@ def paths(session: nox.Session) -> None:
     install(session, *TEST_PACKAGES)
     found = run_tests(session, *NOT_OF_THE_BUILD, T5BUCKET_DISABLE_CPU="avx2")
     record(session, "The suite with portable loops alone", found)
-    kernels = [f"tests/test_{name}.py" for name in ("bias", "gradients", "masks", "positions")]
-    kernels.append("-k=not without_a_temporary")  # 64 threads take memory themselves
+    kernels = [*KERNELS, "-k=not without_a_temporary"]  # 64 threads take memory themselves
     for num_threads in BRIEF_NUM_THREADS if is_brief(session) else NUM_THREADS:
         found = run_tests(session, *kernels, T5BUCKET_TEST_NUM_THREADS=str(num_threads))
         promise = f"Tests of kernels, what is above 256 bytes on {num_threads} threads"
@@ -382,6 +396,72 @@ def test_wheel(session: nox.Session, wheel: Path, version: str, source: Path) ->
         return str(numpy).strip(), run_tests(session, python=python, PATH=path)
 
 
+# ---- who runs it ----
+
+
+@nox.session(python=False, default=False)
+def users(session: nox.Session) -> None:
+    """README's two commands by root without capabilities and by an ordinary user, both at once."""
+    require(session, "setpriv")
+    names = {user: name for user, name in USERS.items() if can_become(user)}
+    missing = " and ".join(USERS[user] for user in USERS.keys() - names.keys())
+    if missing:  # not root, or a root without the capabilities to become another user
+        session.warn(f"user {os.geteuid()} cannot become {missing}")
+        record(session, "README's commands are not shown for", missing)
+        names.setdefault(os.geteuid(), f"user {os.geteuid()}")
+    with ThreadPoolExecutor() as pool:
+        outputs = [*pool.map(partial(run_readme, session), names)]
+    for name, output in zip(names.values(), outputs, strict=True):
+        passed = last_line(output).strip("= ")
+        suite = "tests of the system" if is_brief(session) else "the suite"
+        record(session, f"README's commands, with {suite}, by {name}", passed)
+        if " passed" not in passed or "failed" in passed or "error" in passed:
+            session.error(f"{name}:\n{output}")
+        skipped = re.findall(r"^SKIPPED .*", output, re.MULTILINE)
+        unexplained = [line for line in skipped if ": could not import " not in line]
+        if unexplained:  # every package is there, but for the frameworks
+            session.error(f"skipped by {name}: {unexplained}")
+
+
+def become(user: int) -> list[str]:
+    """Make the command that runs another one as a user without capabilities."""
+    ids = ["--clear-groups", f"--regid={user}", f"--reuid={user}"] if user != os.geteuid() else []
+    return [*UNPRIVILEGED, *ids]
+
+
+def can_become(user: int) -> bool:
+    """Whether this process may become a user."""
+    return subprocess.run([*become(user), "true"], capture_output=True, check=False).returncode == 0
+
+
+def run_readme(session: nox.Session, user: int) -> str:
+    """Run README's two commands as a user, in a copy that is theirs; return what they print."""
+    readme = (ROOT / "README.md").read_text()
+    first, second, *_ = re.findall(r"^```sh\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    script = f"exec 2>&1\n{first}test -s bias.npy\nrm -r .venv bias.npy\n{second}"
+    # Nobody else may be able to read where the checkout and the temporary files of a session lie.
+    with TemporaryDirectory(prefix="t5bucket-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        source, home, temporary = (Path(folder) / name for name in ("source", "home", "tmp"))
+        shutil.copytree(ROOT, source, ignore=LEFTOVERS)
+        home.mkdir()
+        temporary.mkdir()
+        if user != os.geteuid():
+            subprocess.run(["chown", "--recursive", f"{user}:{user}", folder], check=True)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYENV", "PYTHON", "VIRTUAL_ENV", "XDG_"))
+        }
+        own = {"HOME": str(home), "TMPDIR": str(temporary), "CI": "true"}
+        options = [*PYTEST_OPTIONS, *NOT_OF_THE_USER] if is_brief(session) else PYTEST_OPTIONS
+        own |= {"PYTEST_ADDOPTS": " ".join(options), "PIP_NO_COMPILE": "1"}
+        command = [*become(user), "bash", "-euxc", script]
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=False, cwd=source, env={**kept, **own}
+        )
+    return f"{result.stdout}\nexit code {result.returncode}" if result.returncode else result.stdout
+
+
 # ---- what needs every optional package ----
 
 
@@ -451,11 +531,12 @@ def conventions(session: nox.Session) -> None:
 
 # Two at a time, in this order: what takes longest begins first.
 PROMISES = [
-    "wheels", "emulation", "paths", "leaks", "free_threading", "fuzz", "parallel", "sanitizers",
-    "conventions", "core",
+    "wheels", "emulation", "users", "paths", "leaks", "free_threading", "fuzz", "parallel",
+    "sanitizers", "conventions", "core",
 ]  # fmt: skip
 BRIEF_PROMISES = [
-    "optional", "wheels", "sanitizers", "paths", "fuzz", "core", "conventions", "emulation",
+    "optional", "wheels", "sanitizers", "users", "paths", "fuzz", "core", "conventions",
+    "emulation",
 ]  # fmt: skip
 
 

@@ -5,13 +5,20 @@ import pickle
 import tracemalloc
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import add, bits, gather, normal_weight, random_weight
+from reference import (
+    BFLOAT16,
+    add,
+    bits,
+    gather,
+    needs_bfloat16,
+    normal_weight,
+    random_weight,
+)
 from strategies import FLOATS, float_dtypes, lengths, offsets, out_layouts, relayout, schemes
 
 import t5bucket as tb
@@ -152,8 +159,9 @@ def test_pickle_and_copy_keep_table_and_scheme(dtype: Any) -> None:
         assert np.array_equal(bits(other.matrix(40, 40)), bits(bias.matrix(40, 40)))
 
 
+@needs_bfloat16
 def test_repr_names_heads_dtype_and_scheme() -> None:
-    bias = tb.RelativeAttentionBias(np.ones((32, 12), ml_dtypes.bfloat16), tb.Buckets())
+    bias = tb.RelativeAttentionBias(np.ones((32, 12), BFLOAT16), tb.Buckets())
     assert repr(bias) == f"<RelativeAttentionBias: 12 heads of bfloat16, {tb.Buckets()!r}>"
 
 
@@ -265,7 +273,7 @@ def test_add_to_adds_in_place(
     assert np.array_equal(bits(scores), bits(add(held, np.broadcast_to(matrix, held.shape))))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("dtype", [np.float16, pytest.param(BFLOAT16, marks=needs_bfloat16)])
 def test_sums_of_16_bits_are_rounded_as_by_way_of_float32(dtype: Any) -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     special = [

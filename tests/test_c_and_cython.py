@@ -38,6 +38,7 @@ def run(command: str, folder: Path) -> str:
 def test_the_program_prints_what_the_text_says(title: str, tmp_path: Path) -> None:
     if title == "Cython":
         pytest.importorskip("Cython")
+        pytest.importorskip("setuptools")
         if not Path(tb.__file__).with_name("src_c").is_dir():
             pytest.skip("Cython does not find an editable installation's declarations")
     (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)

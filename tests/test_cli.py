@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import resource
+import re
 import shutil
 import signal
 import subprocess
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
+from reference import BFLOAT16, needs_bfloat16
 
 import t5bucket as tb
 
@@ -38,6 +38,13 @@ def fields(*arguments: object) -> dict[str, str]:
     }
 
 
+def run_script(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line after a script that changes what it finds."""
+    script = f"import sys\n{script}\nfrom t5bucket.cli import main\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
 def refused(code: int, message: str, *arguments: object, **options: Any) -> None:
     """Run a command that fails with a message and without a traceback."""
     result = run(*arguments, **options)
@@ -54,12 +61,42 @@ def test_bias_of_the_embedded_table_prints_shape_speed_and_checksum() -> None:
     printed = fields("bias", "--query-length", 20, "--key-length", 30, "--query-offset", 10)
     assert printed["shape"] == "(12, 20, 30)"
     assert printed["dtype"] == "float32"
-    assert float(printed["seconds"]) >= 0
-    assert float(printed["GB/s"]) >= 0
     assert len(printed["sha256"]) == 64
 
 
-@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16", "float64"])
+def test_bias_tells_computing_from_writing(tmp_path: Path) -> None:
+    speed = r"(\S+) s, (\S+) GB/s \((.*)\)"
+    arguments = ("bias", "--query-length", 1024)
+    for options, where in (
+        ([], "into new memory"),
+        (["--out", tmp_path / "x.npy"], "into the file"),
+    ):
+        printed = fields(*arguments, *options)
+        for name, expected in (("computing", "into memory, in tiles"), ("writing", where)):
+            found = re.fullmatch(speed, printed[name])
+            assert found is not None
+            seconds, gigabytes, described = found.groups()
+            assert described == expected
+            assert float(seconds) * float(gigabytes) == pytest.approx(12 * 1024**2 * 4e-9, rel=0.01)
+    printed = fields("bias", "--query-length", 0)
+    assert printed["computing"] == "0 s, 0 GB/s (into memory, in tiles)"
+
+
+def test_what_is_written_slowly_does_not_count_as_computing(tmp_path: Path) -> None:
+    script = """
+import time, numpy
+copyto = numpy.copyto
+numpy.copyto = lambda *arguments: (time.sleep(0.1), copyto(*arguments))
+"""
+    result = run_script(script, "bias", "--query-length", 4, "--out", tmp_path / "x.npy")
+    seconds = dict(re.findall(r"^(\w+) +(\S+) s, ", result.stdout, re.MULTILINE))
+    assert float(seconds["writing"]) >= 12 * 0.1
+    assert float(seconds["computing"]) < 0.6
+
+
+@pytest.mark.parametrize(
+    "dtype", [None, "float16", pytest.param("bfloat16", marks=needs_bfloat16), "float64"]
+)
 def test_bias_writes_what_matrix_computes(dtype: str | None, tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal((33, 3), np.float32)
     np.save(tmp_path / "table.npy", weight)
@@ -68,13 +105,13 @@ def test_bias_writes_what_matrix_computes(dtype: str | None, tmp_path: Path) -> 
     options += ["--max-distance", 200, "--unidirectional", "--num-threads", 2, "--out", out]
     options += ["--dtype", dtype] if dtype else []
     printed = fields("bias", tmp_path / "table.npy", *options)
-    converted = weight.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype or np.float32)
+    converted = weight.astype(BFLOAT16 if dtype == "bfloat16" else dtype or np.float32)
     expected = tb.RelativeAttentionBias(converted, tb.Buckets(33, 200, False)).matrix(
         40, 50, query_offset=300, key_offset=-7
     )
     written = np.load(out)
     if dtype == "bfloat16":
-        written = written.view(ml_dtypes.bfloat16)
+        written = written.view(BFLOAT16)
     assert written.dtype == expected.dtype
     assert np.array_equal(written, expected)
     assert printed["sha256"] == hashlib.sha256(expected.tobytes()).hexdigest()
@@ -106,6 +143,14 @@ def test_bias_takes_offsets_at_the_ends_of_int64(tmp_path: Path) -> None:
     fields(*arguments, "--query-offset", 2**63 - 1, "--out", out)
     written = np.load(out, mmap_mode="r")
     assert (written == written[:, :1, :1]).all()
+
+
+def test_bias_of_far_offsets_depends_on_their_difference_alone(tmp_path: Path) -> None:
+    digests = set()
+    for query_offset, key_offset in ((5, 0), (2**63 - 1, 2**63 - 6), (-(2**63) + 5, -(2**63))):
+        offsets = ["--query-offset", query_offset, "--key-offset", key_offset]
+        digests.add(fields("bias", "--query-length", 300, *offsets)["sha256"])
+    assert len(digests) == 1
 
 
 def test_a_terminated_process_leaves_nothing(tmp_path: Path) -> None:
@@ -164,29 +209,52 @@ def test_a_closed_output_is_no_traceback() -> None:
     assert result.stderr == ""
 
 
-def test_a_file_size_limit_fails_and_leaves_nothing(tmp_path: Path) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+# A command that writes a file, and what is left of it if that fails
+WRITING = {
+    "bias": ("bias", "--query-length", 2048, "--out", "x.npy"),
+    "plot": ("plot", "--out", "x.png"),
+    "bench": ("bench", "--json", "x.json"),
+}
+NO_ROWS = "from t5bucket.cli import bench; bench.ROWS = ()\n"
+NO_RESERVATION = "import os; vars(os).pop('posix_fallocate', None)\n"
+# Python ignores SIGXFSZ: a write beyond the limit is an error, as on a full disk.
+FILE_SIZE_LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))\n"
+FULL_DISK = """
+import errno, os
+def fail(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+"""
+FULL_DISKS = {  # the call that finds the disk full, by command
+    "bias": f"{FULL_DISK}os.posix_fallocate = fail\n",
+    "plot": f"{FULL_DISK}import matplotlib.figure; matplotlib.figure.Figure.savefig = fail\n",
+    "bench": f"{FULL_DISK}import pathlib; pathlib.Path.write_text = fail\n",
+}
 
-    out = tmp_path / "x.npy"
-    refused(1, str(out), "bias", "--query-length", 2048, "--out", out, preexec_fn=limit)
-    assert list(tmp_path.iterdir()) == []
+
+def fails_and_leaves_nothing(script: str, command: str, message: str, folder: Path) -> None:
+    if command == "plot":
+        pytest.importorskip("matplotlib")
+        script = f"import matplotlib.font_manager\n{script}"  # which keeps a list of fonts
+    result = run_script(NO_ROWS + script, *WRITING[command], cwd=folder)
+    assert result.returncode == 1, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(folder.iterdir()) == []
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("mount"),
-    reason="mounting a small file system takes root on Linux",
-)
-def test_a_full_disk_fails_and_leaves_nothing(tmp_path: Path) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
-    try:
-        out = tmp_path / "x.npy"
-        refused(1, "No space left on device", "bias", "--query-length", 2048, "--out", out)
-        assert list(tmp_path.iterdir()) == []
-        fields("bias", "--query-length", 100, "--out", out)
-        assert np.load(out).shape == (12, 100, 100)
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of a file's size")
+@pytest.mark.parametrize("command", WRITING)
+@pytest.mark.parametrize("reserve", ["", NO_RESERVATION], ids=["reserved", "written"])
+def test_a_file_size_limit_fails_and_leaves_nothing(
+    command: str, reserve: str, tmp_path: Path
+) -> None:
+    fails_and_leaves_nothing(f"{reserve}{FILE_SIZE_LIMIT}", command, "File too large", tmp_path)
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_full_disk_fails_and_leaves_nothing(command: str, tmp_path: Path) -> None:
+    message = "No space left on device"
+    fails_and_leaves_nothing(FULL_DISKS[command], command, message, tmp_path)
 
 
 def test_an_output_path_that_cannot_be_written_fails(tmp_path: Path) -> None:
@@ -253,7 +321,9 @@ def rows(*arguments: object) -> dict[int, str]:
     result = run("buckets", *arguments)
     assert result.returncode == 0, result.stderr
     lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()[2:]]
-    return {int(bucket): described for bucket, described in lines}
+    table = {int(bucket): described for bucket, described in lines}
+    assert list(table) == [*range(len(lines))]  # each bucket, and nothing left out
+    return table
 
 
 def test_buckets_shows_the_ranges() -> None:
@@ -262,9 +332,36 @@ def test_buckets_shows_the_ranges() -> None:
     assert table[8] == "-11 to -8"
     assert table[15] == "-91 and below"
     assert table[31] == "91 and beyond"
-    assert len(table) == 31
+    assert table[16] == "never occurs: it would be a later key's distance 0"
+    assert len(table) == 32
     assert rows("--num-buckets", 64, "--max-distance", 256)[63] == "216 and beyond"
     assert rows("--unidirectional")[0] == "0 and beyond"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--num-buckets", 33, "--max-distance", 12],
+        ["--num-buckets", 80, "--max-distance", 22],
+        ["--num-buckets", 32, "--max-distance", 20, "--unidirectional"],
+        ["--num-buckets", 32, "--max-distance", 128, "--unidirectional"],
+        ["--textbook", 20, 12],
+    ],
+)
+def test_buckets_says_which_never_occur(arguments: list[Any]) -> None:
+    described = rows(*arguments)
+    absent = {bucket for bucket, text in described.items() if text.startswith("never occurs: ")}
+    if arguments[0] == "--textbook":
+        scheme = tb.Buckets.from_textbook(*arguments[1:])
+    else:
+        scheme = tb.Buckets(arguments[1], arguments[3], "--unidirectional" not in arguments)
+    found = set(scheme(np.arange(-200, 201)).tolist())
+    assert absent == set(range(scheme.num_buckets)) - found
+    if arguments[1] == 33:
+        assert described[16] == "never occurs: it would be a later key's distance 0"
+        assert described[32] == "never occurs: half of an odd number of buckets leaves one over"
+        assert described[30] == "11"
+        assert described[29] == "never occurs: no whole distance lies between its boundaries"
 
 
 def test_buckets_in_the_textbooks_notation() -> None:
@@ -281,7 +378,7 @@ def test_buckets_in_the_textbooks_notation() -> None:
 def test_buckets_of_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"num_buckets": 320, "max_bucket_distance": 800}))
-    assert len(rows("--config", path)) == 319
+    assert len(rows("--config", path)) == 320
     refused(1, "No such file", "buckets", "--config", tmp_path / "no.json")
     path.write_text("{}")
     refused(1, "config must have relative position buckets", "buckets", "--config", path)
@@ -291,6 +388,7 @@ def test_buckets_of_a_configuration(tmp_path: Path) -> None:
 
 
 def test_plot_writes_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     out = tmp_path / "bias.png"
     assert run("plot", "--length", 20, "--out", out).stdout == f"{out}\n"
     assert out.read_bytes().startswith(b"\x89PNG")
@@ -325,7 +423,12 @@ def test_info_has_what_a_bug_report_needs() -> None:
     assert int(printed["threads"]) >= 1
     assert any(name in printed["compiler"] for name in ("GCC", "lang", "MSVC"))
     assert printed["instruction set"]
-    assert printed["ml_dtypes"] == ml_dtypes.__version__
+    for name in ("ml_dtypes", "tqdm", "matplotlib", "torch", "transformers", "dask", "jax"):
+        try:
+            expected = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            expected = "not installed"
+        assert printed[name] == expected
 
 
 def test_a_processor_feature_can_be_disabled() -> None:
@@ -333,27 +436,76 @@ def test_a_processor_feature_can_be_disabled() -> None:
     assert "portable on " in result.stdout
 
 
-def test_bench_measures_a_row_and_writes_the_table(tmp_path: Path) -> None:
-    script = """
-import sys
-from t5bucket.cli import bench, main
-bench.WORK_SECONDS, bench.ROWS = 0.01, (bench.ROWS[7], bench.ROWS[-2])
-sys.exit(main(["bench", "--json", sys.argv[1]]))
+def bench_of(works: list[tuple[str, str]], setup: str, out: Path) -> tuple[str, dict[str, Any]]:
+    """Measure rows of works and peers; return what is printed and what is written."""
+    script = f"""{setup}
+from t5bucket.cli import bench
+bench.WORK_SECONDS = 0.01
+bench.ROWS = [row for row in bench.ROWS if (row.work, row.peer) in {works}]
+assert len(bench.ROWS) == {len(works)}
 """
-    out = tmp_path / "bench.json"
-    result = subprocess.run(
-        [sys.executable, "-c", script, out], capture_output=True, text=True, check=True
-    )
-    table = json.loads(out.read_text())
+    result = run_script(script, "bench", "--json", out)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, json.loads(out.read_text())
+
+
+SMALL_ROWS = [
+    ("matrix float32 12 x 512 x 512", "memset"),
+    ("peak memory of matrix 12 x 4096 x 4096", "the output"),
+]
+
+
+def test_bench_measures_a_row_and_writes_the_table(tmp_path: Path) -> None:
+    printed, table = bench_of(SMALL_ROWS, "", tmp_path / "bench.json")
     assert table["system"]["t5bucket"] == tb.__version__
-    assert [row["work"] for row in table["rows"]] == [
-        "matrix float32 12 x 512 x 512",
-        "peak memory of matrix 12 x 4096 x 4096",
-    ]
+    assert [(row["work"], row["peer"]) for row in table["rows"]] == SMALL_ROWS
     for row in table["rows"]:
-        assert row["work"] in result.stdout
+        assert row["work"] in printed
         assert row["ratio"] == row["t5bucket"] / row["peer_value"]
     assert 1 <= table["rows"][1]["ratio"] < 1.02
+    assert table["left_out"] == []
+    assert "Left out" not in printed
+    assert "pip install" not in printed
+
+
+def test_bench_explains_its_marks(tmp_path: Path) -> None:
+    setup = "from t5bucket.cli import bench; bench.Result.ratio = property(lambda result: 99.0)"
+    printed, _ = bench_of(SMALL_ROWS[:1], setup, tmp_path / "bench.json")
+    assert printed.splitlines()[1].endswith(" 99.000    2.000  above")
+    for name in ("ratio", "at most", "above"):
+        (explained,) = re.findall(rf"^{name}  +(\S.*)$", printed, re.MULTILINE)
+        assert explained in run("bench", "--help").stdout
+
+
+def test_bench_leaves_out_rows_without_their_packages_and_says_so_once(tmp_path: Path) -> None:
+    left_out = [
+        ("matrix float32 12 x 2048 x 2048", "transformers"),
+        ("matrix bfloat16 12 x 2048 x 2048", "memset"),
+        ("4 M buckets, int32", "jax"),
+        ("padding mask 4 x 12 x 512 x 512", "torch"),
+    ]
+    absent = ["torch", "transformers", "jax", "ml_dtypes"]
+    setup = f"sys.modules.update(dict.fromkeys({absent}))"
+    printed, table = bench_of([*SMALL_ROWS, *left_out], setup, tmp_path / "bench.json")
+    assert [(row["work"], row["peer"]) for row in table["rows"]] == SMALL_ROWS
+    assert {(row["work"], row["peer"]) for row in table["left_out"]} == {*left_out}
+    assert "No module named" not in printed
+    assert not [work for work, _ in left_out if work in printed]
+    head, told = printed.split("\nLeft out:\n")
+    assert head.splitlines()[0].startswith("work ")
+    assert sorted(told.splitlines()) == [
+        "  1 row next to jax: jax is not installed",
+        "  1 row next to memset: bfloat16 needs ml_dtypes: pip install 't5bucket[bfloat16]'",
+        "  2 rows next to transformers, torch: torch is not installed",
+        "To measure them: python -m pip install torch 'transformers>=5' jax ml_dtypes",
+    ]
+
+
+def test_bench_of_models_without_their_packages_says_what_to_install() -> None:
+    result = run_script("sys.modules.update(dict.fromkeys(['torch']))", "bench", "--models")
+    assert result.returncode == 0, result.stderr
+    assert "next to transformers: torch is not installed\n" in result.stdout
+    assert result.stdout.endswith("pip install torch 'transformers>=5'\n")
 
 
 def test_the_installed_command_is_the_module() -> None:

@@ -30,8 +30,8 @@ FRAMEWORKS = {
 
 @pytest.mark.parametrize("name", ["t5bucket", *MODULES])
 def test_examples_in_docstrings(name: str) -> None:
-    if name in FRAMEWORKS:
-        pytest.importorskip(FRAMEWORKS[name])
+    if package := {**FRAMEWORKS, "t5bucket.plot": "matplotlib"}.get(name):
+        pytest.importorskip(package)
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

@@ -266,6 +266,7 @@ def test_masks_are_not_changed() -> None:
         assert mask.tobytes() == kept
 
 
+@reference.needs_bfloat16
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_masks_are_rounded_once_in_either_byte_order(order: str) -> None:
     bias = tb.RelativeAttentionBias(np.zeros((32, 1), reference.BFLOAT16), tb.Buckets())

@@ -13,11 +13,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import BFLOAT16
 
 import t5bucket as tb
 from t5bucket import _weight_files
@@ -26,7 +26,9 @@ load = tb.RelativeAttentionBias.load
 DATA = files("t5bucket") / "data" / "all-mpnet-base-v2.relative_attention_bias.safetensors"
 T5 = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 T5_DECODER = "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-DTYPES = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
+DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64} | (
+    {"BF16": BFLOAT16} if BFLOAT16 else {}
+)
 
 
 def safetensors(tensors: dict[str, Any]) -> bytes:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-import resource
 import subprocess
 import sys
 from functools import cache
@@ -115,6 +114,8 @@ def decode(implementation: str, name: str) -> Call:
 def peak_memory(implementation: str, length: int = 4096) -> float:
     """Measure the largest memory of a process that encodes with t5-small, in bytes."""
     import_frameworks()
+    if sys.platform == "win32":
+        raise NotImplementedError("Windows does not tell the peak memory in this way")
     script = f"from t5bucket.cli import _models; _models.print_peak({implementation!r}, {length})"
     command = [sys.executable, "-c", script]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -127,4 +128,6 @@ def print_peak(implementation: str, length: int) -> None:
         status = dict(line.split(":", 1) for line in read("/proc/self/status").splitlines())
         print(int(status["VmHWM"].split()[0]) << 10)
     else:
+        import resource  # only POSIX has it
+
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from textwrap import indent
 from typing import Any, NamedTuple
 
 from t5bucket.cli import _models, _works
@@ -23,6 +25,25 @@ SAMPLE_SECONDS = 0.002  # a sample repeats a call until it takes this long
 WORK_SECONDS = 1.0  # samples of one work are taken for this long,
 MIN_ROUNDS = 5  # but at least so many rounds
 MODEL_ROUNDS = 12  # of two models in turn
+# What pip installs for a package that a row needs.
+REQUIREMENTS = {
+    "torch": "torch",
+    "transformers": "'transformers>=5'",
+    "jax": "jax",
+    "ml_dtypes": "ml_dtypes",
+}
+LEGEND = """\
+ratio    time (or bytes) of t5bucket, divided by that of the peer: below 1 t5bucket takes less
+at most  the largest ratio that the project accepts
+above    this ratio is larger than that; other work on the machine can be the reason"""
+PEERS = """\
+peers:
+  memset, numpy copyto, numpy sum, numpy add   the same bytes without a bias: the memory's limit
+  numpy window   a copy out of NumPy's sliding_window_view
+  numpy take     a lookup in a table that was made before
+  numpy full     new memory filled with one number
+  numpy abs      NumPy's own small call
+  torch, transformers, jax   what these packages compute"""
 
 
 class Result(NamedTuple):
@@ -43,7 +64,8 @@ class Row(NamedTuple):
     work: str
     peer: str
     at_most: float
-    measure: Callable[[], Result]  # NotImplementedError if the peer is not installed
+    # NotImplementedError if the peer is not installed, ImportError if ml_dtypes is not
+    measure: Callable[[], Result]
     unit: str = "seconds"
 
 
@@ -232,8 +254,11 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
         help="measure this machine: ratios to peers and limits",
-        description="Measure t5bucket, its peers and this machine's limits side by side. Peers "
-        "that are not installed (torch and transformers, jax) are left out.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure t5bucket, its peers and this machine's limits side by side.\n"
+        "Rows are left out if their packages (torch, transformers, jax, ml_dtypes) are not\n"
+        "installed; a note at the end says which.",
+        epilog=f"columns and marks:\n{indent(LEGEND, '  ')}\n\n{PEERS}",
     )
     parser.add_argument(
         "--models",
@@ -247,16 +272,43 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table, row by row as it is measured."""
     rows: list[dict[str, Any]] = []
+    left_out: list[dict[str, str]] = []
     print(f"{'work':44} {'t5bucket':>10}  {'peer':>10} {'':14} {'ratio':>6} {'at most':>8}")
     for row in MODEL_ROWS if options.models else ROWS:
         try:
             rows.append(report(row, row.measure()))
-        except NotImplementedError as error:
-            print(f"{row.work:44} {'':10}  {'':10} {row.peer:14} {error}")
+        except (NotImplementedError, ImportError) as error:
+            left_out.append({"work": row.work, "peer": row.peer, "reason": explain(error)})
+    print(f"\n{LEGEND}")
+    report_left_out(left_out)
     if options.json is not None:
-        text = json.dumps({"system": describe_system(), "rows": rows}, indent=2, default=str)
+        table = {"system": describe_system(), "rows": rows, "left_out": left_out}
+        text = json.dumps(table, indent=2, default=str)
         with whole_file(options.json) as partial_path:
             partial_path.write_text(text + "\n")
+
+
+def explain(error: Exception) -> str:
+    """Say why a row cannot be measured."""
+    cause = error.__cause__ or error
+    if isinstance(cause, ModuleNotFoundError):
+        return f"{cause.name} is not installed"
+    return str(error)
+
+
+def report_left_out(left_out: list[dict[str, str]]) -> None:
+    """Print which rows were left out, why, and what to install."""
+    if not left_out:
+        return
+    print("\nLeft out:")
+    for reason in dict.fromkeys(row["reason"] for row in left_out):
+        peers = [row["peer"] for row in left_out if row["reason"] == reason]
+        rows = f"{len(peers)} row{'s' if len(peers) > 1 else ''}"
+        print(f"  {rows} next to {', '.join(dict.fromkeys(peers))}: {reason}")
+    named = " ".join(f"{row['peer']} {row['reason']}" for row in left_out)
+    packages = [pip for name, pip in REQUIREMENTS.items() if re.search(rf"\b{name}\b", named)]
+    if packages:
+        print(f"To measure them: python -m pip install {' '.join(packages)}")
 
 
 def report(row: Row, result: Result) -> dict[str, Any]:

@@ -19,7 +19,13 @@ from t5bucket._checks import FLOATS
 from t5bucket.cli._files import new_npy
 from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias, print_fields
 
-TILE_NBYTES = 8 << 20  # small enough that the allocator reuses it
+TILE_NBYTES = 8 << 20
+EPILOG = """\
+The matrix is computed in tiles of about 8 MiB. Two times are printed:
+  computing   the bias, into the memory of a tile, which is used again for the next one
+  writing     the tiles, into the file or into the new memory of the whole matrix
+Reading the table and the checksum (sha256, of the matrix's bytes) are not timed.
+A progress bar needs a terminal and tqdm (pip install 't5bucket[cli]')."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,7 +33,9 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bias",
         help="compute a bias matrix",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compute the bias matrix of a table; print its shape, speed and checksum.",
+        epilog=EPILOG,
     )
     add_weights_options(parser)
     add = parser.add_argument
@@ -70,18 +78,27 @@ def run(options: argparse.Namespace) -> None:
         if options.out is None
         else new_npy(options.out, shape, bias.dtype)
     )
+    seconds = dict.fromkeys(("computing", "writing"), 0.0)
     with destination as matrix, progress(matrix.nbytes) as report:
-        seconds, checksum = fill(matrix, bias, options, report)
+        checksum = fill(matrix, bias, options, report, seconds)
+        begin = time.perf_counter()
+    seconds["writing"] += time.perf_counter() - begin  # what the system had not written yet
+    where = "into new memory" if options.out is None else "into the file"
     fields: dict[str, object] = {
         "weights": options.weights or "all-mpnet-base-v2 (embedded)",
         "buckets": bias.buckets,
         "shape": shape,
         "dtype": bias.dtype,
-        "seconds": f"{seconds:.4g}",
-        "GB/s": f"{matrix.nbytes / 1e9 / seconds:.3g}" if seconds else "0",
+        "computing": f"{show_speed(matrix.nbytes, seconds['computing'])} (into memory, in tiles)",
+        "writing": f"{show_speed(matrix.nbytes, seconds['writing'])} ({where})",
         "sha256": checksum,
     }
     print_fields(fields if options.out is None else {**fields, "out": options.out})
+
+
+def show_speed(nbytes: int, seconds: float) -> str:
+    """Show a time and the speed that it means."""
+    return f"{seconds:.4g} s, {nbytes / 1e9 / seconds if seconds else 0:.3g} GB/s"
 
 
 def convert(bias: RelativeAttentionBias, dtype: str | None) -> RelativeAttentionBias:
@@ -97,39 +114,45 @@ def fill(
     bias: RelativeAttentionBias,
     options: argparse.Namespace,
     report: Callable[[int], object],
-) -> tuple[float, str]:
-    """Fill a matrix tile by tile; return the seconds of that alone, and a SHA-256 of it all."""
-    seconds = 0.0
+    seconds: dict[str, float],
+) -> str:
+    """Fill a matrix tile by tile, and count the seconds; return a SHA-256 of it all."""
     checksum = hashlib.sha256()
     begin = time.perf_counter()
     for rows, block in tiles(matrix, bias, options):
+        computed = time.perf_counter()
         np.copyto(rows, block)
-        seconds += time.perf_counter() - begin
+        seconds["computing"] += computed - begin
+        seconds["writing"] += time.perf_counter() - computed
         checksum.update(block.reshape(-1).view(np.uint8).data)
         report(block.nbytes)
         begin = time.perf_counter()
-    return seconds, checksum.hexdigest()
+    return checksum.hexdigest()
 
 
 def tiles(
     matrix: NDArray[Any], bias: RelativeAttentionBias, options: argparse.Namespace
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Yield rows of a head and their bias, in the order of memory."""
+    """Yield rows of a head and their bias, in the order of memory; each bias in the same tile."""
     _, query_length, key_length = matrix.shape
     if matrix.size == 0:
         return
-    num_rows = max(1, TILE_NBYTES // (key_length * matrix.itemsize))
+    num_rows = min(query_length, max(1, TILE_NBYTES // (key_length * matrix.itemsize)))
+    tile = allocate((1, num_rows, key_length), matrix.dtype)
+    tile.view(np.uint8).fill(0)  # new memory is slow to write, and would be what is timed
     for head in range(bias.num_heads):
         by_head = bias.weight if bias.heads_first else bias.weight.T
         one_head = RelativeAttentionBias(by_head[head : head + 1], bias.buckets, heads_first=True)
-        for (rows, _), block in one_head.tiles(
-            query_length,
-            key_length,
-            tile=(num_rows, key_length),
-            query_offset=options.query_offset,
-            key_offset=options.key_offset,
-            num_threads=options.num_threads,
-        ):
+        for begin in range(0, query_length, num_rows):
+            rows = slice(begin, min(begin + num_rows, query_length))
+            difference = options.key_offset - options.query_offset - begin
+            block = one_head.matrix(
+                rows.stop - rows.start,
+                key_length,
+                key_offset=max(-(2**63), min(difference, 2**63 - 1)),  # the same bucket
+                out=tile[:, : rows.stop - rows.start],
+                num_threads=options.num_threads,
+            )
             yield matrix[head, rows], block[0]
 
 

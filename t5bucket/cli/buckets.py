@@ -15,7 +15,8 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "buckets",
         help="show which distances each bucket holds",
-        description="Show the relative positions (key - query, in tokens) of each bucket.",
+        description="Show the relative positions (key - query, in tokens) of each bucket, and say "
+        "which buckets never occur.",
     )
     add = parser.add_argument
     add("--num-buckets", type=integer(), metavar="N", help="(default: 32)")
@@ -32,15 +33,28 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print a scheme's ranges."""
+    """Print a scheme's ranges, in the order of its buckets."""
     buckets = scheme(options)
     textbook = options.textbook is not None
     print(buckets)
     print("bucket  query - key" if textbook else "bucket  key - query")
+    described: dict[int, list[str]] = {bucket: [] for bucket in range(buckets.num_buckets)}
     for bucket, first, last in buckets.ranges():
         if textbook:
             first, last = negated(last), negated(first)
-        print(f"{bucket:6}  {describe((bucket, first, last))}")
+        described[bucket].append(describe((bucket, first, last)))
+    for bucket, ranges in described.items():
+        for text in ranges or [f"never occurs: {explain_absence(bucket, buckets)}"]:
+            print(f"{bucket:6}  {text}")
+
+
+def explain_absence(bucket: int, buckets: Buckets) -> str:
+    """Say why no relative position has a bucket of T5's scheme."""
+    if buckets.bidirectional and bucket == buckets.num_buckets // 2:
+        return "it would be a later key's distance 0"
+    if buckets.bidirectional and bucket == buckets.num_buckets // 2 * 2:
+        return "half of an odd number of buckets leaves one over"
+    return "no whole distance lies between its boundaries"
 
 
 def scheme(options: argparse.Namespace) -> Buckets:

@@ -13,7 +13,13 @@ from t5bucket._machine import CACHE_NBYTES, available_cpus
 from t5bucket._threads import default_num_threads
 from t5bucket.cli._options import print_fields
 
-OPTIONAL_PACKAGES = ("ml_dtypes", "tqdm", "matplotlib", "torch", "transformers")
+OPTIONAL_PACKAGES = ("ml_dtypes", "tqdm", "matplotlib", "torch", "transformers", "dask", "jax")
+EPILOG = """\
+instruction set   the best kernels that this processor has ("portable" ones run on any), and its
+                  name; T5BUCKET_DISABLE_CPU=avx2 turns the AVX2 ones off
+processors        those that this process may use
+threads           those of a large call; T5BUCKET_NUM_THREADS sets them
+last-level cache  outputs larger than half of it are written past the caches"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -21,7 +27,9 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "info",
         help="show versions, compiler, instruction set and threads",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Show what a bug report needs.",
+        epilog=EPILOG,
     )
     parser.set_defaults(run=run)
 
