@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent
 FIGURES = ROOT / "build" / "trust"
 TABLE = ROOT / "docs" / "trust.md"
 OPTIONAL_PACKAGES = [
-    "cython", "dask[array]", "distributed", "jax", "setuptools>=77", "torch==2.13.0",
+    "cython", "dask[array]", "distributed", "jax", "pandas", "setuptools>=77", "torch==2.13.0",
     "transformers>=5", "zarr",
 ]  # fmt: skip
 TEST_PACKAGES = ["hypothesis", "matplotlib", "ml_dtypes", "pytest", "tqdm"]

@@ -1,5 +1,6 @@
 # _core.pyi - types of the compiled wrappers.
 # SPDX-License-Identifier: BSD-3-Clause
+import sys
 from typing import Any, final
 
 import numpy as np
@@ -9,7 +10,8 @@ from typing_extensions import disjoint_base
 @final
 class Memory:
     def __new__(cls, owner: object, address: int, nbytes: int) -> Memory: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):  # before, only C sees that it is a buffer
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @disjoint_base
 class Lookup:
