@@ -20,6 +20,7 @@ MODULES = sorted(
 )
 
 FRAMEWORKS = {
+    "t5bucket._composite": "torch",
     "t5bucket._layers": "transformers",
     "t5bucket._tensors": "torch",
     "t5bucket.dask": "dask",
