@@ -41,21 +41,24 @@ def view_tensor(tensor: Any, name: str = "tensor") -> NDArray[Any]:
     try:
         if tensor.is_neg():  # by a flag alone
             tensor = tensor.resolve_neg()
-        address, num_bytes = tensor.data_ptr(), tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        # Not `data_ptr`, which copies what a lazy clone shares.
+        address = getattr(tensor, "const_data_ptr", tensor.data_ptr)()
         shape, strides, count = tensor.shape, None, tensor.numel()
         if not tensor.is_contiguous():
             sizes = list(zip(shape, tensor.stride(), strict=True))
             strides = [stride * dtype.itemsize for _, stride in sizes]
             count = 1 + sum((size - 1) * stride for size, stride in sizes)
         end = (tensor.storage_offset() + count) * dtype.itemsize
-        is_readable = count == 0 or (address != 0 and end <= num_bytes)
-    except RuntimeError:  # sparse, nested, inside of a transform
+        is_readable = count == 0 or (address != 0 and end <= storage.nbytes())
+    except (RuntimeError, ValueError):  # sparse, nested, uninitialized, inside of a transform
         is_readable = False
     if not is_readable:
         raise TypeError(
             f"{name} must be a tensor whose items are in memory, got {_describe(tensor)}"
         )
-    memory = _core.Memory(tensor, address, count * dtype.itemsize)
+    # The storage, not the tensor, which can be given another one.
+    memory = _core.Memory(storage, address, count * dtype.itemsize)
     return np.ndarray(shape, dtype, memory, 0, strides)  # type: ignore[arg-type]
 
 
@@ -66,7 +69,7 @@ def _describe(tensor: Any) -> str:
     layout = str(tensor.layout).rpartition(".")[2]
     if layout != "strided":
         return f"one of layout {layout}"
-    return f"a {type(tensor).__name__} that was freed, or is of a transform"
+    return f"a {type(tensor).__name__} without memory of its own"
 
 
 @lru_cache

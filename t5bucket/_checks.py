@@ -33,7 +33,7 @@ def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT6
             raise TypeError(f"{name} must be an integer, got {_show(value)}")
         try:
             value = operator.index(value)
-        except TypeError:
+        except (TypeError, ValueError, RuntimeError):  # the last two of tensors
             raise TypeError(f"{name} must be an integer, got {_show(value)}") from None
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
@@ -56,13 +56,12 @@ def flag(name: str, value: Any) -> bool:
 
 def real(name: str, value: Any) -> float:
     """Check a real number, of Python or NumPy."""
-    if type(value) is float:
-        return value
     try:
+        if type(value) in (int, float):
+            return float(value)
         array = as_array(name, value)
-        is_real = array.dtype.kind in "iuf" or array.dtype.name in FLOATS or type(value) is int
-        if is_real and array.ndim == 0:
-            return float(value if type(value) is int else array)
+        if array.ndim == 0 and (array.dtype.kind in "iuf" or array.dtype.name in FLOATS):
+            return float(array)
     except OverflowError:
         raise ValueError(f"{name} must fit in float64, got {value}") from None
     except (TypeError, ValueError, RuntimeError):
@@ -111,9 +110,11 @@ def offset(query_offset: Any, key_offset: Any) -> int:
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
     """Return an array of whatever dtype; of a tensor of PyTorch, its values without gradient."""
-    torch = sys.modules.get("torch")  # who has no tensor need not import it
-    if isinstance(value, getattr(torch, "Tensor", ())):
+    tensor_type = getattr(sys.modules.get("torch"), "Tensor", ())  # without it, none is one
+    if isinstance(value, tensor_type):
         return view_tensor(value, name)
+    if tensor_type and isinstance(value, list | tuple):
+        value = _view_tensors(name, value, tensor_type)
     try:
         return np.asarray(value)
     except MemoryError:
@@ -122,6 +123,15 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
         raise ValueError(f"{name} must be an array, got {value!r}") from None
     except Exception as error:  # whatever the value's own conversion raises
         raise TypeError(f"{name} must be an array, got {type(value).__name__} ({error})") from error
+
+
+def _view_tensors(name: str, value: Any, tensor_type: Any) -> Any:
+    """View the tensors in a list of lists: NumPy would read each of them in its own way."""
+    if isinstance(value, tensor_type):
+        return view_tensor(value, name)
+    if isinstance(value, list | tuple):
+        return [_view_tensors(name, item, tensor_type) for item in value]
+    return value
 
 
 def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.functional import embedding
 
 from t5bucket import _checks
 from t5bucket._buckets import Buckets
@@ -40,7 +41,7 @@ def compose_bias(
     first = max(-limit, min(key_offset - query_offset - query_length + 1, limit))
     relative_position = torch.arange(num_diagonals, device=weight.device) + first
     numbers = _number(relative_position, buckets)
-    diagonals = _widen(weight, scale).t().index_select(1, numbers)
+    diagonals = _widen(weight, scale).index_select(0, numbers).t().to(_wide(weight))
     bias = _windows(diagonals, query_length, key_length).flip(1)[None]
     future = None
     if causal:
@@ -63,8 +64,11 @@ def compose_bias_at(
     batch_axes(mask, query_positions, key_positions)  # which have to broadcast
     relative_position = _subtract(query_positions, key_positions)
     numbers = _number(relative_position, buckets)
-    items = _widen(weight, scale).index_select(0, numbers.flatten())
-    bias = items.unflatten(0, numbers.shape).movedim(-1, -3)
+    items = _widen(weight, scale)
+    if 0 in numbers.shape:  # `embedding` has no gradient that can be mapped then
+        bias = items.new_zeros(*numbers.shape, items.shape[1]).movedim(-1, -3)
+    else:
+        bias = embedding(numbers, items).movedim(-1, -3)
     bias = bias if bias.ndim > 3 else bias[None]
     future = relative_position[..., None, :, :] > 0 if causal else None
     return _finish(bias, weight, mask, future, linear)
@@ -97,8 +101,7 @@ def _number(relative_position: torch.Tensor, buckets: Buckets) -> torch.Tensor:
         torch.tensor(values, dtype=torch.int64, device=relative_position.device)
         for values in (buckets._rule.start_list, buckets._rule.bucket_list)
     )
-    ranges = torch.bucketize(relative_position, starts, right=True)
-    return numbers.index_select(0, ranges.flatten()).unflatten(0, ranges.shape)
+    return numbers[torch.bucketize(relative_position, starts, right=True)]
 
 
 def _subtract(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
@@ -110,11 +113,15 @@ def _subtract(query_positions: torch.Tensor, key_positions: torch.Tensor) -> tor
     return torch.where(overflows, torch.where(key < 0, INT64_MIN, INT64_MAX), difference)
 
 
+def _wide(weight: torch.Tensor) -> torch.dtype:
+    """Return the type that the kernels multiply and add in."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
 def _widen(weight: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """Scale and round the weights; widen them, so that gradients are summed in float32."""
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    items = weight.to(wide)
-    return items if scale is None else (items * scale).to(weight.dtype).to(wide)
+    """Scale the weights, and give them the type that their gradients are summed in."""
+    items = weight.to(_wide(weight))
+    return (items if scale is None else items * scale).double()
 
 
 def _finish(
@@ -124,12 +131,12 @@ def _finish(
     future: torch.Tensor | None,
     linear: bool,
 ) -> torch.Tensor:
-    """Add and apply masks, as the kernels do."""
+    """Round, then add and apply masks, as the kernels do."""
     if mask is not None:
         _checks.mask_shape(mask.shape, bias.shape[-3:])
-    if mask is not None and mask.dtype != torch.bool and not linear:
-        bias = bias + mask.to(weight.dtype).to(bias.dtype)
     bias = bias.to(weight.dtype)
+    if mask is not None and mask.dtype != torch.bool and not linear:
+        bias = bias + mask.to(weight.dtype)
     masked_value = 0.0 if linear else torch.finfo(weight.dtype).min
     if mask is not None and mask.dtype == torch.bool:
         bias = torch.where(mask, bias, masked_value)

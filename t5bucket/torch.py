@@ -16,6 +16,7 @@ from typing import Any
 
 try:
     import torch
+    from torch._functorch import eager_transforms
     from torch.autograd import forward_ad
 except ImportError:
     raise ImportError("t5bucket.torch needs PyTorch: pip install 't5bucket[torch]'") from None
@@ -71,7 +72,7 @@ def compute_bias(
         Position of query 0 and of key 0.
     mask : Tensor, optional
         Boolean (true = attend) or floating-point (added); it broadcasts to
-        ``(batch, num_heads, query_length, key_length)``. No gradient flows into it.
+        ``(batch, num_heads, query_length, key_length)``. It must not require a gradient.
     causal : bool, optional
         Mask keys whose position is greater than the query's.
     scale : float, optional
@@ -92,7 +93,7 @@ def compute_bias(
     -----
     The bias is linear in `weight`, and can be differentiated any number of times, in
     reverse and in forward mode, and mapped over weights and masks (``torch.func``). A
-    transform takes the memory of two matrices; everything else, of one.
+    transform takes several times the memory of its result.
 
     Examples
     --------
@@ -107,12 +108,13 @@ def compute_bias(
     >>> weight.grad[0, 0]  # pairs of bucket 0
     tensor(3.)
     """
-    _check(weight, buckets, mask, causal, scale)
-    _check_integer("query_length", query_length, 0)
-    _check_integer("key_length", key_length, 0)
-    _check_integer("query_offset", query_offset)
-    _check_integer("key_offset", key_offset)
-    lengths = (query_length, key_length, query_offset, key_offset)
+    scale = _check(weight, buckets, mask, causal, scale)
+    lengths = (
+        _check_integer("query_length", query_length, 0),
+        _check_integer("key_length", key_length, 0),
+        _check_integer("query_offset", query_offset),
+        _check_integer("key_offset", key_offset),
+    )
     if is_plain(weight, mask) and not needs_gradient(weight):
         return fill_bias(weight, mask, buckets, *lengths, causal, scale)
     if is_transformed():
@@ -168,7 +170,7 @@ def compute_bias_at(
     >>> compute_bias_at(torch.zeros(32, 12), positions, buckets=tb.Buckets()).shape
     torch.Size([1, 12, 5, 5])
     """
-    _check(weight, buckets, mask, causal, scale)
+    scale = _check(weight, buckets, mask, causal, scale)
     key_positions = query_positions if key_positions is None else key_positions
     _check_positions("query_positions", query_positions)
     _check_positions("key_positions", key_positions)
@@ -185,11 +187,15 @@ def compute_bias_at(
 # ---- arguments ----
 
 
-def _check(weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any) -> None:
+def _check(weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any) -> float | None:
+    """Check what both functions take; return the scale as Python's float."""
     _checks.flag("causal", causal)
     _check_tensor("weight", weight, FLOATS, "float16, bfloat16, float32 or float64")
+    if isinstance(scale, torch.Tensor) and scale.requires_grad:
+        raise ValueError("scale must not require a gradient, got one that does")
+    factor = None
     if scale is not None:
-        _checks.scale(scale, is_double=weight.dtype == torch.float64)
+        factor = _checks.scale(scale, is_double=weight.dtype == torch.float64)
     if weight.ndim != 2:
         raise ValueError(
             f"weight must have two axes, buckets and heads, got shape {tuple(weight.shape)}"
@@ -205,11 +211,13 @@ def _check(weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any) -> Non
         _check_tensor("mask", mask, (torch.bool, *FLOATS), "boolean or floating-point")
         if mask.requires_grad:
             raise ValueError("mask must not require a gradient, got one that does")
+    return factor
 
 
-def _check_integer(name: str, value: Any, minimum: int = _checks.INT64_MIN) -> None:
-    if not isinstance(value, torch.SymInt):  # which is what it will be when it is traced
-        _checks.integer(name, value, minimum)
+def _check_integer(name: str, value: Any, minimum: int = _checks.INT64_MIN) -> Any:
+    if isinstance(value, torch.SymInt):  # which is what it will be when it is traced
+        return value
+    return _checks.integer(name, value, minimum)
 
 
 def _check_positions(name: str, positions: Any) -> None:
@@ -262,15 +270,26 @@ def _new_weight(gradient: torch.Tensor, settings: Sequence[int]) -> torch.Tensor
 # ---- operators: the bias and its adjoint, each of which is the other's gradient ----
 
 
+def _is_differentiated_forwards(*arguments: Any) -> bool:
+    """Whether an argument has a tangent; one of ``torch.func.jvp`` cannot be seen from here."""
+    if forward_ad._current_level < 0:
+        return False
+    tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+    return bool(
+        eager_transforms.JVP_NESTING
+        or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+    )
+
+
 def _backward_only(kernel: Kernel) -> Kernel:
     """Refuse forward mode, in which PyTorch takes the derivative of an operator for 0."""
 
     @wraps(kernel)
     def checked(*arguments: Any) -> torch.Tensor:
-        if forward_ad._current_level >= 0:
+        if _is_differentiated_forwards(*arguments):
             raise NotImplementedError(
-                "torch.ops.t5bucket must not be called in forward mode: "
-                "call the functions of t5bucket.torch"
+                "torch.ops.t5bucket must not be differentiated in forward mode: "
+                "call the functions of t5bucket.torch, and compile the transform with them"
             )
         return kernel(*arguments)
 

@@ -332,7 +332,10 @@ def test_buckets_shows_the_ranges() -> None:
     assert table[8] == "-11 to -8"
     assert table[15] == "-91 and below"
     assert table[31] == "91 and beyond"
-    assert table[16] == "never occurs: it would be a later key's distance 0"
+    assert (
+        table[16]
+        == "never occurs: it would hold distance 0 of later keys, and distance 0 is in bucket 0"
+    )
     assert len(table) == 32
     assert rows("--num-buckets", 64, "--max-distance", 256)[63] == "216 and beyond"
     assert rows("--unidirectional")[0] == "0 and beyond"
@@ -358,8 +361,13 @@ def test_buckets_says_which_never_occur(arguments: list[Any]) -> None:
     found = set(scheme(np.arange(-200, 201)).tolist())
     assert absent == set(range(scheme.num_buckets)) - found
     if arguments[1] == 33:
-        assert described[16] == "never occurs: it would be a later key's distance 0"
-        assert described[32] == "never occurs: half of an odd number of buckets leaves one over"
+        assert (
+            described[16]
+            == "never occurs: it would hold distance 0 of later keys, and distance 0 is in bucket 0"
+        )
+        assert (
+            described[32] == "never occurs: each direction has 16 buckets, so this one is left over"
+        )
         assert described[30] == "11"
         assert described[29] == "never occurs: no whole distance lies between its boundaries"
 

@@ -145,7 +145,10 @@ def test_a_view_has_the_tensors_items(dtype: Any) -> None:
 
 def test_a_view_keeps_the_memory_alive() -> None:
     tensor = torch.arange(1000)
-    alive, array = weakref.ref(tensor), view_tensor(tensor)
+    storage = tensor.untyped_storage()
+    alive, array = weakref.ref(storage), view_tensor(tensor)
+    del storage
+    tensor.data = torch.zeros(1000, dtype=torch.int64)  # gives it another storage
     del tensor
     gc.collect()
     assert alive() is not None
@@ -153,6 +156,25 @@ def test_a_view_keeps_the_memory_alive() -> None:
     del array
     gc.collect()
     assert alive() is None
+
+
+def test_tensors_in_lists_stay_as_they_are() -> None:
+    rows = [torch.nn.Parameter(torch.full((NUM_HEADS,), i / 8).bfloat16()) for i in range(32)]
+    positions = torch.arange(3)
+    before = [state(tensor) for tensor in (*rows, positions)]
+    bias = tb.RelativeAttentionBias(rows, BUCKETS)
+    assert bias.weight[:, 0].tolist() == [i / 8 for i in range(32)]
+    assert np.array_equal(BUCKETS([positions, positions]), BUCKETS([[0, 1, 2]] * 2))
+    assert np.array_equal(BUCKETS(list(positions)), BUCKETS([0, 1, 2]))
+    assert [state(tensor) for tensor in (*rows, positions)] == before
+
+
+def test_what_a_lazy_clone_shares_is_not_copied() -> None:
+    weight = torch.randn(32, NUM_HEADS)
+    clone = torch._lazy_clone(weight)
+    assert torch.equal(*(compute_bias(w, Q, K, buckets=BUCKETS) for w in (weight, clone)))
+    assert torch._C._is_cow_tensor(weight)
+    assert torch._C._is_cow_tensor(clone)
 
 
 def test_a_tensor_that_is_negative_by_a_flag_is_read_as_it_is() -> None:

@@ -209,15 +209,47 @@ def test_values_are_the_same_bits_with_and_without_a_transform(function: str, dt
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_gradients_of_16_bits_are_summed_in_32(dtype: Any) -> None:
+@pytest.mark.parametrize("scale", [None, 2.0**-10])
+def test_gradients_of_16_bits_are_summed_in_more(dtype: Any, scale: float | None) -> None:
     weight = torch.zeros(8, 1, dtype=dtype)
-    for function in (
-        lambda w: compute_bias(w, 90, 90, buckets=BUCKETS),
-        lambda w: compute_bias_at(w, torch.arange(90), buckets=BUCKETS),
-    ):
-        found = torch.func.grad(lambda w, f=function: f(w).sum())(weight)
-        counts = np.bincount(BUCKETS.grid(90, 90).ravel(), minlength=8)
-        assert torch.equal(found[:, 0], torch.from_numpy(counts).to(dtype))
+    length = 90 if scale is None else 900  # whose sums without the scale are no float16
+    functions: tuple[Function, ...] = (
+        lambda w: compute_bias(w, length, length, buckets=BUCKETS, scale=scale),
+        lambda w: compute_bias_at(w, torch.arange(length), buckets=BUCKETS, scale=scale),
+    )
+    counts = np.bincount(BUCKETS.grid(length, length).ravel(), minlength=8)
+    expected = torch.from_numpy(counts * (scale or 1)).to(dtype)
+    for function in functions:
+        assert torch.equal(
+            torch.func.grad(lambda w, f=function: f(w).sum())(weight)[:, 0], expected
+        )
+
+
+def test_gradients_of_given_positions_are_summed_in_float64() -> None:
+    keys = torch.full((1001,), 99)
+
+    def bias(weight: Any) -> Any:
+        return compute_bias_at(weight, torch.zeros(1, dtype=torch.int64), keys, buckets=BUCKETS)
+
+    gradient = torch.ones(1, 1, 1, 1001)
+    gradient[..., 0] = 2.0**24  # float32 would lose each 1 that is added
+    (found,) = torch.func.vjp(bias, torch.zeros(8, 1))[1](gradient)
+    assert found.max() == 2**24 + 1000
+
+
+@pytest.mark.parametrize(
+    "make", [np.uint8, np.int8, lambda n: torch.tensor(n, dtype=torch.int8)], ids=str
+)
+def test_narrow_integers_are_taken_for_what_they_are(make: Callable[[int], Any]) -> None:
+    weight = make_weight()
+
+    def bias(weight: Any) -> Any:
+        lengths = (make(120), make(100))
+        return compute_bias(weight, *lengths, buckets=BUCKETS, query_offset=make(90))
+
+    found = torch.vmap(bias)(weight[None])[0]
+    assert torch.equal(found, compute_bias(weight, 120, 100, buckets=BUCKETS, query_offset=90))
+    assert torch.equal(bias(weight), found)
 
 
 # ---- what else is batched ----
@@ -317,10 +349,39 @@ def test_transforms_are_compiled_without_a_graph_break(transform: str, function:
     torch.testing.assert_close(found, TRANSFORMS[transform](ours, make_weight()))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
+def test_a_transform_is_compiled_for_any_length() -> None:
+    def gradients(weights: Any, positions: Any) -> Any:
+        def total(weight: Any, ids: Any) -> Any:
+            bias = compute_bias(weight, len(ids), len(ids), buckets=BUCKETS, scale=2)
+            return (bias * compute_bias_at(weight, ids, buckets=BUCKETS)).sum()
+
+        return torch.vmap(torch.func.grad(total))(weights, positions)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(gradients, fullgraph=True, backend="aot_eager", dynamic=True)
+    for length in (4, 7, 9):
+        inputs = (stacked(make_weight()), torch.arange(3 * length).reshape(3, length) % 11)
+        torch.testing.assert_close(compiled(*inputs), gradients(*inputs))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_backward_pass_runs_next_to_dual_numbers_of_others() -> None:
+    compiled = torch.compile(lambda w: compute_bias(w, Q, K, buckets=BUCKETS), backend="aot_eager")
+    weight = make_weight(requires_grad=True)
+    bias = compiled(weight)
+    with forward_ad.dual_level():
+        (found,) = torch.autograd.grad(bias.sum(), weight)
+    assert found.sum() == bias.numel()
+
+
 # ---- what is refused ----
 
 
 def test_errors_in_a_transform_name_the_argument() -> None:
+    weight = make_weight()
+
     def jvp(function: Function) -> Any:
         return torch.func.jvp(function, (make_weight(),), (make_weight(),))
 
@@ -328,6 +389,10 @@ def test_errors_in_a_transform_name_the_argument() -> None:
         ValueError, match=r"mask must broadcast to \(\.\.\., 2, 3, 5\), got shape \(3,\)"
     ):
         jvp(lambda w: compute_bias(w, Q, K, buckets=BUCKETS, mask=torch.ones(3)))
+    with pytest.raises(TypeError, match="scale must be a real number, got Tensor"):
+        torch.vmap(lambda s: compute_bias(weight, Q, K, buckets=BUCKETS, scale=s))(torch.ones(3))
+    with pytest.raises(ValueError, match="scale must not require a gradient"):
+        compute_bias(make_weight(), Q, K, buckets=BUCKETS, scale=torch.ones((), requires_grad=True))
     with pytest.raises(ValueError, match="scale must be finite in float64, got inf"):
         jvp(lambda w: compute_bias(w, Q, K, buckets=BUCKETS, scale=float("inf")))
     with pytest.raises(ValueError, match="mask and positions must broadcast on their batch axes"):

@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> None:
 def explain_absence(bucket: int, buckets: Buckets) -> str:
     """Say why no relative position has a bucket of T5's scheme."""
     if buckets.bidirectional and bucket == buckets.num_buckets // 2:
-        return "it would be a later key's distance 0"
+        return "it would hold distance 0 of later keys, and distance 0 is in bucket 0"
     if buckets.bidirectional and bucket == buckets.num_buckets // 2 * 2:
-        return "half of an odd number of buckets leaves one over"
+        return f"each direction has {buckets.num_buckets // 2} buckets, so this one is left over"
     return "no whole distance lies between its boundaries"
 
 
