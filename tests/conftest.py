@@ -1,6 +1,8 @@
 # conftest.py - settings of every test.
 # SPDX-License-Identifier: BSD-3-Clause
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -29,6 +31,16 @@ def divide_every_call(num_threads: str) -> None:
     os.environ["T5BUCKET_NUM_THREADS"] = num_threads
     _threads.PART_NBYTES, _threads.THREAD_NBYTES, _threads.MIN_PART_NBYTES = 256, 1, 1
     _table.SMALL_COUNT = 0
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread, in which tiny works take less time."""
+    torch: Any = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_configure(config: pytest.Config) -> None:

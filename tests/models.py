@@ -278,6 +278,12 @@ FAMILIES: dict[str, Callable[[bool], Case]] = {
 }
 
 
+def implementations(family: str) -> list[str | None]:
+    """List the attentions that a family can choose from; None where there is no choice."""
+    model = FAMILIES[family](False).model
+    return ["sdpa", "eager"] if getattr(model, "_supports_sdpa", False) else [None]
+
+
 def make(family: str, padded: bool = False, implementation: str | None = None) -> Case:
     """Make a model whose biases matter, ready for inference."""
     torch.manual_seed(0)

@@ -57,14 +57,7 @@ def fell_back(caplog: Any) -> list[str]:
     return [record.message for record in caplog.records if "falls back" in record.message]
 
 
-def implementations(family: str) -> list[str | None]:
-    """Attentions that a family can choose from; None where there is no choice."""
-    model = models.FAMILIES[family](False).model
-    choice = getattr(model, "_supports_sdpa", False)
-    return ["sdpa", "eager"] if choice else [None]
-
-
-CASES = [(family, name) for family in models.FAMILIES for name in implementations(family)]
+CASES = [(family, name) for family in models.FAMILIES for name in models.implementations(family)]
 
 
 @pytest.mark.parametrize(("family", "implementation"), CASES)

@@ -18,15 +18,12 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 from t5bucket import _layers  # noqa: E402
 from t5bucket.transformers import accelerate, accelerated  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own versions
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of transformers, about its own versions
+    pytest.mark.usefixtures("one_thread"),
+]
 
 DROPOUTS = ("dropout", "dropout_rate", "attention_dropout", "activation_dropout")
-
-
-def implementations(family: str) -> list[str | None]:
-    """Attentions that a family can choose from; None where there is no choice."""
-    model = models.FAMILIES[family](False).model
-    return ["sdpa", "eager"] if getattr(model, "_supports_sdpa", False) else [None]
 
 
 def parts_with_checkpoints(model: Any) -> list[Any]:
@@ -47,20 +44,11 @@ def checkpoints(family: str) -> list[bool | None]:
 CASES = [
     (family, implementation, reentrant)
     for family in models.FAMILIES
-    for implementation in implementations(family)
+    for implementation in models.implementations(family)
     for reentrant in checkpoints(family)
 ]
 # transformers' own WavLM does not come to the end of a backward pass with these.
 ENDLESS = ("wavlm", None, True)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny works take less time in one thread, the more so next to other processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_training(

@@ -1,6 +1,6 @@
 # test_transforms_of_models.py - what transforms of PyTorch make of accelerated models.
 # SPDX-License-Identifier: BSD-3-Clause
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +22,10 @@ from torch.func import (  # noqa: E402
 
 from t5bucket.transformers import accelerated  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own versions
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of transformers, about its own versions
+    pytest.mark.usefixtures("one_thread"),
+]
 
 FAMILIES: dict[str, list[str | None]] = {
     "t5": ["sdpa", "eager"],
@@ -36,15 +39,6 @@ FAMILIES: dict[str, list[str | None]] = {
 }
 CASES = [(family, name) for family, names in FAMILIES.items() for name in names]
 Tables = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny works take less time in one thread, the more so next to other processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Shortened:
