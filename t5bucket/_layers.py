@@ -25,13 +25,12 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 from transformers.integrations import sdpa_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from t5bucket._arrays import bfloat16
+from t5bucket._arrays import bfloat16, view_tensor
 from t5bucket._buckets import Buckets
 from t5bucket._tensors import (
     FLOATS,
     INTEGERS,
     allocate_tensor,
-    as_array,
     fill_bias,
     fill_bias_at,
     is_plain,
@@ -508,7 +507,7 @@ def _layoutlmv3_attend(
 
 
 def _look_up(buckets: Buckets, relative_positions: Any) -> torch.Tensor:
-    array = as_array(relative_positions)
+    array = view_tensor(relative_positions)
     return torch.from_numpy(np.asarray(buckets(array, dtype=array.dtype)))
 
 

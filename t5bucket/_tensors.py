@@ -55,16 +55,11 @@ def needs_gradient(tensor: torch.Tensor) -> bool:
 # ---- tensors as arrays, without a copy ----
 
 
-def as_array(tensor: torch.Tensor, name: str = "tensor") -> NDArray[Any]:
-    """View a tensor as an array; it stays as it is in every respect."""
-    return view_tensor(tensor, name)
-
-
 def mask_options(mask: torch.Tensor | None, causal: bool, linear: bool) -> dict[str, Any]:
     """Masks in NumPy's terms; of a `linear` bias, masked pairs are 0 and nothing is added."""
     array: NDArray[Any] | None = None
     if mask is not None:
-        array = as_array(mask, "mask")
+        array = view_tensor(mask, "mask")
         if linear and mask.dtype != torch.bool:
             array = np.broadcast_to(True, array.shape)
     return {"mask": array, "causal": causal}
@@ -78,7 +73,7 @@ def num_threads_of(tensor: torch.Tensor) -> int:
 
 def bias_of(weight: torch.Tensor, buckets: Buckets) -> RelativeAttentionBias:
     """Find the bias of a weight by what the weight holds, since it may have changed."""
-    array = as_array(weight, "weight")
+    array = view_tensor(weight, "weight")
     if array.nbytes > MAX_KEPT_NBYTES:
         return RelativeAttentionBias(array, buckets)
     return _make_bias(array.tobytes(), array.dtype, array.shape, buckets)
@@ -173,10 +168,10 @@ def fill_bias_at(
     """
     batch = batch_axes(mask, query_positions, key_positions)
     shape = result_shape(weight, batch, query_positions.shape[-1], key_positions.shape[-1])
-    result, out = _allocate(shape, weight.dtype) if onto is None else (onto, as_array(onto))
+    result, out = _allocate(shape, weight.dtype) if onto is None else (onto, view_tensor(onto))
     bias_of(weight, buckets).matrix_at(
-        as_array(query_positions, "query_positions"),
-        as_array(key_positions, "key_positions"),
+        view_tensor(query_positions, "query_positions"),
+        view_tensor(key_positions, "key_positions"),
         masked_value=0 if linear else None,
         scale=scale,
         out=out if batch else out[0],

@@ -22,12 +22,12 @@ except ImportError:
     raise ImportError("t5bucket.torch needs PyTorch: pip install 't5bucket[torch]'") from None
 
 from t5bucket import _checks
+from t5bucket._arrays import view_tensor
 from t5bucket._buckets import Buckets
 from t5bucket._composite import compose_bias, compose_bias_at, transpose
 from t5bucket._tensors import (
     FLOATS,
     INTEGERS,
-    as_array,
     batch_axes,
     bias_of,
     fill_bias,
@@ -326,8 +326,8 @@ def _bias_gradient(
     scale: float | None,
 ) -> torch.Tensor:
     weight = _new_weight(gradient, settings)
-    as_array(weight)[...] = bias_of(weight, _scheme(settings)).weight_gradient(
-        as_array(gradient),
+    view_tensor(weight)[...] = bias_of(weight, _scheme(settings)).weight_gradient(
+        view_tensor(gradient),
         query_offset=query_offset,
         key_offset=key_offset,
         scale=scale,
@@ -365,10 +365,10 @@ def _bias_at_gradient(
     scale: float | None,
 ) -> torch.Tensor:
     weight = _new_weight(gradient, settings)
-    as_array(weight)[...] = bias_of(weight, _scheme(settings)).weight_gradient_at(
-        as_array(gradient),
-        as_array(query_positions),
-        as_array(key_positions),
+    view_tensor(weight)[...] = bias_of(weight, _scheme(settings)).weight_gradient_at(
+        view_tensor(gradient),
+        view_tensor(query_positions),
+        view_tensor(key_positions),
         scale=scale,
         num_threads=num_threads_of(gradient),
         **mask_options(mask, causal, True),
