@@ -46,20 +46,34 @@ TEST_PACKAGES = ["hypothesis", "matplotlib", "ml_dtypes", "pytest", "tqdm"]
 PYTEST_OPTIONS = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief"]
 LEFTOVERS = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "_core.c")
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-C_SOURCES = ["src_c/*.[ch]", "tests/*_test.c", "tests/bits.h", "tools/fuzz/*.[ch]"]
+C_SOURCES = ["src_c/*.[ch]", "tests/c/*_test.c", "tests/c/bits.h", "tools/fuzz/*.[ch]"]
 # What has nothing to do with how the package was built, and takes long: programs in C, and
 # failing allocations, which sanitizers and emulators have their own ways with.
 NOT_OF_THE_BUILD = [
-    f"--ignore=tests/test_{name}.py" for name in ("build", "c_core", "c_and_cython", "memory")
+    f"--ignore=tests/{name}" for name in ("c", "package/test_build.py", "resources/test_memory.py")
 ]
-KERNELS = [f"tests/test_{name}.py" for name in ("bias", "gradients", "masks", "positions")]
+KERNELS = [
+    f"tests/{name}.py"
+    for name in (
+        "bias/test_bias",
+        "bias/test_positions",
+        "gradients/test_gradients",
+        "masks/test_masks",
+    )
+]
 # What computes alone, and cannot know who runs it.
 NOT_OF_THE_USER = [f"--ignore={path}" for path in KERNELS] + [
-    f"--ignore=tests/test_{name}.py" for name in ("errors", "errors_of_masks", "recipes", "scheme")
+    f"--ignore=tests/{name}.py"
+    for name in (
+        "arguments/test_errors",
+        "masks/test_errors_of_masks",
+        "docs/test_recipes",
+        "buckets/test_scheme",
+    )
 ]
 # AddressSanitizer may wait for ever in a child that was forked beside threads, and takes its time.
 NOT_SANITIZED = [
-    f"--deselect=tests/test_threads.py::test_{name}"
+    f"--deselect=tests/resources/test_threads.py::test_{name}"
     for name in ("children_of_a_fork_compute_after_threads_and_beside_them", "ctrl_c_ends")
 ]
 NUM_THREADS = (1, 2, 3, 8, 64)
@@ -87,7 +101,7 @@ USERS = {
     ROOT_USER: "root without capabilities",
     ORDINARY_USER: "an ordinary user",
 }
-PARALLEL = ["--parallel-threads=4", "--ignore=tests/test_cli.py"]
+PARALLEL = ["--parallel-threads=4", "--ignore=tests/cli"]
 
 RECORDED: dict[str, dict[str, str]] = {}  # figures of this run, by session
 
@@ -154,9 +168,9 @@ def make_environment(session: nox.Session, python: str, name: str) -> str:
 
 
 def compile_c(session: nox.Session, name: str, *flags: str) -> str:
-    """Compile a program of tests/ with the core; return its path."""
+    """Compile a program of tests/c with the core; return its path."""
     program = str(Path(session.create_tmp()).resolve() / name)
-    sources = [f"tests/{name}.c", *map(str, sorted(Path("src_c").glob("*.c")))]
+    sources = [f"tests/c/{name}.c", *map(str, sorted(Path("src_c").glob("*.c")))]
     session.run("cc", *C_FLAGS, *flags, "-Isrc_c", *sources, "-o", program, external=True)
     return program
 
@@ -227,7 +241,7 @@ def leaks(session: nox.Session) -> None:
     promise = "Functions of `t5bucket` that grow, each called 100,000 times; variants, less often"
     record(session, promise, last_line(output))
     session.install(*TEST_PACKAGES)
-    found = run_tests(session, "tests/test_memory.py")
+    found = run_tests(session, "tests/resources/test_memory.py")
     record(session, "Memory that is missing: limits, each allocation failing once", found)
 
 
@@ -471,7 +485,7 @@ def optional(session: nox.Session) -> None:
     require(session, "valgrind")
     install(session, *TEST_PACKAGES, *OPTIONAL_PACKAGES, "asv", "virtualenv")
     # The programs in C do not change with what is installed.
-    found = run_tests(session, "--ignore=tests/test_c_core.py")
+    found = run_tests(session, "--ignore=tests/c/test_c_core.py")
     record(session, "The suite with every optional package", found)
     if "skipped" in found:
         session.error("tests were skipped")

@@ -7,7 +7,7 @@
 
 The first byte of an input chooses a test, four seed a generator, and the rest is what Hypothesis
 draws from; what the generator gives follows, so that no input is too short. A call with
-hostile arguments gives what tests/reference.py gives, or raises an error that says what must be,
+hostile arguments gives what tests/support/reference.py gives, or raises an error that says what must be,
 and then has written nothing.
 """
 
@@ -28,7 +28,10 @@ import target
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.extend(
+    str(Path(__file__).parents[2] / "tests" / room)
+    for room in ("support", "buckets", "bias", "gradients", "masks")
+)
 
 with target.instrumented():
     import t5bucket as tb

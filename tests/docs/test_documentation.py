@@ -12,7 +12,7 @@ import pytest
 
 import t5bucket as tb
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(tb.__path__, "t5bucket.")
@@ -90,7 +90,7 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["t5bucket/**/*.py*", "src_c/*", "tests/*.py", "benchmarks/*.py"]
+    "pattern", ["t5bucket/**/*.py*", "src_c/*", "tests/**/*.[cp]*", "benchmarks/*.py"]
 )
 def test_every_file_says_what_it_is_for_in_its_first_lines(pattern: str) -> None:
     paths = [

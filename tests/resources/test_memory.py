@@ -35,7 +35,7 @@ from t5bucket import _arrays, _masks, _rule, _threads
 if sys.platform == "linux":
     import resource
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 
 on_linux = pytest.mark.skipif(
@@ -487,7 +487,7 @@ def count_references() -> list[int]:
 def preloaded(folder: Path) -> dict[str, str]:
     """Environment of a process with the shim, to which Python goes for each allocation."""
     library = folder / "fail_allocation.so"
-    source = ROOT / "tests" / "fail_allocation.c"
+    source = ROOT / "tests" / "c" / "fail_allocation.c"
     command = ["cc", "-std=c11", "-O2", "-shared", "-fPIC", source, "-o", library]
     subprocess.run([*map(str, command)], check=True)
     return {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc"}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-TEXT = (Path(__file__).parent.parent / "docs" / "frameworks.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "frameworks.md").read_text()
 
 
 class Program(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
@@ -27,7 +27,7 @@ def test_a_c_program_finds_every_kernel_right(
     name: str, flags: list[str], arguments: list[str], tmp_path: Path
 ) -> None:
     program = tmp_path / name
-    sources = [ROOT / "tests" / f"{name}.c", *sorted((ROOT / "src_c").glob("*.c"))]
+    sources = [ROOT / "tests" / "c" / f"{name}.c", *sorted((ROOT / "src_c").glob("*.c"))]
     command = ["cc", "-std=c11", *flags, "-I", ROOT / "src_c", *sources, "-o", program]
     subprocess.run([*map(str, command)], check=True)
     result = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)

@@ -11,7 +11,7 @@ import pytest
 
 import t5bucket as tb
 
-TEXT = (Path(__file__).parent.parent / "docs" / "c_and_cython.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "c_and_cython.md").read_text()
 # Its files by section, from the fenced blocks of each language.
 FILES = {"C": {"c": "buckets.c"}, "Cython": {"cython": "far.pyx", "python": "setup.py"}}
 

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("setuptools", minversion="77")
 pytest.importorskip("Cython", minversion="3.1")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OWN_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-falign-functions=64"]
 # Notes how it was called, and makes an empty file of what was asked for.
 COMPILER = """\

@@ -1,11 +1,12 @@
 # record_vectors.py - writes vectors.h: what every kernel gives on every platform.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Run ``python tests/record_vectors.py`` after a change here.
+"""Run ``python tests/c/record_vectors.py`` after a change here.
 
 Buckets come from the integers of oracle.py, sums from NumPy and ml_dtypes; nothing is imported
 from the package. vectors_test.c declares the types and compares.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-import oracle
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+import oracle
 
 HEADER = Path(__file__).with_name("vectors.h")
 INT64_MIN, INT64_MAX, UINT64_MAX = -(2**63), 2**63 - 1, 2**64 - 1

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import t5bucket as tb
 
-TEXT = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 BLOCKS = {
     section.partition("\n")[0]: re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.M)
     for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
