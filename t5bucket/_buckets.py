@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from itertools import chain
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -612,6 +614,31 @@ def relative_position_bucket(
     """
     buckets = Buckets(num_buckets, max_distance, bidirectional)
     return buckets(relative_position, dtype=dtype, out=out)
+
+
+# ---- for frameworks, whose operators take integers ----
+
+
+def encode_scheme(buckets: Buckets) -> list[int]:
+    """Put a scheme into integers: T5's three settings, or any other's starts and buckets."""
+    if buckets._is_t5:
+        return [buckets.num_buckets, buckets.max_distance, int(buckets.bidirectional)]
+    return [buckets.num_buckets, buckets.max_distance, -1, *chain(*step_function(buckets))]
+
+
+@lru_cache
+def decode_scheme(integers: tuple[int, ...]) -> Buckets:
+    """Find the scheme of `encode_scheme`."""
+    num_buckets, max_distance, bidirectional, *rest = integers
+    if bidirectional >= 0:
+        return Buckets(num_buckets, max_distance, bool(bidirectional))
+    starts, numbers = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    return Buckets._from_rule(Rule(starts, numbers), max_distance, num_buckets)
+
+
+def step_function(buckets: Buckets) -> tuple[list[int], list[int]]:
+    """Return the first relative position of each range but the first, and the buckets of all."""
+    return buckets._rule.start_list, buckets._rule.bucket_list
 
 
 def _restore(ranges: list[Range], max_distance: int, num_buckets: int) -> Buckets:

@@ -7,7 +7,7 @@ python aarch64       the package: pytest, with Debian's Python and packages of P
 
 Debian packages that are missing are installed if this runs as root, and named otherwise. Python
 for aarch64 is unpacked into the cache folder; the system's architectures stay as they are.
-Arguments after `--` are pytest's, as in `emulate.py python aarch64 -- tests/masks/test_masks.py -x`.
+Arguments after `--` are pytest's, as in `emulate.py python aarch64 -- tests/masks -x`.
 
 Under emulation, tests draw 5 examples each (the profile in tests/conftest.py), and these do not
 run unless pytest's arguments name what is to run: those in NOT_EMULATED, with the reasons.
@@ -49,14 +49,14 @@ root=${0%/usr/bin/python}
 exec qemu-aarch64 -L "$root" -0 "$0" "$root/usr/bin/python3.11" "$@"
 """
 
-NOT_EMULATED = {  # pytest's node ids or beginnings of them, and why
-    "tests/c/test_c_core.py::test_a_c_program": "the compiler would be the host's; see `c`",
-    "tests/c/test_c_and_cython.py": "the same",
-    "tests/resources/test_memory.py": "qemu knows no limits of memory, and allocators are the host's",
-    "tests/cli/test_cli.py": "each test starts Python anew, which takes seconds",
-    "tests/buckets/test_scheme.py::test_the_usual_scheme_is_built_well": "is about a processor's own speed",
-    "tests/resources/test_threads.py::test_children_of_a_fork": "qemu's own threads do not outlive a fork",
-    "tests/resources/test_threads.py::test_ctrl_c_ends": "is about a second of the processor's own time",
+NOT_EMULATED = {  # pytest's node ids in tests/, or beginnings of them, and why
+    "c/test_c_core.py::test_a_c_program": "the compiler would be the host's; see `c`",
+    "c/test_c_and_cython.py": "the same",
+    "resources/test_memory.py": "qemu knows no limits of memory, and allocators are the host's",
+    "cli/test_cli.py": "each test starts Python anew, which takes seconds",
+    "buckets/test_scheme.py::test_the_usual_scheme_is_built_well": "is about a processor's speed",
+    "resources/test_threads.py::test_children_of_a_fork": "qemu's threads do not outlive a fork",
+    "resources/test_threads.py::test_ctrl_c_ends": "is about a second of the processor's own time",
 }
 
 
@@ -227,7 +227,7 @@ def emulate_python(pytest_arguments: list[str]) -> int:
     install_t5bucket(python_root, own)
     options = ["--hypothesis-profile=brief", "-p", "no:cacheprovider"]
     if not pytest_arguments:
-        options += [f"--deselect={test}" for test in NOT_EMULATED]
+        options += [f"--deselect=tests/{test}" for test in NOT_EMULATED]
         for test, reason in NOT_EMULATED.items():
             print(f"aarch64: not emulated: {test}: {reason}", flush=True)
     begin = time.perf_counter()

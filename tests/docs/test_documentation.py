@@ -3,30 +3,16 @@
 import doctest
 import importlib
 import inspect
-import pkgutil
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from package import FRAMEWORKS, MODULES
 
 import t5bucket as tb
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(tb.__path__, "t5bucket.")
-    if not module.name.endswith("__main__")
-)
-
-FRAMEWORKS = {
-    "t5bucket._composite": "torch",
-    "t5bucket._layers": "transformers",
-    "t5bucket._tensors": "torch",
-    "t5bucket.dask": "dask",
-    "t5bucket.torch": "torch",
-    "t5bucket.transformers": "transformers",
-}
 
 
 @pytest.mark.parametrize("name", ["t5bucket", *MODULES])

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_documentation import FRAMEWORKS, MODULES
+from package import FRAMEWORKS, MODULES
 
 # What Windows's Python lacks. The standard library's own modules, and NumPy, are imported before:
 # they have chosen their ways by then.

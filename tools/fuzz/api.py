@@ -7,8 +7,8 @@
 
 The first byte of an input chooses a test, four seed a generator, and the rest is what Hypothesis
 draws from; what the generator gives follows, so that no input is too short. A call with
-hostile arguments gives what tests/support/reference.py gives, or raises an error that says what must be,
-and then has written nothing.
+hostile arguments gives what tests/support/reference.py gives, or raises an error that says what
+must be, and then has written nothing.
 """
 
 from __future__ import annotations
