@@ -84,6 +84,34 @@ def dtype_of_tensor(dtype: Any, name: str = "tensor") -> np.dtype[Any]:
         raise TypeError(f"{name} must have a dtype that NumPy has, got {dtype}") from None
 
 
+FLOAT_NAMES = ("float16", "bfloat16", "float32", "float64")  # in the order of t5b_float
+
+
+@lru_cache
+def float_code(dtype: np.dtype[Any]) -> int:
+    """Return the C core's t5b_float of a dtype."""
+    return FLOAT_NAMES.index(dtype.name)
+
+
+def integer_code(dtype: np.dtype[Any]) -> int:
+    """Return the C core's t5b_integer of a dtype."""
+    return dtype.itemsize if dtype.kind == "u" else -dtype.itemsize
+
+
+def is_contiguous(array: NDArray[Any]) -> bool:
+    """Whether a kernel can read or write all of this array as one run."""
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned and array.dtype.isnative
+
+
+def is_flat(matrix: NDArray[Any]) -> bool:
+    """Whether a kernel can read or write this matrix with one stride for all batch axes."""
+    shape, strides = matrix.shape, matrix.strides
+    return is_direct(matrix) and all(
+        strides[axis] == strides[axis + 1] * shape[axis + 1] for axis in range(matrix.ndim - 4)
+    )
+
+
 def is_direct(array: NDArray[Any]) -> bool:
     """Whether a kernel can read or write this array: native items, adjacent on the last axis."""
     flags = array.flags

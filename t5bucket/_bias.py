@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from t5bucket import _checks
 from t5bucket._arrays import allocate, round_floats
 from t5bucket._buckets import Buckets
-from t5bucket._gradient import sum_matrix, sum_pairs
+from t5bucket._gradient import sum_consecutive, sum_explicit
 from t5bucket._masks import Masks
 from t5bucket._positions import check_pair
 from t5bucket._table import RelativeTable
+from t5bucket._writing import make_block, view_consecutive, write_consecutive, write_explicit
 
 
 class RelativeAttentionBias:
@@ -80,23 +81,23 @@ class RelativeAttentionBias:
         if not isinstance(buckets, Buckets):
             raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
         heads_first = _checks.flag("heads_first", heads_first)
-        table = _checks.table(weight)
-        _check_length(table.shape, heads_first, buckets.num_buckets)
+        array = _checks.weight(weight)
+        _check_length(array.shape, heads_first, buckets.num_buckets)
         self._buckets = buckets
         self._heads_first = heads_first
-        self._num_heads = int(table.shape[0 if heads_first else 1])
-        self._dtype = table.dtype.newbyteorder("=")
+        self._num_heads = int(array.shape[0 if heads_first else 1])
+        self._dtype = array.dtype.newbyteorder("=")
         try:
-            self._copy(table)
+            self._copy(array)
         except MemoryError:
             raise MemoryError(
-                f"copies of weight must fit in memory, got shape {table.shape} of {table.dtype}"
+                f"copies of weight must fit in memory, got shape {array.shape} of {array.dtype}"
             ) from None
 
-    def _copy(self, table: NDArray[Any]) -> None:
+    def _copy(self, array: NDArray[Any]) -> None:
         # Out of bytes, so that nobody can make it writeable again.
-        items = table.astype(self._dtype).tobytes()
-        self._weight = np.frombuffer(items, self._dtype).reshape(table.shape)
+        items = array.astype(self._dtype).tobytes()
+        self._weight = np.frombuffer(items, self._dtype).reshape(array.shape)
         by_head = self._weight if self._heads_first else self._weight.T
         rule = self._buckets._rule
         self._table = RelativeTable(rule, np.ascontiguousarray(by_head[:, rule.buckets]))
@@ -158,11 +159,11 @@ class RelativeAttentionBias:
         >>> bias.num_heads, bias.buckets
         (12, Buckets(num_buckets=32, max_distance=128, bidirectional=True))
         """
-        from t5bucket._weight_files import load_table  # imports pathlib, json and zipfile
+        from t5bucket._weight_files import load_weight  # imports pathlib, json and zipfile
 
-        table = load_table(path, tensor, heads_first)
-        buckets = Buckets(*table.find_settings()) if buckets is None else buckets
-        return cls(table.weight, buckets, heads_first=table.heads_first)
+        loaded = load_weight(path, tensor, heads_first)
+        buckets = Buckets(*loaded.find_settings()) if buckets is None else buckets
+        return cls(loaded.weight, buckets, heads_first=loaded.heads_first)
 
     @property
     def weight(self) -> NDArray[Any]:
@@ -233,9 +234,9 @@ class RelativeAttentionBias:
             Factor of every weight. The products are computed in float32 (float64
             for float64 weights) and rounded to `dtype`, before anything is added.
         out : ndarray of `dtype`, of the result's shape, optional
-            Where to write, of any layout; masked, by way of a copy if keys are not
-            adjacent. A large result is written several times faster into memory
-            that was used before.
+            Where to write, of any layout. Masked calls use a temporary copy if keys
+            are not contiguous. A large result is written several times faster into
+            memory that was used before.
         num_threads : int, optional
             At most so many threads; None chooses by size.
         accumulate : bool, optional
@@ -256,7 +257,7 @@ class RelativeAttentionBias:
 
         See Also
         --------
-        matrix_at : The same for positions that are data.
+        matrix_at : The same for explicit positions.
         view : Without a copy.
         add_to : Add to scores, without masks.
 
@@ -288,10 +289,10 @@ class RelativeAttentionBias:
         ):
             if out is None:
                 out = allocate(shape, self._dtype)
-                self._table.fill_matrix(out, offset, num_threads, True)
+                write_consecutive(self._table, out, offset, num_threads, True)
             else:
                 target = _checks.output(out, shape, self._dtype)
-                self._table.fill_matrix(target, offset, num_threads)
+                write_consecutive(self._table, target, offset, num_threads)
             return out
         masks = Masks(
             shape,
@@ -304,7 +305,7 @@ class RelativeAttentionBias:
         )
         table = self._times(scale)
         target, accumulate = self._check_output(out, accumulate, masks)
-        table.finish_matrix(target, offset, num_threads, out is None, masks, accumulate)
+        write_consecutive(table, target, offset, num_threads, out is None, masks, accumulate)
         return target if out is None else out
 
     def _check_output(self, out: Any, accumulate: bool, masks: Masks) -> tuple[NDArray[Any], bool]:
@@ -398,7 +399,7 @@ class RelativeAttentionBias:
         )
         table = self._times(scale)
         target, accumulate = self._check_output(out, accumulate, masks)
-        table.fill_pairs(target, query, key, num_threads, out is None, masks, accumulate)
+        write_explicit(table, target, query, key, num_threads, out is None, masks, accumulate)
         return target if out is None else out
 
     def view(
@@ -435,7 +436,8 @@ class RelativeAttentionBias:
         >>> view.base.nbytes
         19199904
         """
-        return self._table.view(*_checks.grid(query_length, key_length, query_offset, key_offset))
+        q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
+        return view_consecutive(self._table, q, k, offset)
 
     def tiles(
         self,
@@ -498,14 +500,12 @@ class RelativeAttentionBias:
         num_columns: int,
         num_threads: int | None,
     ) -> Iterator[tuple[tuple[slice, slice], NDArray[Any]]]:
+        heads = slice(0, self._num_heads)
         for row in range(0, query_length, num_rows):
             rows = slice(row, min(row + num_rows, query_length))
             for column in range(0, key_length, num_columns):
                 columns = slice(column, min(column + num_columns, key_length))
-                shape = (self._num_heads, rows.stop - row, columns.stop - column)
-                block = allocate(shape, self._dtype)
-                # Not `matrix`: a tile's positions may lie beyond what a caller may name.
-                self._table.fill_matrix(block, offset + column - row, num_threads, is_new=True)
+                block = make_bias_block(self, heads, rows, columns, offset, num_threads)
                 yield (rows, columns), block
 
     def add_to(
@@ -523,8 +523,8 @@ class RelativeAttentionBias:
         Parameters
         ----------
         scores : ndarray of `dtype`, shape (..., num_heads, query_length, key_length)
-            Of any layout; by way of a copy, if keys are not adjacent. Every sum is
-            rounded once.
+            Of any layout; a temporary copy is used if keys are not contiguous. Every
+            sum is rounded once.
         query_offset, key_offset : int, optional
             Position of query 0 and of key 0.
         num_threads : int, optional
@@ -555,7 +555,7 @@ class RelativeAttentionBias:
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(target, target.shape, self._dtype, "scores")
         masks = Masks(target.shape[-3:], self._dtype, target.shape[:-3])
-        self._table.finish_matrix(target, offset, num_threads, False, masks, accumulate=True)
+        write_consecutive(self._table, target, offset, num_threads, False, masks, accumulate=True)
         return scores
 
     def weight_gradient(
@@ -614,7 +614,7 @@ class RelativeAttentionBias:
         offset = _checks.offset(query_offset, key_offset)
         num_threads = _checks.num_threads(num_threads)
         factor = self._factor(scale)
-        sums = sum_matrix(self._table, array, offset, num_threads, masks)
+        sums = sum_consecutive(self._table, array, offset, num_threads, masks)
         return self._join_buckets(sums, factor)
 
     def weight_gradient_at(
@@ -670,7 +670,7 @@ class RelativeAttentionBias:
         masks = self._check_masks_of(array, batch_shape, causal, mask, segment_ids, key_segment_ids)
         num_threads = _checks.num_threads(num_threads)
         factor = self._factor(scale)
-        sums = sum_pairs(self._table, array, query, key, num_threads, masks)
+        sums = sum_explicit(self._table, array, query, key, num_threads, masks)
         return self._join_buckets(sums, factor)
 
     def _check_gradient(
@@ -780,7 +780,7 @@ def compute_bias(
     >>> tb.compute_bias(np.zeros((32, 12), np.float32), 512, 512).shape
     (12, 512, 512)
     """
-    weight = _checks.table(weight)
+    weight = _checks.weight(weight)
     bidirectional = _checks.flag("bidirectional", bidirectional)
     num_buckets = _checks.num_rows(weight, False, bidirectional)
     buckets = Buckets(num_buckets, max_distance, bidirectional)
@@ -800,6 +800,21 @@ def _check_length(shape: tuple[int, ...], heads_first: bool, num_buckets: int) -
         f"weight must have one {axis} for each of the {num_buckets} buckets, "
         f"got {length} {axis}s{reason}"
     )
+
+
+def make_bias_block(
+    bias: RelativeAttentionBias,
+    heads: slice,
+    rows: slice,
+    columns: slice,
+    offset: int,
+    num_threads: int | None,
+) -> NDArray[Any]:
+    """Make a block of a matrix; its positions may lie beyond what a caller may name."""
+    table = bias._table
+    if heads != slice(0, bias.num_heads):
+        table = table.map_items(lambda items: items[heads])
+    return make_block(table, rows, columns, offset, num_threads)
 
 
 def _restore(weight: NDArray[Any], buckets: Buckets, heads_first: bool) -> RelativeAttentionBias:

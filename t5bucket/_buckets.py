@@ -16,6 +16,9 @@ from t5bucket._arrays import allocate
 from t5bucket._positions import check_pair
 from t5bucket._rule import LIMIT, Range, Rule, t5_rule
 from t5bucket._table import RelativeTable
+from t5bucket._writing import make_block, write_consecutive, write_elementwise, write_explicit
+
+Tables = dict[np.dtype[Any], RelativeTable]  # of buckets
 
 
 class Buckets:
@@ -86,6 +89,7 @@ class Buckets:
         "__weakref__",
         "_is_t5",
         "_rule",
+        "_tables",
         "bidirectional",
         "max_distance",
         "max_exact",
@@ -98,6 +102,7 @@ class Buckets:
     max_exact: int
     _rule: Rule
     _is_t5: bool
+    _tables: Tables  # made when first needed
 
     def __init__(
         self, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
@@ -118,6 +123,7 @@ class Buckets:
             max_exact=max_exact,
             _rule=rule,
             _is_t5=True,
+            _tables=_share_tables(num_buckets, max_distance, bidirectional),
         )
 
     def _set(self, **attributes: Any) -> None:
@@ -319,6 +325,7 @@ class Buckets:
             max_exact=max_exact,
             _rule=rule,
             _is_t5=False,
+            _tables={},
         )
         return self
 
@@ -398,10 +405,11 @@ class Buckets:
         positions = _checks.integers("relative_position", relative_position)
         table = self._table(checked)
         if out is not None:
-            table.fill(_checks.output(out, positions.shape, checked), positions, num_threads)
+            target = _checks.output(out, positions.shape, checked)
+            write_elementwise(table, target, positions, num_threads)
             return out
         result = allocate(positions.shape, checked, like=positions)
-        table.fill(result, positions, num_threads, is_new=True)
+        write_elementwise(table, result, positions, num_threads, is_new=True)
         return result if result.ndim else result[()]
 
     def grid(
@@ -458,7 +466,7 @@ class Buckets:
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(out, (q, k), checked)
         is_new = out is None and checked.isnative
-        self._table(checked).fill_matrix(target[None], offset, num_threads, is_new)
+        write_consecutive(self._table(checked), target[None], offset, num_threads, is_new)
         return target if out is None else out
 
     def grid_at(
@@ -519,18 +527,16 @@ class Buckets:
         shape = (*batch_shape, query.shape[-1], key.shape[-1])
         target = _checks.output(out, shape, checked)
         matrix = target[..., None, :, :]
-        self._table(checked).fill_pairs(matrix, query, key, num_threads, out is None)
+        write_explicit(self._table(checked), matrix, query, key, num_threads, out is None)
         return target if out is None else out
 
     def _table(self, dtype: np.dtype[Any]) -> RelativeTable:
         try:
-            return self._rule.tables[dtype]
+            return self._tables[dtype]
         except KeyError:
-            native = dtype.newbyteorder("=")
-            table = RelativeTable(
-                self._rule, self._rule.buckets.astype(native)[None], self._rule.counter
-            )
-            return self._rule.tables.setdefault(dtype, table)
+            buckets = self._rule.buckets.astype(dtype.newbyteorder("="))
+            table = RelativeTable(self._rule, buckets[None], self._rule.counter)
+            return self._tables.setdefault(dtype, table)
 
     # ---- an immutable value ----
 
@@ -616,7 +622,7 @@ def relative_position_bucket(
     return buckets(relative_position, dtype=dtype, out=out)
 
 
-# ---- for frameworks, whose operators take integers ----
+# ---- seams for frameworks ----
 
 
 def encode_scheme(buckets: Buckets) -> list[int]:
@@ -639,6 +645,21 @@ def decode_scheme(integers: tuple[int, ...]) -> Buckets:
 def step_function(buckets: Buckets) -> tuple[list[int], list[int]]:
     """Return the first relative position of each range but the first, and the buckets of all."""
     return buckets._rule.start_list, buckets._rule.bucket_list
+
+
+def make_bucket_block(
+    buckets: Buckets, rows: slice, columns: slice, offset: int, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Make a block of a grid on one thread; its positions may lie beyond what a caller may name."""
+    blocks = make_block(buckets._table(dtype), rows, columns, offset, num_threads=1)
+    block: NDArray[Any] = blocks[0].astype(dtype, copy=False)
+    return block
+
+
+@lru_cache(maxsize=256)
+def _share_tables(num_buckets: int, max_distance: int, bidirectional: bool) -> Tables:
+    """Find the tables that equal schemes of T5 share."""
+    return {}
 
 
 def _restore(ranges: list[Range], max_distance: int, num_buckets: int) -> Buckets:

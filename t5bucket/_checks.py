@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from t5bucket._arrays import allocate, view_tensor
+from t5bucket._arrays import FLOAT_NAMES, allocate, view_tensor
 
 # The usual ways to name an integer type, for the sake of small calls.
 INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
@@ -21,7 +21,6 @@ INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
     for key in (np.dtype(f"{sign}int{bits}"), np.dtype(f"{sign}int{bits}").type)
 }
 INTEGER_DTYPES[None] = np.dtype(np.int64)
-FLOATS = ("float16", "bfloat16", "float32", "float64")  # weights; in the order of t5b_float
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 FLOAT32_END = 2.0**128 - 2.0**103  # float32 rounds it to infinity, and less to a number
 
@@ -60,7 +59,7 @@ def real(name: str, value: Any) -> float:
         if type(value) in (int, float):
             return float(value)
         array = as_array(name, value)
-        if array.ndim == 0 and (array.dtype.kind in "iuf" or array.dtype.name in FLOATS):
+        if array.ndim == 0 and (array.dtype.kind in "iuf" or array.dtype.name in FLOAT_NAMES):
             return float(array)
     except OverflowError:
         raise ValueError(f"{name} must fit in float64, got {value}") from None
@@ -164,7 +163,7 @@ def _python_integers(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> ND
 def bucket_dtype(dtype: DTypeLike | None, num_buckets: int, out: Any = None) -> np.dtype[Any]:
     """Check a dtype that has to hold bucket numbers: that of ``out``, or int64, if it is None."""
     if dtype is None and out is not None:
-        dtype = plain("out", out).dtype
+        dtype = base_array("out", out).dtype
         if dtype.kind not in "iu":
             raise TypeError(f"out must have an integer dtype, got {dtype}")
         if not _holds(dtype, num_buckets):
@@ -188,15 +187,15 @@ def _holds(dtype: np.dtype[Any], num_buckets: int) -> bool:
     return num_buckets <= 128 or num_buckets <= 1 << 8 * dtype.itemsize - (dtype.kind == "i")
 
 
-def table(weight: ArrayLike) -> NDArray[Any]:
-    """Check a two-dimensional table of floating-point weights."""
+def weight(value: ArrayLike) -> NDArray[Any]:
+    """Check floating-point weights of two axes, buckets and heads."""
     try:
-        array = as_array("weight", weight)
+        array = as_array("weight", value)
     except ValueError:
-        if isinstance(weight, list | tuple):  # lists of different lengths
-            raise ValueError(f"weight must have two axes, got {weight!r}") from None
+        if isinstance(value, list | tuple):  # lists of different lengths
+            raise ValueError(f"weight must have two axes, got {value!r}") from None
         raise
-    if array.dtype.name not in FLOATS:
+    if array.dtype.name not in FLOAT_NAMES:
         raise TypeError(f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}")
     if array.ndim != 2:
         raise ValueError(f"weight must have two axes, buckets and heads, got shape {array.shape}")
@@ -205,10 +204,10 @@ def table(weight: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def num_rows(weight: NDArray[Any], heads_first: bool, bidirectional: bool) -> int:
-    """Check that a table has rows enough for a scheme of as many buckets."""
+def num_rows(array: NDArray[Any], heads_first: bool, bidirectional: bool) -> int:
+    """Check that a weight has rows enough for a scheme of as many buckets."""
     axis, name = (1, "columns") if heads_first else (0, "rows")
-    count = int(weight.shape[axis])
+    count = int(array.shape[axis])
     least = 4 if bidirectional else 2
     if count < least:
         raise ValueError(f"weight must have at least {least} {name}, one a bucket, got {count}")
@@ -226,8 +225,8 @@ def tile(value: Any) -> tuple[int, int]:
     return integer("tile", rows, 1), integer("tile", columns, 1)
 
 
-def plain(name: str, value: Any) -> NDArray[Any]:
-    """View an array of a subclass as what it is: attributes of a subclass may say anything."""
+def base_array(name: str, value: Any) -> NDArray[Any]:
+    """View an array of a subclass as its base: attributes of a subclass may say anything."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
     array: NDArray[Any] = np.ndarray.view(value, np.ndarray)
@@ -238,7 +237,7 @@ def matrices(
     name: str, value: Any, num_heads: int, lengths: tuple[int, int] | None = None
 ) -> NDArray[Any]:
     """Check the shape ``(..., num_heads, query_length, key_length)`` of an array."""
-    array: NDArray[Any] = value if type(value) is np.ndarray else plain(name, value)
+    array: NDArray[Any] = value if type(value) is np.ndarray else base_array(name, value)
     is_matrix = array.ndim >= 3 and array.shape[-3] == num_heads
     if not is_matrix or lengths not in (None, array.shape[-2:]):
         query_length, key_length = lengths or ("query_length", "key_length")
@@ -260,10 +259,10 @@ def mask_shape(shape: Sequence[int], matrix_shape: Sequence[int]) -> None:
 def output(
     out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "out"
 ) -> NDArray[Any]:
-    """Check ``out`` and return it as a plain array, or allocate it if it is None."""
+    """Check ``out`` and return it as a base array, or allocate it if it is None."""
     if out is None:
         return allocate(shape, dtype)
-    array: NDArray[Any] = out if type(out) is np.ndarray else plain(name, out)
+    array: NDArray[Any] = out if type(out) is np.ndarray else base_array(name, out)
     if array.dtype is not dtype and array.dtype != dtype:
         raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
     if array.shape != shape:

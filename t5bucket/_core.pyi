@@ -14,8 +14,8 @@ class Memory:
         def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @disjoint_base
-class Lookup:
-    def lookup(
+class Elementwise:
+    def look_up(
         self,
         relative_position: NDArray[Any],
         type_code: int,
@@ -27,12 +27,13 @@ class Lookup:
 
 @final
 class Pairs:
-    def __new__(cls, query: NDArray[np.integer], key: NDArray[np.integer]) -> Pairs: ...
+    def __init__(self, query: NDArray[np.integer], key: NDArray[np.integer]) -> None: ...
+    def part(self, batch: int, query: int, key: int) -> Pairs: ...
 
 @final
 class Epilogue:
-    def __new__(
-        cls,
+    def __init__(
+        self,
         type_code: int,
         accumulate: bool,
         addend: NDArray[Any] | None,
@@ -40,10 +41,11 @@ class Epilogue:
         segments: Pairs | None,
         causal: Pairs | None,
         masked_item: NDArray[Any],
-    ) -> Epilogue: ...
+    ) -> None: ...
+    def part(self, batch: int, query: int, key: int, causal: Pairs | None) -> Epilogue: ...
 
 @final
-class Table(Lookup):
+class Table(Elementwise):
     def __new__(
         cls,
         items: NDArray[Any],
@@ -84,16 +86,23 @@ class Table(Lookup):
     ) -> None: ...
 
 @final
-class Counter(Lookup):
+class BoundaryCounter(Elementwise):
     def __new__(
         cls,
         max_exact: int,
         future_base: int,
         bidirectional: bool,
         boundaries: NDArray[np.int64],
-    ) -> Counter: ...
+    ) -> BoundaryCounter: ...
     def can_count(self) -> bool: ...
 
+def copy_diagonals(
+    diagonals: NDArray[Any],
+    matrix: NDArray[Any],
+    streaming: bool,
+    begin: int,
+    end: int,
+) -> None: ...
 def write_diagonals(
     diagonals: NDArray[Any],
     epilogue: Epilogue | None,

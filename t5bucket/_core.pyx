@@ -92,8 +92,8 @@ cdef class Memory:
         buffer.internal = NULL
 
 
-cdef class Lookup:
-    """A way from relative positions to items, element by element."""
+cdef class Elementwise:
+    """Items of relative positions, looked up one by one."""
 
     cdef void write_items(
         self, const void *source, t5b_integer type, size_t count, size_t itemsize,
@@ -101,7 +101,7 @@ cdef class Lookup:
     ) noexcept nogil:
         pass
 
-    def lookup(
+    def look_up(
         self, relative_position, int type_code, items, bint streaming, Py_ssize_t begin,
         Py_ssize_t end
     ):
@@ -119,21 +119,51 @@ cdef class Lookup:
 cdef class Pairs:
     """An integer for each query (batch, query) and for each key (batch, key).
 
-    Both are int32 in [0, 2**30), or int64; only the first stride is free.
+    Both are C-contiguous, and int32 in [0, 2**30), or int64. One row serves all batches.
     """
 
     cdef t5b_pairs pairs
     cdef Buffer query, key
 
-    def __cinit__(self, query, key):
+    def __init__(self, query, key):
         self.query = open_buffer(query)
         self.key = open_buffer(key)
-        cdef int itemsize = self.query.view.itemsize
-        self.pairs.type = <t5b_integer>-itemsize
+        self.pairs.type = <t5b_integer>-self.query.view.itemsize
         self.pairs.query = self.query.view.buf
         self.pairs.key = self.key.view.buf
-        self.pairs.query_batch_stride = self.query.view.strides[0] // itemsize
-        self.pairs.key_batch_stride = self.key.view.strides[0] // itemsize
+        if self.query.view.shape[0] > 1:
+            self.pairs.query_batch_stride = self.query.view.shape[1]
+        if self.key.view.shape[0] > 1:
+            self.pairs.key_batch_stride = self.key.view.shape[1]
+
+    def part(self, Py_ssize_t batch, Py_ssize_t query, Py_ssize_t key):
+        """Pairs of a part of the matrix that begins there."""
+        cdef Pairs part = Pairs.__new__(Pairs)
+        part.query = self.query
+        part.key = self.key
+        part.pairs = move_pairs(self.pairs, batch, query, key)
+        return part
+
+
+cdef t5b_pairs move_pairs(
+    t5b_pairs pairs, Py_ssize_t batch, Py_ssize_t query, Py_ssize_t key
+) noexcept:
+    if pairs.query != NULL:
+        pairs.query = <const char *>pairs.query - <int>pairs.type * (
+            batch * <Py_ssize_t>pairs.query_batch_stride + query)
+        pairs.key = <const char *>pairs.key - <int>pairs.type * (
+            batch * <Py_ssize_t>pairs.key_batch_stride + key)
+    return pairs
+
+
+cdef t5b_matrix move_matrix(
+    t5b_matrix matrix, Py_ssize_t batch, Py_ssize_t query, Py_ssize_t key, Py_ssize_t itemsize
+) noexcept:
+    if matrix.data != NULL:
+        matrix.data = (
+            <char *>matrix.data + batch * matrix.batch_stride + query * matrix.query_stride
+            + key * itemsize)
+    return matrix
 
 
 cdef class Epilogue:
@@ -147,13 +177,15 @@ cdef class Epilogue:
     cdef Buffer addend, keep, masked_item
     cdef Pairs segments, causal
 
-    def __cinit__(
+    def __init__(
         self, int type_code, bint accumulate, addend, keep, Pairs segments, Pairs causal,
         masked_item
     ):
         self.epilogue.type = <t5b_float>type_code
         self.epilogue.implementation = implementation
         self.epilogue.accumulate = accumulate
+        self.masked_item = open_buffer(masked_item)
+        self.epilogue.masked_item = self.masked_item.view.buf
         if addend is not None:
             self.addend = open_buffer(addend)
             self.epilogue.addend = self.addend.matrix()
@@ -163,18 +195,32 @@ cdef class Epilogue:
         if segments is not None:
             self.segments = segments
             self.epilogue.segments = segments.pairs
+        self.set_causal(causal)
+
+    cdef void set_causal(self, Pairs causal) noexcept:
         if causal is not None:
             self.causal = causal
             self.epilogue.causal = causal.pairs
-        self.masked_item = open_buffer(masked_item)
-        self.epilogue.masked_item = self.masked_item.view.buf
+
+    def part(self, Py_ssize_t batch, Py_ssize_t query, Py_ssize_t key, Pairs causal):
+        """Epilogue of a part of the matrix that begins there; ``causal`` are the part's."""
+        cdef Epilogue part = Epilogue.__new__(Epilogue)
+        cdef Py_ssize_t itemsize = self.masked_item.view.itemsize
+        part.addend, part.keep, part.masked_item = self.addend, self.keep, self.masked_item
+        part.segments = self.segments
+        part.epilogue = self.epilogue
+        part.epilogue.addend = move_matrix(self.epilogue.addend, batch, query, key, itemsize)
+        part.epilogue.keep = move_matrix(self.epilogue.keep, batch, query, key, 1)
+        part.epilogue.segments = move_pairs(self.epilogue.segments, batch, query, key)
+        part.set_causal(causal)
+        return part
 
 
 cdef const t5b_epilogue *get_epilogue(Epilogue epilogue) noexcept:
     return NULL if epilogue is None else &epilogue.epilogue
 
 
-cdef class Table(Lookup):
+cdef class Table(Elementwise):
     """A ``t5b_table`` that keeps its arrays alive.
 
     ``items`` is (num_heads, num_ranges), C-contiguous; or, if ``num_heads`` is given,
@@ -245,7 +291,7 @@ cdef class Table(Lookup):
         self, Pairs positions not None, int type_code, Epilogue epilogue, gradient, sums,
         Py_ssize_t begin, Py_ssize_t end
     ):
-        """The same for positions that are data."""
+        """The same for explicit positions."""
         cdef Buffer source = open_buffer(gradient)
         cdef Buffer out = open_buffer(sums, True)
         cdef t5b_matrix described = source.matrix()
@@ -256,7 +302,7 @@ cdef class Table(Lookup):
                 &described, <double *>out.view.buf)
 
 
-cdef class Counter(Lookup):
+cdef class BoundaryCounter(Elementwise):
     """A ``t5b_scheme``, whose items are its buckets."""
 
     cdef t5b_scheme scheme
@@ -271,7 +317,7 @@ cdef class Counter(Lookup):
         self.scheme.num_boundaries = self.boundaries.view.shape[0]
 
     def can_count(self):
-        """Whether `lookup` works for this scheme."""
+        """Whether `look_up` works for this scheme."""
         return bool(t5b_can_count(&self.scheme))
 
     cdef void write_items(
@@ -280,6 +326,25 @@ cdef class Counter(Lookup):
     ) noexcept nogil:
         implementation.count_buckets(
             &self.scheme, source, type, count, itemsize, streaming, items)
+
+
+def copy_diagonals(diagonals, matrix, bint streaming, Py_ssize_t begin, Py_ssize_t end):
+    """Write rows begin, ..., end - 1 of ``matrix`` (num_heads, query, key): head after head."""
+    cdef Buffer source = open_buffer(diagonals)
+    cdef Buffer out = open_buffer(matrix, True)
+    cdef t5b_matrix described = out.matrix()
+    cdef Py_ssize_t query_length = described.query_length
+    cdef Py_ssize_t head, first, last
+    with nogil:
+        while begin < end:
+            head = begin // query_length
+            first = begin - head * query_length
+            last = min(query_length, first + end - begin)
+            described.data = <char *>out.view.buf + head * described.head_stride
+            t5b_write_diagonals(
+                <char *>source.view.buf + head * source.view.strides[0], source.view.itemsize,
+                1, NULL, first, last, streaming, &described)
+            begin += last - first
 
 
 def write_diagonals(

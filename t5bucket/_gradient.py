@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from t5bucket._arrays import allocate, is_direct
-from t5bucket._masks import Masks, type_code
-from t5bucket._positions import Pairs, consecutive_pairs, flatten_batch
-from t5bucket._table import RelativeTable, parts_of_pairs
+from t5bucket._arrays import allocate, float_code, is_flat
+from t5bucket._masks import Masks
+from t5bucket._positions import consecutive_pairs, divide_pairs
+from t5bucket._table import RelativeTable
 from t5bucket._threads import run
 
 # Parts are fixed by the shape alone, and their sums added in order, so that the
@@ -21,7 +21,7 @@ SUM_NBYTES = 16 << 20
 MAX_SUMS = 64
 
 
-def sum_matrix(
+def sum_consecutive(
     table: RelativeTable,
     gradient: NDArray[Any],
     offset: int,
@@ -35,23 +35,28 @@ def sum_matrix(
     ndarray of float64, shape (num_ranges, num_heads)
     """
     if gradient.size == 0:
-        return np.zeros((table.num_ranges, gradient.shape[-3]))
+        return np.zeros((table.num_ranges, table.num_heads))
     query_length, key_length = gradient.shape[-2:]
-    causal = consecutive_pairs(query_length, key_length, offset) if masks.causal else None
     num_diagonals = query_length + key_length - 1
     first = table.move_within_int64(offset - query_length + 1, num_diagonals)
-    flat = _flatten(gradient)
-    epilogue = masks.flatten(causal).epilogue(len(flat))
-    rows = _divide(flat)
     length = min(num_diagonals, table.num_middle)
-    scratch = allocate((len(rows), length), np.dtype(np.float64))
-    code = type_code(flat.dtype)
-    add = partial(table.core.sum_diagonals, first, code, epilogue, flat)
-    adders = [partial(add, diagonals) for diagonals in scratch]
-    return _sum_parts(table, flat, rows, num_threads, adders)
+    code = float_code(gradient.dtype)
+    flat = _flatten(gradient)
+    causal = consecutive_pairs(query_length, key_length, offset) if masks.causal else None
+    epilogue = masks.make_epilogue(causal)
+    rows = _divide(flat)
+    sums = np.zeros((len(rows), table.num_core_ranges, table.num_heads))
+
+    def add_parts(begin: int, end: int) -> None:
+        diagonals = allocate((length,), sums.dtype)
+        add = partial(table.core.sum_diagonals, first, code, epilogue, flat, diagonals)
+        _add_parts(add, sums, rows, begin, end)
+
+    run(add_parts, len(rows), flat.nbytes, num_threads)
+    return _join_parts(table, sums)
 
 
-def sum_pairs(
+def sum_explicit(
     table: RelativeTable,
     gradient: NDArray[Any],
     query_positions: NDArray[Any],
@@ -59,30 +64,27 @@ def sum_pairs(
     num_threads: int | None,
     masks: Masks,
 ) -> NDArray[np.float64]:
-    """Sum a gradient ``(..., num_heads, q, k)`` of positions that are data by range."""
-    total = np.zeros((table.num_ranges, gradient.shape[-3]))
+    """Sum a gradient ``(..., num_heads, q, k)`` of explicit positions by range."""
+    total = np.zeros((table.num_ranges, table.num_heads))
     if gradient.size == 0:
         return total
-    batch_shape = gradient.shape[:-3]
-    positions = Pairs(
-        flatten_batch(query_positions, batch_shape), flatten_batch(key_positions, batch_shape)
-    )
+    code = float_code(gradient.dtype)
     flat = _flatten(gradient)
-    flat_masks = masks.flatten(positions if masks.causal else None)
-    code = type_code(flat.dtype)
-    for part in parts_of_pairs(positions, flat.shape):
-        piece = flat[part.batch, :, part.query, part.key]
-        pairs = positions.part(*part).for_kernel(len(piece))
-        epilogue = flat_masks.part(*part).epilogue(len(piece))
-        add = partial(table.core.sum_pairs, pairs, code, epilogue, piece)
-        rows = _divide(piece)
-        total += _sum_parts(table, piece, rows, num_threads, [add] * len(rows))
+    epilogue = masks.make_epilogue(None)
+    for part in divide_pairs(query_positions, key_positions, gradient.shape):
+        matrix = part.cut(flat)
+        finish = part.cut_epilogue(epilogue, masks.causal)
+        add = partial(table.core.sum_pairs, part.pairs, code, finish, matrix)
+        rows = _divide(matrix)
+        sums = np.zeros((len(rows), table.num_core_ranges, table.num_heads))
+        run(partial(_add_parts, add, sums, rows), len(rows), matrix.nbytes, num_threads)
+        total += _join_parts(table, sums)
     return total
 
 
 def _flatten(gradient: NDArray[Any]) -> NDArray[Any]:
-    """View, or copy, a gradient as (batch, num_heads, q, k), its keys adjacent."""
-    if not is_direct(gradient):
+    """View, or copy, a gradient as (batch, num_heads, q, k) that kernels can read."""
+    if not is_flat(gradient):
         copy = allocate(gradient.shape, gradient.dtype.newbyteorder("="))
         np.copyto(copy, gradient)
         gradient = copy
@@ -105,20 +107,19 @@ def _divide(gradient: NDArray[Any]) -> list[tuple[int, int]]:
     ]
 
 
-def _sum_parts(
-    table: RelativeTable,
-    gradient: NDArray[Any],
+def _add_parts(
+    add: Callable[[NDArray[np.float64], int, int], None],
+    sums: NDArray[np.float64],
     rows: list[tuple[int, int]],
-    num_threads: int | None,
-    adders: Sequence[Callable[[NDArray[np.float64], int, int], None]],
-) -> NDArray[np.float64]:
-    """Let each part's ``add(sums, begin, end)`` add its rows up; join the sums in order."""
-    sums = np.zeros((len(rows), table.num_core_ranges, gradient.shape[-3]))
+    begin: int,
+    end: int,
+) -> None:
+    """Add the rows of each part up, into sums of its own."""
+    for part in range(begin, end):
+        add(sums[part], *rows[part])
 
-    def work(begin: int, end: int) -> None:
-        for part in range(begin, end):
-            adders[part](sums[part], *rows[part])
 
-    run(work, len(rows), gradient.nbytes, num_threads)
+def _join_parts(table: RelativeTable, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Join the parts' sums in order, (parts, core's ranges, num_heads)."""
     with np.errstate(invalid="ignore"):  # infinities of both signs
         return table.join_ranges(sums.sum(axis=0))

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _core
-from t5bucket._arrays import broadcast, finite_minimum, is_direct, round_floats
-from t5bucket._checks import FLOATS, as_array, flag, mask_shape, real
-from t5bucket._positions import Pairs, check_pair, flatten_batch
-
-EVERY = slice(None)
-
-
-@lru_cache
-def type_code(dtype: np.dtype[Any]) -> int:
-    """Return the C core's t5b_float."""
-    return FLOATS.index(dtype.name)
+from t5bucket._arrays import (
+    FLOAT_NAMES,
+    broadcast,
+    finite_minimum,
+    float_code,
+    is_direct,
+    round_floats,
+)
+from t5bucket._checks import as_array, flag, mask_shape, real
+from t5bucket._positions import check_pair, segment_pairs
 
 
 class Masks:
@@ -33,7 +31,7 @@ class Masks:
     dtype : dtype
         Of the matrix.
     batch_shape : tuple
-        Of positions that are data; the masks' own shapes broadcast with it.
+        Of explicit positions; the masks' own shapes broadcast with it.
     causal, mask, segment_ids, key_segment_ids, masked_value
         As callers give them.
 
@@ -63,7 +61,7 @@ class Masks:
         self.masked_item = _check_masked_value(masked_value, dtype)
         self.shape = shape
         self.batch_shape = batch_shape
-        self._type_code = type_code(dtype)
+        self._dtype = dtype
         self._segments: tuple[NDArray[Any], NDArray[Any]] | None = None
         self._keep: NDArray[Any] | None = None
         self._addend: NDArray[Any] | None = None
@@ -95,28 +93,26 @@ class Masks:
         if self._addend is not None and np.may_share_memory(self._addend, out):
             self._addend = self._addend.copy()
 
-    def flatten(self, causal: Pairs | None, accumulate: bool = False) -> FlatMasks:
-        """Put all batch axes into one; `causal` are the positions that decide, if any."""
-        num_batches = math.prod(self.batch_shape)
+    def make_epilogue(self, causal: _core.Pairs | None, accumulate: bool = False) -> _core.Epilogue:
+        """Put them into the form that the kernels read; `causal` are the positions that decide."""
         segments = None
         if self._segments is not None:
-            segments = Pairs(*(flatten_batch(ids, self.batch_shape) for ids in self._segments))
-            if not segments.is_direct:
-                segments = Pairs(*_number_ids(segments.query, segments.key))
-        return FlatMasks(
-            self._type_code,
+            segments = segment_pairs(*self._segments, self.batch_shape)
+        return _core.Epilogue(
+            float_code(self._dtype),
             accumulate,
-            self._flatten_mask(self._addend, num_batches),
-            self._flatten_mask(self._keep, num_batches),
+            self._flatten_mask(self._addend),
+            self._flatten_mask(self._keep),
             segments,
             causal,
             self.masked_item,
         )
 
-    def _flatten_mask(self, mask: NDArray[Any] | None, num_batches: int) -> NDArray[Any] | None:
+    def _flatten_mask(self, mask: NDArray[Any] | None) -> NDArray[Any] | None:
         """View a mask as ``(batch, num_heads, q, k)``, its keys adjacent."""
         if mask is None:
             return None
+        num_batches = math.prod(self.batch_shape)
         *batch_shape, num_heads, q, k = (1,) * (3 - mask.ndim) + mask.shape
         if k != self.shape[2]:
             mask = np.repeat(mask, self.shape[2], axis=-1)
@@ -163,53 +159,12 @@ class Masks:
         self.batch_shape = joined
 
 
-class FlatMasks(NamedTuple):
-    """`Masks` of a matrix ``(batch, num_heads, q, k)``, which can be cut like one."""
-
-    type_code: int
-    accumulate: bool
-    addend: NDArray[Any] | None
-    keep: NDArray[Any] | None
-    segments: Pairs | None
-    causal: Pairs | None
-    masked_item: NDArray[Any]
-
-    def part(self, batch: slice, query: slice, key: slice) -> FlatMasks:
-        """Cut out some batches, queries and keys."""
-        at = (batch, EVERY, query, key)
-        return self._replace(
-            addend=None if self.addend is None else self.addend[at],
-            keep=None if self.keep is None else self.keep[at],
-            segments=None if self.segments is None else self.segments.part(batch, query, key),
-            causal=None if self.causal is None else self.causal.part(batch, query, key),
-        )
-
-    def epilogue(self, num_batches: int) -> _core.Epilogue:
-        """Put them into the form that the kernels take."""
-        return _core.Epilogue(
-            self.type_code,
-            self.accumulate,
-            self.addend,
-            self.keep,
-            None if self.segments is None else self.segments.for_kernel(num_batches),
-            None if self.causal is None else self.causal.for_kernel(num_batches),
-            self.masked_item,
-        )
-
-
-def _number_ids(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Replace ids by numbers that are equal where they are."""
-    _, numbers = np.unique(np.concatenate([query.ravel(), key.ravel()]), return_inverse=True)
-    numbers = numbers.ravel()
-    return numbers[: query.size].reshape(query.shape), numbers[query.size :].reshape(key.shape)
-
-
 def _check_mask(mask: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Check a boolean or additive mask; return the latter in the matrix's dtype."""
     array = np.atleast_1d(as_array("mask", mask))
     if array.dtype == bool:
         return array
-    if array.dtype.name not in FLOATS:
+    if array.dtype.name not in FLOAT_NAMES:
         raise TypeError(
             f"mask must be boolean (true = attend) or additive floats, got dtype {array.dtype}"
         )

@@ -1,8 +1,9 @@
-# _positions.py - integers that callers give for queries and keys, in the form the kernels take.
+# _positions.py - integers that callers give for queries and keys, in the form the kernels read.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from t5bucket import _core
 from t5bucket._arrays import broadcast
 from t5bucket._checks import INT64_MAX, INT64_MIN, integers
+from t5bucket._threads import divide_row
 
 INT32_RANGE = 2**30  # the kernels take positions in [0, 2^30) as int32
 
@@ -39,54 +41,106 @@ def _with_axis(name: str, value: ArrayLike) -> NDArray[Any]:
     return positions
 
 
-def flatten_batch(positions: NDArray[Any], batch_shape: tuple[int, ...]) -> NDArray[Any]:
-    """Positions as ``(batch, length)``; one row for all if all batches share it."""
-    length = positions.shape[-1]
-    if positions.size == length:
-        return positions.reshape(1, length)
-    return np.broadcast_to(positions, (*batch_shape, length)).reshape(-1, length)
+def consecutive_pairs(query_length: int, key_length: int, offset: int) -> _core.Pairs:
+    """Positions of consecutive queries and keys; far offsets are moved nearer, on the same side."""
+    offset = max(-key_length, min(offset, query_length))
+    query, key = np.arange(query_length), np.arange(offset, offset + key_length)
+    return _core.Pairs(*_narrow(query[None], key[None]))
 
 
-class Pairs:
-    """Integers of queries ``(batch or 1, q)`` and keys ``(batch or 1, k)``, copied.
+def segment_pairs(
+    query_ids: NDArray[Any], key_ids: NDArray[Any], batch_shape: tuple[int, ...]
+) -> _core.Pairs:
+    """Ids of segments, or numbers that are equal where the ids are."""
+    query, key = _flatten(query_ids, key_ids, batch_shape)
+    if query.dtype == object:
+        _, numbers = np.unique(np.concatenate([query.ravel(), key.ravel()]), return_inverse=True)
+        numbers = numbers.ravel()
+        query, key = _narrow(
+            numbers[: query.size].reshape(query.shape), numbers[query.size :].reshape(key.shape)
+        )
+    return _core.Pairs(query, key)
 
-    Copies, because the output may share memory with what the caller gave; in the
-    smallest type that holds all differences, or their nearest ends: int32, int64, or
-    Python's integers.
+
+class Part(NamedTuple):
+    """Batches, queries and keys of a matrix that a kernel takes at once, and their positions."""
+
+    batch: slice
+    query: slice
+    key: slice
+    pairs: _core.Pairs
+
+    def cut(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """Cut this part out of a matrix (batch, num_heads, q, k)."""
+        return matrix[self.batch, :, self.query, self.key]
+
+    def cut_epilogue(self, epilogue: _core.Epilogue | None, causal: bool) -> _core.Epilogue | None:
+        """Cut this part out of the matrix's epilogue; `causal` ones mask by these positions."""
+        if epilogue is None:
+            return None
+        begins = (self.batch.start, self.query.start, self.key.start)
+        return epilogue.part(*begins, self.pairs if causal else None)
+
+
+def divide_pairs(
+    query_positions: NDArray[Any], key_positions: NDArray[Any], shape: tuple[int, ...]
+) -> Iterator[Part]:
+    """Divide the pairs of a matrix (..., num_heads, q, k) into parts, whose positions are copied.
+
+    A kernel takes all that int64 can hold at once. Where positions spread further, it takes the
+    relative positions of one query.
     """
-
-    def __init__(self, query: NDArray[Any], key: NDArray[Any]) -> None:
-        self.query, self.key = _to_int32(*_to_int64(query, key))
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether the kernels can read them."""
-        return self.query.dtype != object
-
-    def part(self, batch: slice, query: slice, key: slice) -> Pairs:
-        """Cut out some batches, queries and keys, without a copy."""
-        one = slice(None)
-        part = Pairs.__new__(Pairs)
-        part.query = self.query[batch if len(self.query) > 1 else one, query]
-        part.key = self.key[batch if len(self.key) > 1 else one, key]
-        return part
-
-    def for_kernel(self, num_batches: int) -> _core.Pairs:
-        """Put them into the form that the kernels take.
-
-        Python's integers become relative positions, and so have to be of one query.
-        """
-        if not self.is_direct:
-            relative_position = np.clip(self.key - self.query, INT64_MIN, INT64_MAX)
-            return _core.Pairs(np.zeros((1, 1), np.int64), relative_position.astype(np.int64))
-        return _core.Pairs(_stride(self.query, num_batches), _stride(self.key, num_batches))
+    query, key = _flatten(query_positions, key_positions, shape[:-3])
+    if query.dtype != object:
+        pairs = _core.Pairs(query, key)
+        every = slice(0, None)
+        return (
+            Part(every, every, slice(begin, end), pairs.part(0, 0, begin))
+            for begin, end in divide_row(shape[-1])
+        )
+    return _divide_wide(query, key)
 
 
-def _stride(integers: NDArray[Any], num_batches: int) -> NDArray[Any]:
-    """View as many batches; a stride of 0 if all share one row."""
-    if len(integers) == num_batches:
-        return integers
-    return np.broadcast_to(integers, (num_batches, integers.shape[1]))
+def _divide_wide(query: NDArray[Any], key: NDArray[Any]) -> Iterator[Part]:
+    """Divide by query, and by batch if batches differ; positions are Python's integers."""
+    num_batches = max(len(query), len(key))
+    query, key = (np.broadcast_to(x, (num_batches, x.shape[1])) for x in (query, key))
+    zero = np.zeros((1, 1), np.int64)
+    for batch, i in np.ndindex(query.shape):
+        relative_position = np.clip(key[batch] - query[batch, i], INT64_MIN, INT64_MAX)
+        pairs = _core.Pairs(zero, relative_position.astype(np.int64)[None])
+        batches = slice(batch, batch + 1) if num_batches > 1 else slice(0, None)
+        yield Part(batches, slice(i, i + 1), slice(0, None), pairs)
+
+
+def _flatten(
+    query: NDArray[Any], key: NDArray[Any], batch_shape: tuple[int, ...]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Copy to ``(batch or 1, length)``, in the smallest type that holds all differences.
+
+    Copies, because the output may share memory with what the caller gave. The type is int32,
+    int64, or Python's integers.
+    """
+    return _narrow(*(_flatten_batch(integers, batch_shape) for integers in (query, key)))
+
+
+def _flatten_batch(integers: NDArray[Any], batch_shape: tuple[int, ...]) -> NDArray[Any]:
+    """View as ``(batch, length)``; one row if all batches share it."""
+    length = integers.shape[-1]
+    if integers.size == length:
+        return integers.reshape(1, length)
+    return np.broadcast_to(integers, (*batch_shape, length)).reshape(-1, length)
+
+
+def _narrow(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    query, key = _to_int64(query, key)
+    if query.dtype == object or query.size == 0 or key.size == 0:
+        return query, key
+    lowest = min(int(query.min()), int(key.min()))
+    highest = max(int(query.max()), int(key.max()))
+    if highest - lowest >= INT32_RANGE:
+        return query, key
+    return (query - lowest).astype(np.int32), (key - lowest).astype(np.int32)
 
 
 def _to_int64(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -98,19 +152,3 @@ def _to_int64(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDA
     half = np.uint64(2**63)  # move both from [0, 2^64) to [-2^63, 2^63)
     query, key = ((x.astype(np.uint64, order="C") ^ half).view(np.int64) for x in both)
     return query, key
-
-
-def _to_int32(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    if query.dtype == object or query.size == 0 or key.size == 0:
-        return query, key
-    lowest = min(int(query.min()), int(key.min()))
-    highest = max(int(query.max()), int(key.max()))
-    if highest - lowest >= INT32_RANGE:
-        return query, key
-    return (query - lowest).astype(np.int32), (key - lowest).astype(np.int32)
-
-
-def consecutive_pairs(query_length: int, key_length: int, offset: int) -> Pairs:
-    """Positions of consecutive queries and keys; far offsets are moved nearer, on the same side."""
-    offset = max(-key_length, min(offset, query_length))
-    return Pairs(np.arange(query_length)[None], np.arange(offset, offset + key_length)[None])

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from t5bucket import _core
 from t5bucket._arrays import allocate
 from t5bucket._checks import integer, integers
-
-if TYPE_CHECKING:
-    from t5bucket._table import RelativeTable
 
 Range = tuple[int, int | None, int | None]  # (bucket, first, last); None is no bound
 
@@ -37,7 +34,7 @@ class Rule:
         First relative position of each range but the first, ascending.
     buckets : sequence of int
         The bucket of each range, one more than `starts`.
-    counter : Counter, optional
+    counter : BoundaryCounter, optional
         Gives the same buckets by counting boundaries, if that is faster.
     """
 
@@ -48,15 +45,13 @@ class Rule:
         "counter",
         "start_list",
         "starts",
-        "tables",
         "widths",
     )
 
     def __init__(
-        self, starts: list[int], buckets: list[int], counter: _core.Counter | None = None
+        self, starts: list[int], buckets: list[int], counter: _core.BoundaryCounter | None = None
     ) -> None:
         self.counter = counter
-        self.tables: dict[np.dtype[Any], RelativeTable] = {}  # of buckets; made when asked for
         self.start_list = starts  # lists for bisect, which single positions take
         self.bucket_list = buckets
         self.starts: NDArray[np.int64] = np.array(starts, np.int64)
@@ -192,7 +187,8 @@ def t5_rule(num_buckets: int, max_distance: int, bidirectional: bool) -> Rule:
         starts += [first_distance[bucket] for bucket in beyond_zero]
         buckets += [num_distance_buckets + bucket for bucket in beyond_zero]
     future_base = num_distance_buckets if bidirectional else 0
-    counter = _core.Counter(max_exact, future_base, bidirectional, np.array(boundaries, np.int64))
+    counted = np.array(boundaries, np.int64)
+    counter = _core.BoundaryCounter(max_exact, future_base, bidirectional, counted)
     return Rule(starts, buckets, counter if counter.can_count() else None)
 
 

@@ -6,13 +6,15 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from t5bucket._machine import available_cpus
 
 # A part is small enough that Ctrl-C is answered between two of them, and large
 # enough that the interpreter's share in it does not show.
 PART_NBYTES = 8 << 20
+# Longer rows are computed in pieces, for the same reason.
+MAX_ROW_LENGTH = 1 << 22
 # Less than this is not worth a thread, even where the caller asks for many.
 MIN_PART_NBYTES = 64 << 10
 MAX_THREADS = 256
@@ -59,8 +61,8 @@ def run(
                 helpers.append(starting)
                 starting.start()
         except (RuntimeError, MemoryError) as error:
-            # The system has no more threads, or no memory for one: the caller does the parts. But
-            # what a signal's handler raises meanwhile is not ours to keep.
+            # The system has no more threads, or no memory for one: the caller does the parts.
+            # But an error of a signal's handler must propagate.
             if type(error) not in (RuntimeError, MemoryError) or _has_started(starting):
                 raise
         parts.take_all()
@@ -104,7 +106,7 @@ class Parts:
         del self._work
 
     def help(self) -> None:
-        """Do parts as a helper; an error, of memory for one, is the caller's to raise."""
+        """Do parts as a helper; the calling thread raises what this one could not."""
         try:
             self.take_all()
         except BaseException as error:
@@ -143,6 +145,12 @@ def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
             raise interrupt
     finally:
         del interrupt  # whose traceback refers to it
+
+
+def divide_row(length: int) -> Iterator[tuple[int, int]]:
+    """Divide a row into pieces ``begin, end``."""
+    for begin in range(0, length, MAX_ROW_LENGTH):
+        yield begin, min(begin + MAX_ROW_LENGTH, length)
 
 
 def choose_num_threads(nbytes: int) -> int:

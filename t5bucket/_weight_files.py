@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from t5bucket._arrays import bfloat16
 from t5bucket._checks import flag
 from t5bucket._checks import num_rows as check_num_rows
-from t5bucket._checks import table as check_table
+from t5bucket._checks import weight as check_weight
 from t5bucket._config import AXIS_FAMILIES, FAMILIES, find_settings, read_json
 
 Loaders = dict[str, Callable[[], NDArray[Any]]]
@@ -72,7 +72,7 @@ MAX_HEADER_NBYTES = 1 << 16  # of a .npy file; NumPy itself refuses more than 10
 DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
 
 
-class LoadedTable(NamedTuple):
+class LoadedWeight(NamedTuple):
     """A table, where it is from, and what its name tells of it."""
 
     weight: NDArray[Any]
@@ -108,9 +108,9 @@ class LoadedTable(NamedTuple):
         return num_buckets, settings[1], bidirectional and settings[2]
 
 
-def load_table(
+def load_weight(
     path: str | os.PathLike[str], tensor: str | None, heads_first: bool | None
-) -> LoadedTable:
+) -> LoadedWeight:
     """Load a table.
 
     Raises
@@ -140,11 +140,11 @@ def load_table(
     name = _choose(loaders, tensor, path)
     with _refusing_damage(path):
         array = loaders[name]()
-    weight = check_table(array)
+    weight = check_weight(array)
     kind = _kind(name)
     if heads_first is None:
         heads_first = kind.heads_first
-    return LoadedTable(weight, heads_first, path, name, kind)
+    return LoadedWeight(weight, heads_first, path, name, kind)
 
 
 @contextmanager

@@ -4,7 +4,7 @@
 
 A block is computed from its offsets alone, in one thread, so that no block waits
 for another, and a lost one is computed again. Equal arguments give equal keys.
-For positions that are data, use ``dask.array.map_blocks`` with
+For explicit positions, use ``dask.array.map_blocks`` with
 `Buckets.__call__`; schemes and tables can be pickled.
 """
 
@@ -22,8 +22,8 @@ except ImportError:
     raise ImportError("t5bucket.dask needs Dask: pip install 't5bucket[dask]'") from None
 
 from t5bucket import _checks
-from t5bucket._bias import RelativeAttentionBias
-from t5bucket._buckets import Buckets
+from t5bucket._bias import RelativeAttentionBias, make_bias_block
+from t5bucket._buckets import Buckets, make_bucket_block
 
 __all__ = ["grid", "matrix"]
 
@@ -139,21 +139,12 @@ def _lazy(
 
 def _grid_block(buckets: Buckets, offset: int, block_info: Any = None) -> NDArray[Any]:
     (rows, columns), dtype = block_info[None]["array-location"], block_info[None]["dtype"]
-    out = np.empty((1, rows[1] - rows[0], columns[1] - columns[0]), dtype.newbyteorder("="))
-    # Not `grid`: a block's positions may lie beyond what a caller may name.
-    buckets._table(out.dtype).fill_matrix(out, offset + columns[0] - rows[0], 1, is_new=True)
-    block: NDArray[Any] = out[0].astype(dtype, copy=False)
-    return block
+    return make_bucket_block(buckets, slice(*rows), slice(*columns), offset, dtype)
 
 
 def _matrix_block(bias: RelativeAttentionBias, offset: int, block_info: Any = None) -> NDArray[Any]:
-    heads, rows, columns = block_info[None]["array-location"]
-    if heads != (0, bias.num_heads):
-        by_head = bias.weight if bias.heads_first else bias.weight.T
-        bias = RelativeAttentionBias(by_head[slice(*heads)], bias.buckets, heads_first=True)
-    out = np.empty((bias.num_heads, rows[1] - rows[0], columns[1] - columns[0]), bias.dtype)
-    bias._table.fill_matrix(out, offset + columns[0] - rows[0], 1, is_new=True)
-    return out
+    heads, rows, columns = (slice(*ends) for ends in block_info[None]["array-location"])
+    return make_bias_block(bias, heads, rows, columns, offset, num_threads=1)
 
 
 @normalize_token.register(Buckets)

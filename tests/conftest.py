@@ -26,11 +26,11 @@ SHARED_BY_THREADS = {
 
 def divide_every_call(num_threads: str) -> None:
     """Let so many threads share each call's work, however small it is."""
-    from t5bucket import _table, _threads
+    from t5bucket import _threads, _writing
 
     os.environ["T5BUCKET_NUM_THREADS"] = num_threads
     _threads.PART_NBYTES, _threads.THREAD_NBYTES, _threads.MIN_PART_NBYTES = 256, 1, 1
-    _table.SMALL_COUNT = 0
+    _writing.SMALL_COUNT = 0
 
 
 @pytest.fixture

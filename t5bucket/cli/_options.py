@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 from typing import Any
 
 from t5bucket import Buckets, RelativeAttentionBias
-from t5bucket._weight_files import load_table
+from t5bucket._weight_files import load_weight
 
 EMBEDDED_TABLE = "all-mpnet-base-v2.relative_attention_bias.safetensors"
 
@@ -68,9 +68,9 @@ def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
     """Load the table that the options of `add_weights_options` name."""
     if options.weights is None:
         with as_file(files("t5bucket") / "data" / EMBEDDED_TABLE) as path:
-            table = load_table(path, options.tensor, options.heads_first)
+            table = load_weight(path, options.tensor, options.heads_first)
     else:
-        table = load_table(options.weights, options.tensor, options.heads_first)
+        table = load_weight(options.weights, options.tensor, options.heads_first)
     num_buckets, max_distance, bidirectional = table.find_settings(options.unidirectional)
     buckets = make_buckets(
         num_buckets,

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket import RelativeAttentionBias
-from t5bucket._arrays import allocate, bfloat16
-from t5bucket._checks import FLOATS
+from t5bucket._arrays import FLOAT_NAMES, allocate, bfloat16
 from t5bucket.cli._files import new_npy
 from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias, print_fields
 
@@ -55,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="position of key 0 (default: 0)",
     )
-    add("--dtype", choices=FLOATS, help="convert the table first (default: keep its type)")
+    add("--dtype", choices=FLOAT_NAMES, help="convert the table first (default: keep its type)")
     add("--num-threads", type=integer(1), metavar="N", help="(default: by size)")
     add(
         "--out",

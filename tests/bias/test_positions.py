@@ -28,7 +28,7 @@ from strategies import (
 )
 
 import t5bucket as tb
-from t5bucket import _table, _threads
+from t5bucket import _threads, _writing
 
 # ---- element by element ----
 
@@ -423,9 +423,9 @@ def test_no_float_dtype_is_a_position() -> None:
 @pytest.fixture
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream, divide and split what is otherwise too small for it."""
-    monkeypatch.setattr(_table, "STREAM_NBYTES", -1)
-    monkeypatch.setattr(_table, "SMALL_COUNT", 0)
-    monkeypatch.setattr(_table, "MAX_ROW_LENGTH", 300)
+    monkeypatch.setattr(_writing, "STREAM_NBYTES", -1)
+    monkeypatch.setattr(_writing, "SMALL_COUNT", 0)
+    monkeypatch.setattr(_threads, "MAX_ROW_LENGTH", 300)
     monkeypatch.setattr(_threads, "PART_NBYTES", 1 << 12)
     monkeypatch.setattr(_threads, "MIN_PART_NBYTES", 1 << 10)
     monkeypatch.setattr(_threads, "THREAD_NBYTES", 1 << 11)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import FLOATS, draw_masks, float_dtypes, layouts, offsets, relayout, schemes
 
 import t5bucket as tb
-from t5bucket import _gradient, _table, _threads
+from t5bucket import _gradient, _threads
 
 LENGTHS = st.integers(0, 12)
 NAMES = ("causal", "mask", "segment_ids", "key_segment_ids")
@@ -222,7 +222,7 @@ def test_equal_calls_give_equal_bits_on_any_number_of_threads(
 
 
 def test_rows_are_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_table, "MAX_ROW_LENGTH", 300)
+    monkeypatch.setattr(_threads, "MAX_ROW_LENGTH", 300)
     bias = tb.RelativeAttentionBias(np.zeros((32, 3)), tb.Buckets())
     gradient = normal((3, 4, 1000), np.float64)
     key = np.random.default_rng(0).integers(-200, 200, 1000)

@@ -20,7 +20,7 @@ from strategies import (
 )
 
 import t5bucket as tb
-from t5bucket import _table, _threads
+from t5bucket import _threads, _writing
 
 LENGTHS = st.integers(0, 12)
 
@@ -278,8 +278,8 @@ def test_masks_are_rounded_once_in_either_byte_order(order: str) -> None:
 @pytest.fixture
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream, divide and split what is otherwise too small for it."""
-    monkeypatch.setattr(_table, "STREAM_NBYTES", -1)
-    monkeypatch.setattr(_table, "MAX_ROW_LENGTH", 1300)
+    monkeypatch.setattr(_writing, "STREAM_NBYTES", -1)
+    monkeypatch.setattr(_threads, "MAX_ROW_LENGTH", 1300)
     monkeypatch.setattr(_threads, "PART_NBYTES", 1 << 12)
     monkeypatch.setattr(_threads, "MIN_PART_NBYTES", 1 << 10)
     monkeypatch.setattr(_threads, "THREAD_NBYTES", 1 << 11)

@@ -17,7 +17,7 @@ import reference
 import strategies
 
 import t5bucket as tb
-from t5bucket import _arrays, _masks, _rule
+from t5bucket import _arrays, _rule
 
 NUM_THREADS = 16
 Result = TypeVar("Result")
@@ -88,7 +88,7 @@ def test_threads_that_first_use_a_bias_agree(dtype: np.dtype[Any]) -> None:
         weight = reference.normal_weight(32, 5, dtype, seed)
         bias = tb.RelativeAttentionBias(weight, buckets)
         _arrays.finite_minimum.cache_clear()
-        _masks.type_code.cache_clear()
+        _arrays.float_code.cache_clear()
         calls: list[Callable[..., Any]] = [
             partial(bias.matrix, 40, 60),
             partial(bias.matrix_at, query, key),

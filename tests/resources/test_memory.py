@@ -30,7 +30,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import t5bucket as tb
-from t5bucket import _arrays, _masks, _rule, _threads
+from t5bucket import _arrays, _rule, _threads
 
 if sys.platform == "linux":
     import resource
@@ -363,10 +363,10 @@ class Shim:
 
 
 def forget_tables() -> None:
-    for cached in (_rule.t5_rule, _masks.type_code, _arrays.finite_minimum):
+    for cached in (_rule.t5_rule, _arrays.float_code, _arrays.finite_minimum):
         cached.cache_clear()
     vars(BIAS._table).pop("_pairs_table", None)
-    BUCKETS._rule.tables.clear()
+    BUCKETS._tables.clear()
 
 
 def check_after(name: str, call: Callable[[], Any], expected: Any) -> None:

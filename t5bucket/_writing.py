@@ -1,0 +1,222 @@
+# _writing.py - write a table's items into arrays: flatten, choose, call a kernel. No checks.
+# SPDX-License-Identifier: BSD-3-Clause
+"""An output that ``is_new`` was allocated for this call alone.
+
+``offset`` is the relative position of query 0 and key 0 (tokens, any size).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t5bucket import _core
+from t5bucket._arrays import allocate, integer_code, is_contiguous, is_direct, is_flat
+from t5bucket._machine import CACHE_NBYTES
+from t5bucket._masks import Masks
+from t5bucket._positions import consecutive_pairs, divide_pairs
+from t5bucket._table import RelativeTable
+from t5bucket._threads import PART_NBYTES, run
+
+# Larger outputs are written past the caches. Copying rows on a processor with a
+# cache of 32 MiB, ordinary stores win up to 12 MiB by a factor of two, and lose
+# from 19 MiB on by the same. New memory is the exception: the system has just
+# filled it with zeros, through the caches.
+STREAM_NBYTES = CACHE_NBYTES // 2
+# So few elements, of 8 bytes at most, are neither divided nor streamed.
+SMALL_COUNT = min(PART_NBYTES, STREAM_NBYTES) // 8
+
+
+# ---- consecutive positions ----
+
+
+def view_consecutive(
+    table: RelativeTable, query_length: int, key_length: int, offset: int
+) -> NDArray[Any]:
+    """Make a read-only matrix whose rows are windows of one vector for each head."""
+    if query_length == 0 or key_length == 0:
+        matrix = np.empty((table.num_heads, query_length, key_length), table.dtype)
+        matrix.flags.writeable = False
+        return matrix
+    diagonals = table.make_diagonals(query_length, key_length, offset)
+    diagonals.flags.writeable = False
+    return _window(diagonals, query_length, key_length)
+
+
+def make_block(
+    table: RelativeTable, rows: slice, columns: slice, offset: int, num_threads: int | None
+) -> NDArray[Any]:
+    """Make a block (num_heads, rows, columns) of a matrix, whatever its positions."""
+    shape = (table.num_heads, rows.stop - rows.start, columns.stop - columns.start)
+    block = allocate(shape, table.dtype)
+    write_consecutive(table, block, offset + columns.start - rows.start, num_threads, True)
+    return block
+
+
+def write_consecutive(
+    table: RelativeTable,
+    out: NDArray[Any],
+    offset: int,
+    num_threads: int | None,
+    is_new: bool = False,
+    masks: Masks | None = None,
+    accumulate: bool = False,
+) -> None:
+    """Write ``out`` (..., num_heads, q, k), of any layout; without masks it has no batch."""
+    query_length, key_length = out.shape[-2:]
+    if masks is None and query_length == 1 and (is_new or is_direct(out)):
+        table.fill_diagonals(out, offset, key_length)
+        return
+    if out.size == 0:
+        return
+    diagonals = table.make_diagonals(query_length, key_length, offset)
+    if masks is None:
+        _copy_windows(diagonals, out, num_threads, is_new)
+        return
+    causal = None
+    if masks.causal and (accumulate or masks.is_adding):
+        causal = consecutive_pairs(query_length, key_length, offset)
+    elif masks.causal:  # whether a key lies in the future depends on the diagonal alone
+        visible = max(0, min(query_length - offset, query_length + key_length - 1))
+        diagonals[:, visible:] = masks.masked_item
+    flat, streaming = _flatten(out, is_new, accumulate)
+    epilogue = masks.make_epilogue(causal, accumulate)
+    write = partial(_core.write_diagonals, diagonals, epilogue, flat, streaming)
+    run(write, len(flat) * query_length, flat.nbytes, num_threads)
+    _copy_back(flat, out)
+
+
+def _copy_windows(
+    diagonals: NDArray[Any], out: NDArray[Any], num_threads: int | None, is_new: bool
+) -> None:
+    """Write ``out`` (num_heads, q, k) without masks: every row is a window of the diagonals."""
+    num_heads, query_length, key_length = out.shape
+    if is_new or is_direct(out):
+        copy = partial(_core.copy_diagonals, diagonals, out, _streams(out, is_new))
+        run(copy, num_heads * query_length, out.nbytes, num_threads)
+        return
+    window = _window(diagonals, query_length, key_length)
+    run(
+        lambda begin, end: np.copyto(out[:, begin:end], window[:, begin:end]),
+        query_length,
+        out.nbytes,
+        num_threads,
+    )
+
+
+def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDArray[Any]:
+    """``matrix[h, i, j] = diagonals[h, query_length - 1 - i + j]`` without a copy."""
+    itemsize = diagonals.itemsize
+    return np.ndarray(
+        (len(diagonals), query_length, key_length),
+        diagonals.dtype,
+        buffer=diagonals,
+        offset=(query_length - 1) * itemsize,
+        strides=(diagonals.strides[0], -itemsize, itemsize),
+    )
+
+
+# ---- explicit positions ----
+
+
+def write_explicit(
+    table: RelativeTable,
+    out: NDArray[Any],
+    query_positions: NDArray[Any],
+    key_positions: NDArray[Any],
+    num_threads: int | None,
+    is_new: bool = False,
+    masks: Masks | None = None,
+    accumulate: bool = False,
+) -> None:
+    """Write ``out`` (..., num_heads, q, k) for positions (..., q) and (..., k), of any layout."""
+    if out.size == 0:
+        return
+    parts = divide_pairs(query_positions, key_positions, out.shape)
+    flat, streaming = _flatten(out, is_new, accumulate)
+    epilogue = None if masks is None else masks.make_epilogue(None, accumulate)
+    causal = masks is not None and masks.causal
+    for part in parts:
+        matrix = part.cut(flat)
+        finish = part.cut_epilogue(epilogue, causal)
+        write = partial(table.pairs_core.write_pairs, part.pairs, finish, matrix, streaming)
+        run(write, len(matrix) * matrix.shape[2], matrix.nbytes, num_threads)
+    _copy_back(flat, out)
+
+
+# ---- relative positions, element by element ----
+
+
+def write_elementwise(
+    table: RelativeTable,
+    out: NDArray[Any],
+    relative_position: NDArray[Any],
+    num_threads: int | None,
+    is_new: bool = False,
+) -> None:
+    """Write the first head's item for each relative position; any layout, same shape."""
+    look_up = table.elementwise.look_up
+    dtype = relative_position.dtype
+    code = integer_code(dtype)
+    if out.ndim > 1 and relative_position.flags.f_contiguous and out.flags.f_contiguous:
+        relative_position, out = relative_position.T, out.T
+    if is_contiguous(relative_position) and is_contiguous(out):
+        if not is_new and _overlaps(relative_position, out):
+            relative_position = relative_position.copy()
+        count = out.size
+        if count <= SMALL_COUNT and (num_threads is None or num_threads == 1):
+            look_up(relative_position, code, out, False, 0, count)  # as `run` would, but sooner
+        else:
+            write = partial(look_up, relative_position, code, out, _streams(out, is_new))
+            run(write, count, max(out.nbytes, relative_position.nbytes), num_threads)
+        return
+    each: Any = ["contig", "aligned", "nbo"]
+    with np.nditer(
+        np.atleast_1d(relative_position, out),  # NumPy 1 leaves the buffers of a 0-d array empty
+        flags=["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
+        op_flags=[["readonly", *each], ["writeonly", *each]],
+        op_dtypes=[dtype.newbyteorder("="), table.dtype],
+        casting="equiv",
+    ) as chunks:
+        for source, target in chunks:
+            look_up(source, code, target, False, 0, target.size)
+
+
+# ---- outputs ----
+
+
+def _streams(out: NDArray[Any], is_new: bool) -> bool:
+    """Whether to write past the caches."""
+    return not is_new and out.nbytes > STREAM_NBYTES
+
+
+def _flatten(out: NDArray[Any], is_new: bool, accumulate: bool) -> tuple[NDArray[Any], bool]:
+    """View an output as (batch, num_heads, q, k); return whether it is written past the caches.
+
+    An output that kernels cannot write gets a copy.
+    """
+    flat = out
+    if not is_flat(out):
+        flat = allocate(out.shape, out.dtype.newbyteorder("="))
+        is_new = True
+        if accumulate:
+            np.copyto(flat, out)
+    return flat.reshape(-1, *out.shape[-3:]), _streams(out, is_new or accumulate)
+
+
+def _copy_back(flat: NDArray[Any], out: NDArray[Any]) -> None:
+    """Copy the result into an output that kernels cannot write."""
+    if not is_flat(out):
+        np.copyto(out, flat.reshape(out.shape))
+
+
+def _overlaps(source: NDArray[Any], out: NDArray[Any]) -> bool:
+    """Whether a block could be written before it is read; item on item it cannot."""
+    if source.flags.owndata and out.flags.owndata:  # two arrays, or one twice
+        return False
+    if not np.may_share_memory(source, out):
+        return False
+    return source.itemsize != out.itemsize or source.ctypes.data != out.ctypes.data
