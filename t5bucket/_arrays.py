@@ -160,7 +160,7 @@ def round_floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     with np.errstate(all="ignore"):
         if dtype.name != "bfloat16" or array.dtype.name != "float64":
             return array.astype(dtype, copy=False)
-        # By way of float32, whose last bit keeps that there was a rest: "round to odd".
+        # Via float32, whose last bit records that something was cut off: "round to odd".
         single = array.astype(np.float32)
         bits = single.view(np.uint32)
         bits -= np.abs(single) > np.abs(array)

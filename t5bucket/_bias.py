@@ -1,4 +1,4 @@
-# _bias.py - RelativeAttentionBias: a trained table, and the bias matrices it gives.
+# _bias.py - RelativeAttentionBias: a trained weight, and the bias matrices it gives.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from t5bucket._writing import make_block, view_consecutive, write_consecutive, w
 
 
 class RelativeAttentionBias:
-    """A table of weights by bucket and head, and the bias matrices it gives.
+    """A trained weight by bucket and head, and the bias matrices it gives.
 
     The object keeps a copy of `weight` and never changes; it can be pickled.
 
@@ -49,7 +49,7 @@ class RelativeAttentionBias:
     TypeError
         If `weight` has another dtype or `buckets` is no `Buckets`.
     ValueError
-        If `weight` is no table with one row for each bucket.
+        If `weight` does not have one row for each bucket.
 
     Notes
     -----
@@ -111,19 +111,19 @@ class RelativeAttentionBias:
         buckets: Buckets | None = None,
         heads_first: bool | None = None,
     ) -> RelativeAttentionBias:
-        """Load the table out of a weight file.
+        """Load a weight out of a file.
 
         Parameters
         ----------
         path : path
-            A ``.safetensors``, ``.npy`` or ``.npz`` file. Only the table is read.
+            A ``.safetensors``, ``.npy`` or ``.npz`` file. Only the weight is read.
         tensor : str, optional
             Name of the tensor. By default the one whose name ends in
             ``relative_attention_bias.weight``, ``rel_pos_bias.weight`` or
             ``rel_attn_embed.weight``, or the only one there is.
         buckets : Buckets, optional
-            By default that of a ``config.json`` beside the file, if it describes
-            relative position buckets (at most 4096); otherwise as many buckets as the table
+            By default that of a ``config.json`` next to the file, if it describes
+            relative position buckets (at most 4096); otherwise as many buckets as the weight
             has rows and the family's usual ``max_distance`` (128, WavLM 800;
             LayoutLM's axes 256, UDOP's 100). The tensor of a decoder is
             unidirectional.
@@ -142,10 +142,10 @@ class RelativeAttentionBias:
         TypeError
             If `path` is no path, or the tensor has no floating-point dtype.
         ValueError
-            If it is no regular file, damaged, or holds no table, or if several
+            If it is no regular file, damaged, or holds no weight, or if several
             tensors match: the message lists them.
         ImportError
-            If a bfloat16 table needs ``ml_dtypes``.
+            If a bfloat16 weight needs ``ml_dtypes``.
 
         Examples
         --------
@@ -153,7 +153,7 @@ class RelativeAttentionBias:
         >>> import numpy as np
         >>> import t5bucket as tb
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = pathlib.Path(folder, "table.npy")
+        ...     path = pathlib.Path(folder, "weight.npy")
         ...     np.save(path, np.zeros((32, 12), np.float32))
         ...     bias = tb.RelativeAttentionBias.load(path)
         >>> bias.num_heads, bias.buckets
@@ -167,7 +167,7 @@ class RelativeAttentionBias:
 
     @property
     def weight(self) -> NDArray[Any]:
-        """Read-only copy of the table."""
+        """Read-only copy of what was given."""
         return self._weight
 
     @property
@@ -710,7 +710,7 @@ class RelativeAttentionBias:
         return (np.float64 if is_double else np.float32)(_checks.scale(scale, is_double))
 
     def _times(self, scale: float | None) -> RelativeTable:
-        """Items of the table times a scale."""
+        """Table of the weights times a scale."""
         factor = self._factor(scale)
         if factor is None:
             return self._table
@@ -746,7 +746,7 @@ def compute_bias(
     query_offset: int = 0,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """Bias matrix of a table in one call.
+    """Bias matrix of a weight in one call.
 
     Parameters
     ----------

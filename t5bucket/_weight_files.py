@@ -1,9 +1,9 @@
-# _weight_files.py - read one table out of a weight file, which may be hostile.
+# _weight_files.py - read one weight out of a file, which may be hostile.
 # SPDX-License-Identifier: BSD-3-Clause
 """Nothing is unpickled, and nothing is allocated by a header's word alone.
 
 The formats are read here, with NumPy, so that loading needs no other package
-and copies only the one small table out of a checkpoint of any size.
+and copies only the one small array out of a checkpoint of any size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Loaders = dict[str, Callable[[], NDArray[Any]]]
 
 
 class Kind(NamedTuple):
-    """What the name of a model's tensor tells of it."""
+    """What the name of a model's tensor says about it."""
 
     name: str
     heads_first: bool
@@ -73,7 +73,7 @@ DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
 
 
 class LoadedWeight(NamedTuple):
-    """A table, where it is from, and what its name tells of it."""
+    """A weight, where it is from, and what its name says about it."""
 
     weight: NDArray[Any]
     heads_first: bool
@@ -111,7 +111,7 @@ class LoadedWeight(NamedTuple):
 def load_weight(
     path: str | os.PathLike[str], tensor: str | None, heads_first: bool | None
 ) -> LoadedWeight:
-    """Load a table.
+    """Load a weight.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def load_weight(
     ValueError
         If it is no weight file, or the tensor is missing or cannot be chosen.
     TypeError
-        If the tensor is no table of floating-point numbers.
+        If the tensor has no floating-point dtype.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a path, got {path!r}")

@@ -66,12 +66,12 @@ def write_consecutive(
     accumulate: bool = False,
 ) -> None:
     """Write ``out`` (..., num_heads, q, k), of any layout; without masks it has no batch."""
-    query_length, key_length = out.shape[-2:]
-    if masks is None and query_length == 1 and (is_new or is_direct(out)):
-        table.fill_diagonals(out, offset, key_length)
+    if masks is None and out.shape[-2] == 1 and (is_new or is_direct(out)):
+        table.fill_diagonals(out, offset, out.shape[-1])
         return
     if out.size == 0:
         return
+    query_length, key_length = out.shape[-2:]
     diagonals = table.make_diagonals(query_length, key_length, offset)
     if masks is None:
         _copy_windows(diagonals, out, num_threads, is_new)

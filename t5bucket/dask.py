@@ -5,7 +5,7 @@
 A block is computed from its offsets alone, in one thread, so that no block waits
 for another, and a lost one is computed again. Equal arguments give equal keys.
 For explicit positions, use ``dask.array.map_blocks`` with
-`Buckets.__call__`; schemes and tables can be pickled.
+`Buckets.__call__`; schemes and biases can be pickled.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def matrix(
     Parameters
     ----------
     bias : RelativeAttentionBias
-        The table.
+        The bias.
     query_length, key_length : int
         Number of positions (tokens), at least 0.
     chunks : int, tuple or str
@@ -104,7 +104,7 @@ def matrix(
 
     Returns
     -------
-    dask.array.Array of the table's dtype, shape (num_heads, query_length, key_length)
+    dask.array.Array of the bias's dtype, shape (num_heads, query_length, key_length)
 
     Raises
     ------

@@ -1,6 +1,6 @@
 # plot.py - pictures of schemes and biases, with Matplotlib (the extra "plot").
 # SPDX-License-Identifier: BSD-3-Clause
-"""Draw a scheme's bucket grid and a table's bias by distance.
+"""Draw a scheme's bucket grid and the bias of a weight by distance.
 
 Both functions draw into Matplotlib axes, the current ones by default, and
 return them.
@@ -84,7 +84,7 @@ def plot_bias(
     Parameters
     ----------
     bias : RelativeAttentionBias
-        The table.
+        The bias.
     distance : int, optional
         Largest distance (tokens) to show, at least 1. By default somewhat more
         than the scheme's `max_distance`.
@@ -129,7 +129,7 @@ def plot_bias(
     values = bias.view(1, 2 * distance + 1, key_offset=-distance)[:, 0].astype(np.float64)
     ax = _axes(ax)
     for head in shown:
-        # The default cycle has ten colours, a usual table twelve heads.
+        # The default cycle has ten colours, a usual weight twelve heads.
         style = "-" if head % 20 < 10 else "--"
         ax.plot(relative_position, values[head], style, drawstyle="steps-mid", label=f"head {head}")
     _label_distances(ax, bias.buckets, distance)

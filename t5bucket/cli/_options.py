@@ -10,7 +10,7 @@ from typing import Any
 from t5bucket import Buckets, RelativeAttentionBias
 from t5bucket._weight_files import load_weight
 
-EMBEDDED_TABLE = "all-mpnet-base-v2.relative_attention_bias.safetensors"
+EMBEDDED_WEIGHT = "all-mpnet-base-v2.relative_attention_bias.safetensors"
 
 
 class UsageError(Exception):
@@ -50,34 +50,34 @@ def add_scheme_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
-    """Add what names a table and its scheme."""
+    """Add what names a weight and its scheme."""
     parser.add_argument(
         "weights",
         nargs="?",
         metavar="WEIGHTS",
-        help=".safetensors, .npy or .npz file (default: the trained table of all-mpnet-base-v2)",
+        help=".safetensors, .npy or .npz file (default: the trained weight of all-mpnet-base-v2)",
     )
     parser.add_argument("--tensor", metavar="NAME", help="the tensor, where the file has several")
     parser.add_argument(
-        "--heads-first", action="store_true", default=None, help="the table is (heads, buckets)"
+        "--heads-first", action="store_true", default=None, help="the weight is (heads, buckets)"
     )
     add_scheme_options(parser)
 
 
 def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
-    """Load the table that the options of `add_weights_options` name."""
+    """Load the weight that the options of `add_weights_options` name."""
     if options.weights is None:
-        with as_file(files("t5bucket") / "data" / EMBEDDED_TABLE) as path:
-            table = load_weight(path, options.tensor, options.heads_first)
+        with as_file(files("t5bucket") / "data" / EMBEDDED_WEIGHT) as path:
+            loaded = load_weight(path, options.tensor, options.heads_first)
     else:
-        table = load_weight(options.weights, options.tensor, options.heads_first)
-    num_buckets, max_distance, bidirectional = table.find_settings(options.unidirectional)
+        loaded = load_weight(options.weights, options.tensor, options.heads_first)
+    num_buckets, max_distance, bidirectional = loaded.find_settings(options.unidirectional)
     buckets = make_buckets(
         num_buckets,
         max_distance if options.max_distance is None else options.max_distance,
         bidirectional,
     )
-    return RelativeAttentionBias(table.weight, buckets, heads_first=table.heads_first)
+    return RelativeAttentionBias(loaded.weight, buckets, heads_first=loaded.heads_first)
 
 
 def make_buckets(*settings: Any) -> Buckets:

@@ -23,7 +23,7 @@ EPILOG = """\
 The matrix is computed in tiles of about 8 MiB. Two times are printed:
   computing   the bias, into the memory of a tile, which is used again for the next one
   writing     the tiles, into the file or into the new memory of the whole matrix
-Reading the table and the checksum (sha256, of the matrix's bytes) are not timed.
+Reading the weight and the checksum (sha256, of the matrix's bytes) are not timed.
 A progress bar needs a terminal and tqdm (pip install 't5bucket[cli]')."""
 
 
@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         "bias",
         help="compute a bias matrix",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compute the bias matrix of a table; print its shape, speed and checksum.",
+        description="Compute the bias matrix of a weight; print its shape, speed and checksum.",
         epilog=EPILOG,
     )
     add_weights_options(parser)
@@ -54,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="position of key 0 (default: 0)",
     )
-    add("--dtype", choices=FLOAT_NAMES, help="convert the table first (default: keep its type)")
+    add("--dtype", choices=FLOAT_NAMES, help="convert the weight first (default: keep its type)")
     add("--num-threads", type=integer(1), metavar="N", help="(default: by size)")
     add(
         "--out",
@@ -101,7 +101,7 @@ def show_speed(nbytes: int, seconds: float) -> str:
 
 
 def convert(bias: RelativeAttentionBias, dtype: str | None) -> RelativeAttentionBias:
-    """Convert the table to another type."""
+    """Convert the weight to another type."""
     if dtype is None or dtype == bias.dtype.name:
         return bias
     converted = bias.weight.astype(bfloat16() if dtype == "bfloat16" else dtype)

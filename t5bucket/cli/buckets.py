@@ -1,4 +1,4 @@
-# buckets.py - t5bucket buckets: the table of a scheme's ranges.
+# buckets.py - t5bucket buckets: the ranges of a scheme.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 

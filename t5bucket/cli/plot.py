@@ -1,4 +1,4 @@
-# plot.py - t5bucket plot: a picture of a table and its scheme.
+# plot.py - t5bucket plot: a picture of a weight and its scheme.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "plot",
-        help="draw a table's bias and its buckets",
+        help="draw the bias of a weight and its buckets",
         description="Draw the bias of each head by distance, and the buckets of all pairs.",
     )
     add_weights_options(parser)
