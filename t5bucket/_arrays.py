@@ -123,7 +123,10 @@ def is_direct(array: NDArray[Any]) -> bool:
 
 
 def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the shape that all broadcast to, of any number of axes and size; None if none."""
+    """Return the shape that all broadcast to, or None.
+
+    `np.broadcast_shapes` stops at 32 axes, and at shapes of more than 2**63 items.
+    """
     num_axes = max(map(len, shapes), default=0)
     padded = [(1,) * (num_axes - len(shape)) + shape for shape in shapes]
     result = []
