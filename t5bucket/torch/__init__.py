@@ -16,8 +16,7 @@ except ImportError:
     raise ImportError("t5bucket.torch needs PyTorch: pip install 't5bucket[torch]'") from None
 
 from t5bucket._buckets import Buckets, encode_scheme
-from t5bucket.torch import _checks
-from t5bucket.torch import _operators as _operators  # registers torch.ops.t5bucket
+from t5bucket.torch import _checks, _operators
 from t5bucket.torch._composite import compose_bias, compose_bias_at
 from t5bucket.torch._tensors import (
     fill_bias,
@@ -76,8 +75,8 @@ def compute_bias(
 
     Notes
     -----
-    The bias is linear in `weight`, and can be differentiated any number of times, in
-    reverse and in forward mode, and mapped over weights and masks (``torch.func``). A
+    The bias is linear in `weight`. It can be differentiated any number of times, in
+    reverse and in forward mode, and ``torch.func`` can map over weights and masks. A
     transform takes several times the memory of its result.
 
     Examples
@@ -104,9 +103,7 @@ def compute_bias(
         return fill_bias(weight, mask, buckets, *lengths, causal, scale)
     if is_transformed():
         return compose_bias(weight, mask, buckets, *lengths, causal, scale)
-    return torch.ops.t5bucket.bias(
-        weight, mask, encode_scheme(buckets), *lengths, causal, scale, False
-    )
+    return _operators.bias(weight, mask, encode_scheme(buckets), *lengths, causal, scale, False)
 
 
 def compute_bias_at(
@@ -119,7 +116,7 @@ def compute_bias_at(
     causal: bool = False,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """Bias of all pairs of given query and key positions, with masks.
+    """Bias of all pairs of explicit query and key positions, with masks.
 
     Parameters
     ----------
@@ -146,7 +143,7 @@ def compute_bias_at(
 
     Notes
     -----
-    As of `compute_bias`; positions can be mapped as well.
+    As for `compute_bias`; transforms can map over positions, too.
 
     Examples
     --------
@@ -166,6 +163,6 @@ def compute_bias_at(
         return fill_bias_at(weight, *positions, mask, buckets, causal, scale)
     if is_transformed():
         return compose_bias_at(weight, *positions, mask, buckets, causal, scale)
-    return torch.ops.t5bucket.bias_at(
+    return _operators.bias_at(
         weight, *positions, mask, encode_scheme(buckets), causal, scale, False
     )

@@ -4,8 +4,8 @@
 
 A pair is a bias and the gradient of its weight. Both are linear (the bias without what is
 added to it: its *linear part*), and each is the derivative of the other. Operators take a
-scheme as the integers of `encode_scheme`. They refuse forward mode and transforms, where
-`t5bucket.torch` computes the same by functions that PyTorch can transform.
+scheme as the integers of `encode_scheme`. They do not support forward mode or transforms:
+there, `t5bucket.torch` computes the same with functions that PyTorch can transform.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def accelerated(model: Model) -> Iterator[Model]:
     Parameters
     ----------
     model : torch.nn.Module
-        As of `accelerate`.
+        As in `accelerate`.
 
     Yields
     ------
@@ -138,7 +138,7 @@ def accelerated(model: Model) -> Iterator[Model]:
     Raises
     ------
     TypeError, ValueError
-        As of `accelerate`.
+        As in `accelerate`.
 
     Examples
     --------
