@@ -1,20 +1,26 @@
 # package.py - the modules of the package, and what each of them needs.
 # SPDX-License-Identifier: BSD-3-Clause
 import pkgutil
+from collections.abc import Iterable, Iterator
 
 import t5bucket as tb
 
+
+def find_modules(folders: Iterable[str], package: str) -> Iterator[str]:
+    """Find modules by their files: `walk_packages` would import those that need a framework."""
+    for module in pkgutil.iter_modules(folders, f"{package}."):
+        yield module.name
+        if module.ispkg:
+            folder = module.name.removeprefix(f"{package}.")
+            yield from find_modules([f"{path}/{folder}" for path in folders], module.name)
+
+
 MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(tb.__path__, "t5bucket.")
-    if not module.name.endswith("__main__")
+    name for name in find_modules(tb.__path__, "t5bucket") if not name.endswith("__main__")
 )
 
 FRAMEWORKS = {
-    "t5bucket._composite": "torch",
-    "t5bucket._layers": "transformers",
-    "t5bucket._tensors": "torch",
-    "t5bucket.dask": "dask",
-    "t5bucket.torch": "torch",
-    "t5bucket.transformers": "transformers",
+    name: name.split(".")[1]
+    for name in MODULES
+    if name.split(".")[1] in ("dask", "torch", "transformers")
 }

@@ -11,8 +11,9 @@ import reference
 import t5bucket as tb
 
 torch: Any = pytest.importorskip("torch")
-from t5bucket._tensors import _make_bias  # noqa: E402
-from t5bucket.torch import _settings, compute_bias, compute_bias_at  # noqa: E402
+from t5bucket._buckets import encode_scheme  # noqa: E402
+from t5bucket.torch import compute_bias, compute_bias_at  # noqa: E402
+from t5bucket.torch._tensors import _make_bias  # noqa: E402
 
 BUCKETS = tb.Buckets(32, 128)
 TABULATED = tb.Buckets.from_function(lambda d: abs(d) % 3, max_distance=10, num_buckets=4)
@@ -182,14 +183,14 @@ OPERATORS: list[tuple[str, tuple[Any, ...]]] = [
 
 @pytest.mark.parametrize(("name", "arguments"), OPERATORS)
 def test_operators_pass_opcheck(name: str, arguments: tuple[Any, ...]) -> None:
-    settings = _settings(BUCKETS)
+    scheme = encode_scheme(BUCKETS)
     rest: dict[str, tuple[Any, ...]] = {
-        "bias_at": (settings, True, 0.5, False),
-        "bias_gradient": (settings, 0, 1, False, None),
-        "bias_at_gradient": (settings, False, 0.5),
+        "bias_at": (scheme, True, 0.5, False),
+        "bias_gradient": (scheme, 0, 1, False, None),
+        "bias_at_gradient": (scheme, False, 0.5),
     }
     if name == "bias":
-        arguments = (*arguments[:2], settings, *arguments[2:])
+        arguments = (*arguments[:2], scheme, *arguments[2:])
     operator = getattr(torch.ops.t5bucket, name)
     results = torch.library.opcheck(operator, (*arguments, *rest.get(name, ())))
     assert set(results.values()) == {"SUCCESS"}

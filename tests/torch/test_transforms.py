@@ -11,7 +11,8 @@ import t5bucket as tb
 torch: Any = pytest.importorskip("torch")
 from torch.autograd import forward_ad, functional  # noqa: E402
 
-from t5bucket.torch import _settings, compute_bias, compute_bias_at  # noqa: E402
+from t5bucket._buckets import encode_scheme  # noqa: E402
+from t5bucket.torch import compute_bias, compute_bias_at  # noqa: E402
 
 BUCKETS = tb.Buckets(8, 9)
 TABULATED = tb.Buckets.from_function(lambda d: abs(d) % 3, max_distance=10, num_buckets=8)
@@ -402,14 +403,14 @@ def test_errors_in_a_transform_name_the_argument() -> None:
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_operators_themselves_are_never_differentiated_to_zero(requires_grad: bool) -> None:
     weight, gradient = make_weight(requires_grad), torch.ones(SHAPE, dtype=torch.float64)
-    settings = _settings(BUCKETS)
+    scheme = encode_scheme(BUCKETS)
     operators = torch.ops.t5bucket
     calls: list[tuple[Function, Any]] = [
-        (lambda w: operators.bias(w, None, settings, Q, K, 0, 0, False, None, False), weight),
-        (lambda w: operators.bias_at(w, QUERY, KEY, None, settings, False, None, False), weight),
-        (lambda g: operators.bias_gradient(g, None, settings, 0, 0, False, None), gradient),
+        (lambda w: operators.bias(w, None, scheme, Q, K, 0, 0, False, None, False), weight),
+        (lambda w: operators.bias_at(w, QUERY, KEY, None, scheme, False, None, False), weight),
+        (lambda g: operators.bias_gradient(g, None, scheme, 0, 0, False, None), gradient),
         (
-            lambda g: operators.bias_at_gradient(g, QUERY, KEY, None, settings, False, None),
+            lambda g: operators.bias_at_gradient(g, QUERY, KEY, None, scheme, False, None),
             gradient,
         ),
     ]

@@ -19,8 +19,8 @@ import models  # noqa: E402
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder  # noqa: E402
 from transformers.models.t5 import modeling_t5  # noqa: E402
 
-from t5bucket import _layers  # noqa: E402
 from t5bucket.transformers import accelerate, accelerated, restore, supported_models  # noqa: E402
+from t5bucket.transformers._registry import FAMILIES  # noqa: E402
 
 LOGGER = "t5bucket.transformers"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own versions
@@ -84,8 +84,10 @@ def test_the_biases_are_ours(family: str, monkeypatch: pytest.MonkeyPatch) -> No
 
         return call
 
-    for name in ("compute_bias", "compute_bias_at", "fill_bias", "fill_bias_at", "_scheme"):
-        monkeypatch.setattr(_layers, name, watched(getattr(_layers, name)))
+    names = {"compute_bias", "compute_bias_at", "fill_bias_at", "tabulate"}
+    for module in FAMILIES:
+        for name in names & vars(module).keys():
+            monkeypatch.setattr(module, name, watched(getattr(module, name)))
     case = models.make(family)
     with accelerated(case.model):
         run(case)

@@ -15,8 +15,7 @@ transformers: Any = pytest.importorskip("transformers")
 import models  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from t5bucket import _layers  # noqa: E402
-from t5bucket.transformers import accelerate, accelerated  # noqa: E402
+from t5bucket.transformers import _merge, accelerate, accelerated  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of transformers, about its own versions
@@ -436,21 +435,21 @@ def test_a_merged_matrix_goes_with_its_bias(kind: str) -> None:
     attention = case.model.encoder.block[1].layer[0].SelfAttention
     states = torch.randn(2, 6, 32)
     gc.collect()
-    before = len(_layers._merged)
+    before = len(_merge._merged_by_bias)
     gc.disable()
     try:
         bias = torch.randn(1, 6, 6, 4).permute(0, 3, 1, 2)
         mask = {"mask": torch.rand(2, 1, 6, 6) < 0.5, "view": bias[:, :1], "none": None}[kind]
         with torch.no_grad():
             attention(states, mask=mask, position_bias=bias)
-            kept = _layers._merged[bias].merged
+            kept = _merge._merged_by_bias[bias].matrix
             attention(states, mask=mask, position_bias=bias)
-            assert _layers._merged[bias].merged is kept
+            assert _merge._merged_by_bias[bias].matrix is kept
         alive = weakref.ref(kept)
-        assert len(_layers._merged) == before + 1
+        assert len(_merge._merged_by_bias) == before + 1
         del kept, mask, bias
         assert alive() is None
-        assert len(_layers._merged) == before
+        assert len(_merge._merged_by_bias) == before
     finally:
         gc.enable()
 

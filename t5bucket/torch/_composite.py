@@ -1,10 +1,10 @@
-# _composite.py - biases composed of PyTorch's own functions, which all of its transforms know.
+# _composite.py - biases composed of PyTorch's own functions, which its transforms can handle.
 # SPDX-License-Identifier: BSD-3-Clause
-"""The same values as the operators of `t5bucket.torch`, for ``torch.func`` and forward mode.
+"""The same values as the operators have, for ``torch.func`` and forward mode.
 
-An operator of this package is opaque: PyTorch cannot differentiate it forwards or map it
-over a batch. Where a transform is active, these functions take its place. They never hold
-a bucket for each pair of consecutive positions: a row is a window of one vector a head.
+An operator is opaque: PyTorch cannot differentiate it forwards or map it over a batch.
+Where a transform is active, these functions replace it. For consecutive positions they
+hold one vector for each head, never a bucket for each pair: a row is a window of it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch.nn.functional import embedding
 
 from t5bucket import _checks
-from t5bucket._buckets import Buckets
+from t5bucket._buckets import Buckets, step_function
 from t5bucket._checks import INT64_MAX, INT64_MIN
-from t5bucket._tensors import batch_axes
+from t5bucket.torch._tensors import batch_axes
 
 
 def compose_bias(
@@ -31,11 +31,11 @@ def compose_bias(
     key_offset: int,
     causal: bool,
     scale: float | None,
-    linear: bool = False,
+    linear_part: bool = False,
 ) -> torch.Tensor:
-    """Compose the bias of consecutive positions; of a `linear` one, masked pairs are 0."""
-    # The diagonals that matrix[i, j] = diagonals[query_length - 1 - i + j] reads, and one more,
-    # so that no length is special. Beyond max_distance all buckets are equal.
+    """Compose the bias of consecutive positions, or its linear part, where masked pairs are 0."""
+    # matrix[i, j] = diagonals[query_length - 1 - i + j], and one diagonal more, so that no
+    # length is special. Beyond max_distance all buckets are equal.
     num_diagonals = query_length + key_length
     limit = buckets.max_distance + num_diagonals
     first = max(-limit, min(key_offset - query_offset - query_length + 1, limit))
@@ -47,7 +47,7 @@ def compose_bias(
     if causal:
         query = torch.arange(query_length, device=weight.device)[:, None]
         future = relative_position[:key_length] + query_length - 1 - query > 0
-    return _finish(bias, weight, mask, future, linear)
+    return _finish(bias, weight, mask, future, linear_part)
 
 
 def compose_bias_at(
@@ -58,26 +58,26 @@ def compose_bias_at(
     buckets: Buckets,
     causal: bool,
     scale: float | None,
-    linear: bool = False,
+    linear_part: bool = False,
 ) -> torch.Tensor:
-    """Compose the bias of given positions; of a `linear` one, masked pairs are 0."""
-    batch_axes(mask, query_positions, key_positions)  # which have to broadcast
+    """Compose the bias of explicit positions, or its linear part, where masked pairs are 0."""
+    batch_axes(mask, query_positions, key_positions)  # raises if they do not broadcast
     relative_position = _subtract(query_positions, key_positions)
     numbers = _number(relative_position, buckets)
     items = _widen(weight, scale)
-    if 0 in numbers.shape:  # `embedding` has no gradient that can be mapped then
+    if 0 in numbers.shape:  # vmap fails on `embedding`'s gradient then
         bias = items.new_zeros(*numbers.shape, items.shape[1]).movedim(-1, -3)
     else:
         bias = embedding(numbers, items).movedim(-1, -3)
     bias = bias if bias.ndim > 3 else bias[None]
     future = relative_position[..., None, :, :] > 0 if causal else None
-    return _finish(bias, weight, mask, future, linear)
+    return _finish(bias, weight, mask, future, linear_part)
 
 
 def transpose(
     compose: Callable[..., torch.Tensor], gradient: torch.Tensor, num_buckets: int, *options: Any
 ) -> torch.Tensor:
-    """Gradient of the weight, given that of ``compose(weight, *options)``."""
+    """Compute the weight's gradient, given that of ``compose(weight, *options)``."""
     zeros = gradient.new_zeros(num_buckets, gradient.shape[-3])
     _, pull_back = torch.func.vjp(lambda weight: compose(weight, *options, True), zeros)
     (found,) = pull_back(gradient)
@@ -87,8 +87,8 @@ def transpose(
 def _windows(diagonals: torch.Tensor, count: int, length: int) -> torch.Tensor:
     """``windows[h, i, j] = diagonals[h, i + j]``.
 
-    Copies of a row of n items, read in lines of n + 1, shift by one from line to line.
-    ``Tensor.unfold`` would be shorter, but its gradient cannot be mapped.
+    The copies of a row of n items, read in lines of n + 1, shift by one from line to line.
+    ``Tensor.unfold`` would be shorter, but vmap fails on its gradient.
     """
     num_heads, n = diagonals.shape
     copies = diagonals[:, None].expand(num_heads, count + 1, n).reshape(num_heads, (count + 1) * n)
@@ -96,10 +96,10 @@ def _windows(diagonals: torch.Tensor, count: int, length: int) -> torch.Tensor:
 
 
 def _number(relative_position: torch.Tensor, buckets: Buckets) -> torch.Tensor:
-    """Look buckets up: that of the range that a relative position falls in."""
+    """Find the bucket of each relative position: that of its range."""
     starts, numbers = (
         torch.tensor(values, dtype=torch.int64, device=relative_position.device)
-        for values in (buckets._rule.start_list, buckets._rule.bucket_list)
+        for values in step_function(buckets)
     )
     return numbers[torch.bucketize(relative_position, starts, right=True)]
 
@@ -114,12 +114,12 @@ def _subtract(query_positions: torch.Tensor, key_positions: torch.Tensor) -> tor
 
 
 def _wide(weight: torch.Tensor) -> torch.dtype:
-    """Return the type that the kernels multiply and add in."""
+    """Return the dtype in which the kernels multiply and add."""
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
 def _widen(weight: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """Scale the weights, and give them the type that their gradients are summed in."""
+    """Scale the weight, and convert it to float64, in which its gradient is summed."""
     items = weight.to(_wide(weight))
     return (items if scale is None else items * scale).double()
 
@@ -129,18 +129,18 @@ def _finish(
     weight: torch.Tensor,
     mask: torch.Tensor | None,
     future: torch.Tensor | None,
-    linear: bool,
+    linear_part: bool,
 ) -> torch.Tensor:
     """Round, then add and apply masks, as the kernels do."""
     if mask is not None:
         _checks.mask_shape(mask.shape, bias.shape[-3:])
     bias = bias.to(weight.dtype)
-    if mask is not None and mask.dtype != torch.bool and not linear:
+    if mask is not None and mask.dtype != torch.bool and not linear_part:
         bias = bias + mask.to(weight.dtype)
-    masked_value = 0.0 if linear else torch.finfo(weight.dtype).min
+    masked_value = 0.0 if linear_part else torch.finfo(weight.dtype).min
     if mask is not None and mask.dtype == torch.bool:
         bias = torch.where(mask, bias, masked_value)
-    elif mask is not None and linear:
+    elif mask is not None and linear_part:
         bias = bias.expand(torch.broadcast_shapes(bias.shape, mask.shape))
     if future is not None:
         bias = torch.where(future, masked_value, bias)

@@ -1,4 +1,4 @@
-# _tensors.py - biases of CPU tensors as arrays of NumPy, without PyTorch's operators.
+# _tensors.py - biases of CPU tensors as NumPy arrays, without PyTorch's operators.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from t5bucket._bias import RelativeAttentionBias
 from t5bucket._buckets import Buckets
 from t5bucket._threads import choose_num_threads
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+EAGER_TYPES = (torch.Tensor, torch.nn.Parameter)
 MAX_KEPT_NBYTES = 16 << 10  # of a weight whose bias is kept for the next call
 
 
 # ---- which tensors can go without the operators ----
 
 
-def is_plain(*tensors: torch.Tensor | None) -> bool:
-    """Whether these are tensors in the CPU's memory, and nothing traces or transforms them."""
+def is_eager(*tensors: torch.Tensor | None) -> bool:
+    """Whether these are eager CPU tensors: in memory, and not traced or transformed."""
     return not _is_watched() and all(
-        tensor is None or (type(tensor) in PLAIN_TYPES and tensor.is_cpu) for tensor in tensors
+        tensor is None or (type(tensor) in EAGER_TYPES and tensor.is_cpu) for tensor in tensors
     )
 
 
 def _is_watched() -> bool:
-    # Compiled or exported, traced, fake or counted, transformed, differentiated forwards.
+    """Whether PyTorch compiles, exports, traces, fakes, counts or transforms what is called."""
     return bool(
         torch.compiler.is_compiling()
         or _get_tracing_state() is not None
@@ -48,31 +48,36 @@ def is_transformed() -> bool:
 
 
 def needs_gradient(tensor: torch.Tensor) -> bool:
-    """Whether what is computed from a tensor will be differentiated."""
+    """Whether PyTorch records what is computed from a tensor, to differentiate it."""
     return bool(tensor.requires_grad and torch.is_grad_enabled())
 
 
 # ---- tensors as arrays, without a copy ----
 
 
-def mask_options(mask: torch.Tensor | None, causal: bool, linear: bool) -> dict[str, Any]:
-    """Masks in NumPy's terms; of a `linear` bias, masked pairs are 0 and nothing is added."""
+def kernel_options(
+    matrix: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scale: float | None,
+    linear_part: bool,
+) -> dict[str, Any]:
+    """Keyword arguments that all methods of `RelativeAttentionBias` take, for this matrix.
+
+    The linear part of a bias is 0 where it is masked; floating-point masks only broadcast it.
+    """
     array: NDArray[Any] | None = None
     if mask is not None:
         array = view_tensor(mask, "mask")
-        if linear and mask.dtype != torch.bool:
+        if linear_part and mask.dtype != torch.bool:
             array = np.broadcast_to(True, array.shape)
-    return {"mask": array, "causal": causal}
-
-
-def num_threads_of(tensor: torch.Tensor) -> int:
-    """As many as pay, and not more than PyTorch itself would use."""
-    nbytes = tensor.numel() * tensor.element_size()
-    return min(choose_num_threads(nbytes), int(torch.get_num_threads()))
+    nbytes = matrix.numel() * matrix.element_size()
+    num_threads = min(choose_num_threads(nbytes), int(torch.get_num_threads()))
+    return {"mask": array, "causal": causal, "scale": scale, "num_threads": num_threads}
 
 
 def bias_of(weight: torch.Tensor, buckets: Buckets) -> RelativeAttentionBias:
-    """Find the bias of a weight by what the weight holds, since it may have changed."""
+    """Find the bias of a weight by the weight's values, which may have changed."""
     array = view_tensor(weight, "weight")
     if array.nbytes > MAX_KEPT_NBYTES:
         return RelativeAttentionBias(array, buckets)
@@ -106,7 +111,7 @@ def result_shape(weight: torch.Tensor, batch: tuple[Any, ...], q: Any, k: Any) -
 
 
 def allocate_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Allocate by NumPy, which asks for huge pages: new memory is written four times faster."""
+    """Allocate with NumPy, which requests huge pages: new memory is written four times faster."""
     return _allocate(shape, dtype)[0]
 
 
@@ -131,9 +136,9 @@ def fill_bias(
     key_offset: int,
     causal: bool = False,
     scale: float | None = None,
-    linear: bool = False,
+    linear_part: bool = False,
 ) -> torch.Tensor:
-    """Compute the bias of plain tensors; of a `linear` one, masked pairs are 0."""
+    """Compute the bias of consecutive positions, or its linear part."""
     batch = batch_axes(mask)
     shape = result_shape(weight, batch, query_length, key_length)
     result, out = _allocate(shape, weight.dtype)
@@ -142,11 +147,9 @@ def fill_bias(
         key_length,
         query_offset=query_offset,
         key_offset=key_offset,
-        masked_value=0 if linear else None,
-        scale=scale,
+        masked_value=0 if linear_part else None,
         out=out if batch else out[0],
-        num_threads=num_threads_of(result),
-        **mask_options(mask, causal, linear),
+        **kernel_options(result, mask, causal, scale, linear_part),
     )
     return result
 
@@ -159,24 +162,19 @@ def fill_bias_at(
     buckets: Buckets,
     causal: bool = False,
     scale: float | None = None,
-    linear: bool = False,
+    linear_part: bool = False,
     onto: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute the bias of plain positions, or add it to another one.
-
-    Of a `linear` bias, masked pairs are 0.
-    """
+    """Compute the bias of explicit positions, or its linear part; add it to `onto` if given."""
     batch = batch_axes(mask, query_positions, key_positions)
     shape = result_shape(weight, batch, query_positions.shape[-1], key_positions.shape[-1])
     result, out = _allocate(shape, weight.dtype) if onto is None else (onto, view_tensor(onto))
     bias_of(weight, buckets).matrix_at(
         view_tensor(query_positions, "query_positions"),
         view_tensor(key_positions, "key_positions"),
-        masked_value=0 if linear else None,
-        scale=scale,
+        masked_value=0 if linear_part else None,
         out=out if batch else out[0],
-        num_threads=num_threads_of(result),
         accumulate=onto is not None,
-        **mask_options(mask, causal, linear),
+        **kernel_options(result, mask, causal, scale, linear_part),
     )
     return result

@@ -1,0 +1,174 @@
+# __init__.py - Hugging Face's models, accelerated as they are (the extra "transformers").
+# SPDX-License-Identifier: BSD-3-Clause
+"""The same model, with its relative position biases computed by t5bucket.
+
+Each layer of a supported model gets a class of its own, derived from the class it has, in
+which the methods that compute biases are replaced. If a replacement does not cover a call,
+the method of transformers runs, and a message of level DEBUG goes to the logger
+``t5bucket.transformers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+try:
+    import transformers  # noqa: F401
+    from torch import nn
+except ImportError:
+    raise ImportError(
+        "t5bucket.transformers needs transformers: pip install 't5bucket[transformers]'"
+    ) from None
+
+from t5bucket.transformers._classes import accelerate_layers, check_model, restore_layers
+from t5bucket.transformers._registry import LAYERS
+
+__all__ = ["accelerate", "accelerated", "restore", "supported_models"]
+
+Model = TypeVar("Model", bound="nn.Module")
+
+
+def accelerate(model: Model) -> Model:
+    """Compute a model's relative position biases with t5bucket.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model of a family that `supported_models` lists, or any module that holds
+        layers of such a model. It is changed in place; transformers' classes are not.
+        A second call changes nothing.
+
+    Returns
+    -------
+    torch.nn.Module
+        `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+    ValueError
+        If it has no layer that could be accelerated.
+
+    See Also
+    --------
+    accelerated : The context-manager form.
+    restore : Undo it.
+
+    Notes
+    -----
+    Outputs are equal bit for bit, in inference and in training: with dropout and the
+    same random state, under autocast, and with both kinds of gradient checkpoints.
+    Gradients are equal up to rounding.
+
+    A bias is contiguous, and computed once for each pair of lengths. Where ``sdpa``
+    merges bias and mask, all layers share one merged matrix. The tensors that layers
+    read do not change. The rest runs as before: other devices, tracing and compiling,
+    transforms, offsets that are tensors, methods that a subclass overrides, versions of
+    transformers with other signatures.
+
+    A deep copy is accelerated as well. A pickled model is loaded without acceleration.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import T5Config, T5EncoderModel
+    >>> from t5bucket.transformers import accelerate, restore
+    >>> config = T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    >>> model = T5EncoderModel(config).eval()
+    >>> token_ids = torch.arange(50)[None]
+    >>> with torch.no_grad():
+    ...     expected = model(token_ids).last_hidden_state
+    ...     found = accelerate(model)(token_ids).last_hidden_state
+    >>> torch.equal(found, expected)
+    True
+    >>> restore(model) is model
+    True
+    """
+    accelerate_layers(model)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Undo `accelerate`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any module. One that is not accelerated stays as it is.
+
+    Returns
+    -------
+    torch.nn.Module
+        `model`.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from t5bucket.transformers import restore
+    >>> restore(torch.nn.Linear(1, 1))
+    Linear(in_features=1, out_features=1, bias=True)
+    """
+    check_model(model)
+    restore_layers(model.modules())
+    return model
+
+
+@contextmanager
+def accelerated(model: Model) -> Iterator[Model]:
+    """Compute a model's biases with t5bucket within a ``with`` block.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As in `accelerate`.
+
+    Yields
+    ------
+    torch.nn.Module
+        `model`. After the block it is as before, accelerated or not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `accelerate`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import T5Config, T5EncoderModel
+    >>> from t5bucket.transformers import accelerated
+    >>> config = T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    >>> with accelerated(T5EncoderModel(config)) as model, torch.no_grad():
+    ...     model(torch.arange(50)[None]).last_hidden_state.shape
+    torch.Size([1, 50, 32])
+    """
+    changed = accelerate_layers(model)
+    try:
+        yield model
+    finally:
+        restore_layers(changed)
+
+
+def supported_models() -> tuple[str, ...]:
+    """Names of the families of models that `accelerate` knows.
+
+    Returns
+    -------
+    tuple of str
+        As transformers calls them (``model_type``).
+
+    Examples
+    --------
+    >>> from t5bucket.transformers import supported_models
+    >>> supported_models()[:4]
+    ('cpmant', 'layoutlmv2', 'layoutlmv3', 'longt5')
+    """
+    return tuple(sorted({name.split(".")[0] for name in LAYERS}))

@@ -1,0 +1,210 @@
+# _classes.py - layers get a class of their own, in which methods are replaced.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from t5bucket.transformers._layer import Layer, Method, NotCoveredError
+from t5bucket.transformers._registry import LAYERS
+
+logger = logging.getLogger(__package__)
+
+
+def accelerate_layers(model: nn.Module) -> list[nn.Module]:
+    """Accelerate the layers that are not accelerated yet; return those."""
+    check_model(model)
+    known = [module for module in model.modules() if _find_layer(type(module)) is not None]
+    if not known:
+        layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
+        raise ValueError(
+            f"model must have a layer with relative position buckets ({layers}), "
+            f"got {type(model).__name__}"
+        )
+    changed = [module for module in known if _change_class(module)]
+    if not any(_is_accelerated(type(module)) for module in known):
+        logger.warning(
+            "no layer of this %s could be accelerated with transformers %s",
+            type(model).__name__,
+            transformers.__version__,
+        )
+    return changed
+
+
+def restore_layers(modules: Iterable[nn.Module]) -> None:
+    """Give accelerated layers their own class again."""
+    for module in modules:
+        base = vars(type(module)).get("_t5bucket_base")
+        if base is not None:
+            module.__class__ = base
+        elif _is_accelerated(type(module)):
+            logger.warning(
+                "%s stays accelerated: its class was derived from an accelerated one",
+                type(module).__qualname__,
+            )
+
+
+def check_model(model: object) -> None:
+    """Raise TypeError unless a model is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def _is_accelerated(cls: type) -> bool:
+    return hasattr(cls, "_t5bucket_base")
+
+
+def _change_class(module: nn.Module) -> bool:
+    """Accelerate a layer; return whether its class changed."""
+    cls = type(module)
+    if _is_accelerated(cls):
+        return False
+    if is_parametrized(module):  # PyTorch replaces its class, too
+        logger.debug("a parametrized %s is left", cls.__qualname__)
+        return False
+    derived = _derive(cls)
+    if derived is None:
+        return False
+    module.__class__ = derived
+    return True
+
+
+# ---- which methods can be replaced ----
+
+
+def _find_layer(cls: type) -> tuple[type, Layer] | None:
+    """Find the class of transformers that a class is or derives from, and its replacements."""
+    for known in cls.__mro__:
+        package, _, name = known.__module__.removeprefix("transformers.models.").partition(".")
+        layer = LAYERS.get(f"{package}.{known.__qualname__}")
+        if layer is not None and name == f"modeling_{package}":
+            return known, layer
+    return None
+
+
+def _derive(base: Any) -> Any:
+    """Derive the accelerated class from a layer's class; None if nothing can be replaced."""
+    known, layer = _find_layer(base) or (base, Layer({}))
+    if any(not _is_inherited(base, known, name) for name in layer.relies_on):
+        return None
+    wanted = [(name, replacement, _replace_bias) for name, replacement in layer.biases.items()]
+    if layer.attend is not None:
+        wanted.append(("forward", layer.attend, _replace_attention))
+    found = [
+        (name, getattr(known, name), replacement, replace)
+        for name, replacement, replace in wanted
+        if _is_as_expected(base, known, name, replacement)
+    ]
+    return _make_class(base, *found) if found else None
+
+
+def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> bool:
+    """Whether a method is the one that a replacement was written for."""
+    found = getattr(known, name, None)
+    if not _is_inherited(base, known, name) or found is None:
+        return False
+    parameters = [
+        [(parameter.name, parameter.default) for parameter in signature.parameters.values()]
+        for signature in (inspect.signature(found), inspect.signature(replacement))
+    ]
+    if not _is_of_transformers(found):
+        logger.debug("%s.%s is left: somebody has replaced it", known.__qualname__, name)
+    elif parameters[0] != parameters[1][1:]:  # without `original`
+        logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
+    else:
+        return True
+    return False
+
+
+def _is_inherited(base: type, known: type, name: str) -> bool:
+    if inspect.getattr_static(base, name, None) is inspect.getattr_static(known, name, None):
+        return True
+    logger.debug("%s.%s is left: it is not transformers' own", base.__qualname__, name)
+    return False
+
+
+def _is_of_transformers(method: Any) -> bool:
+    """Whether transformers defined a method, and all its decorators."""
+    while method.__globals__["__name__"].partition(".")[0] == "transformers":
+        if not hasattr(method, "__wrapped__"):
+            return True
+        method = method.__wrapped__
+    return False
+
+
+# ---- the accelerated class ----
+
+
+@functools.lru_cache(maxsize=256)
+def _make_class(base: Any, *found: tuple[str, Method, Method, Method]) -> Any:
+    """Derive a class that copies as itself, but is pickled as its base."""
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        """Pickle a layer as what it was, to be loaded without this package."""
+        create, arguments, *rest = super(derived, self).__reduce_ex__(2)
+        if arguments == (derived,):  # the default of an object that does not define its own
+            create, arguments = object.__new__, (base,)
+        return create, arguments, *rest
+
+    namespace: dict[str, Any] = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": reduce,
+        "_t5bucket_base": base,
+    }
+    if not hasattr(base, "__deepcopy__"):
+        namespace["__deepcopy__"] = _copy_deeply
+    for name, original, replacement, replace in found:
+        namespace[name] = replace(original, replacement)
+    derived: Any = type(base.__name__, (base,), namespace)
+    return derived
+
+
+def _copy_deeply(self: Any, memo: dict[int, Any]) -> Any:
+    twin = object.__new__(type(self))
+    memo[id(self)] = twin
+    twin.__dict__.update(copy.deepcopy(vars(self), memo))
+    return twin
+
+
+# ---- replacing methods; torch.compile compiles transformers' code alone ----
+
+
+def _replace_bias(original: Method, replacement: Method) -> Method:
+    @functools.wraps(original)
+    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original(self, *args, **kwargs)
+        try:
+            return replacement(original, self, *args, **kwargs)
+        except NotCoveredError as reason:
+            logger.debug("%s falls back to transformers: %s", original.__qualname__, reason)
+        return original(self, *args, **kwargs)
+
+    return method
+
+
+def _replace_attention(original: Method, replacement: Method) -> Method:
+    @functools.wraps(original)
+    def forward(self: nn.Module, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        # A step of decoding has one row, where merging would cost more than it saves.
+        is_step = hidden_states.shape[1] == 1 and not _requires_grad(kwargs.get("position_bias"))
+        if is_step or torch.compiler.is_compiling():
+            return original(self, hidden_states, *args, **kwargs)
+        return replacement(original, self, hidden_states, *args, **kwargs)
+
+    return forward
+
+
+def _requires_grad(bias: Any) -> bool:
+    return bias is not None and bool(bias.requires_grad)

@@ -1,0 +1,31 @@
+# _layer.py - how a family says what replaces the methods of its layers.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Method = Callable[..., Any]
+
+
+class Layer(NamedTuple):
+    """Replacements for the methods of a layer, by name.
+
+    `biases` replace methods that compute biases or buckets. `attend` replaces the
+    ``forward`` of an attention that takes a bias. `relies_on` names further methods:
+    unless they are transformers' own, nothing is replaced.
+    """
+
+    biases: dict[str, Method]
+    attend: Method | None = None
+    relies_on: tuple[str, ...] = ()
+
+
+class NotCoveredError(Exception):
+    """Why a call goes to transformers' own method."""
+
+
+def require(condition: object, reason: str) -> None:
+    """Leave a call to transformers unless a condition holds."""
+    if not condition:
+        raise NotCoveredError(reason)

@@ -1,0 +1,36 @@
+# _registry.py - which class of transformers has which replacements.
+# SPDX-License-Identifier: BSD-3-Clause
+"""A family of models is one module, and one name here.
+
+To add a family, write a module with a dictionary `LAYERS` and add it to `FAMILIES`.
+``_mpnet.py`` is a short example. The dictionary maps ``"package.Class"``, a class in
+``transformers.models.package.modeling_package``, to a `Layer`.
+
+- A replacement takes the original method, then that method's own parameters with the same
+  names and defaults. Otherwise `accelerate` leaves the method as it is.
+- A replacement in `Layer.biases` raises `NotCoveredError` where it does not cover a call,
+  before it changes anything. Then the original runs.
+- `Layer.attend` always runs the original, with a bias that is cheaper to use.
+- Rules are tabulated from the model's own function (``_rules.py``), so that they are right
+  for every version of transformers.
+"""
+
+from __future__ import annotations
+
+from t5bucket.transformers import (
+    _cpmant,
+    _layoutlm,
+    _longt5,
+    _mpnet,
+    _prophetnet,
+    _t5,
+    _udop,
+    _wavlm,
+)
+from t5bucket.transformers._layer import Layer
+
+FAMILIES = (_cpmant, _layoutlm, _longt5, _mpnet, _prophetnet, _t5, _udop, _wavlm)
+
+LAYERS: dict[str, Layer] = {
+    name: layer for family in FAMILIES for name, layer in family.LAYERS.items()
+}
