@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket.cli._measure import Call
-from t5bucket.cli.bench import MAX_DISTANCE, NUM_BUCKETS, NUM_HEADS, make_bias
+from t5bucket.cli.bench import MAX_DISTANCE, NUM_BUCKETS, NUM_HEADS, make_weight
 
 
 def import_torch() -> Any:
@@ -65,7 +65,7 @@ def layoutlmv3_encoder(weight: NDArray[Any]) -> tuple[Any, Any]:
 
 def t5_bucket_function() -> tuple[Any, Any]:
     """Find transformers' function of relative positions; return torch with it."""
-    return t5_attention(make_bias().weight)._relative_position_bucket, import_torch()
+    return t5_attention(make_weight())._relative_position_bucket, import_torch()
 
 
 def jax_buckets(source: NDArray[Any]) -> Call:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import t5bucket as tb
 from benchmarks._peers import (
@@ -28,12 +29,17 @@ from t5bucket.cli._measure import Call
 from t5bucket.cli.bench import NUM_BUCKETS, NUM_HEADS, random_positions, touched
 
 
-def make_bias(dtype: str = "float32") -> tb.RelativeAttentionBias:
-    """Make a weight of the usual size with its scheme; bfloat16 needs ml_dtypes."""
+def make_weight(dtype: str = "float32") -> NDArray[Any]:
+    """Make a weight of the usual size; bfloat16 needs ml_dtypes."""
     try:
-        return bench.make_bias(bfloat16() if dtype == "bfloat16" else dtype)
+        return bench.make_weight(bfloat16() if dtype == "bfloat16" else dtype)
     except ImportError as error:
         raise NotImplementedError(str(error)) from error
+
+
+def make_bias(dtype: str = "float32") -> tb.RelativeAttentionBias:
+    """Make a weight with its scheme."""
+    return bench.make_bias(make_weight(dtype).dtype)
 
 
 # ---- consecutive positions ----
@@ -47,7 +53,7 @@ def matrix(
     num_threads: int = 1,
 ) -> Call:
     """Compute the bias matrix of 12 heads."""
-    weight = make_bias(dtype).weight
+    weight = make_weight(dtype)
     if implementation == "transformers":
         attention = t5_attention(weight)
         return lambda: attention.compute_bias(length, length).contiguous()
@@ -72,7 +78,7 @@ def fresh_matrix(implementation: str, length: int = 2048) -> Call:
 def decode_step(implementation: str) -> Call:
     """Compute the bias of one query after 127 past tokens."""
     if implementation == "transformers":
-        attention = t5_attention(make_bias().weight)
+        attention = t5_attention(make_weight())
         return lambda: attention.compute_bias(1, 128, past_seen_tokens=127)
     return bench.decode_step()[implementation]
 
@@ -142,7 +148,7 @@ def grid_at(implementation: str, length: int = 1024) -> Call:
 
 def matrix_at(implementation: str, length: int = 709) -> Call:
     """Compute the bias of explicit positions: LayoutLMv3's 512 tokens and 197 patches."""
-    positions, weight = random_positions(length), make_bias().weight
+    positions, weight = random_positions(length), make_weight()
     if implementation == "transformers":
         encoder, torch = layoutlmv3_encoder(weight)
         tensor = torch.from_numpy(positions)

@@ -106,7 +106,7 @@ def report(row: Row) -> dict[str, Any]:
 def show_seconds(seconds: float) -> str:
     """Show seconds in a unit that suits them."""
     for unit, scale in (("s", 1), ("ms", 1e3)):
-        if seconds * scale >= 1:
+        if seconds * scale >= 0.9995:  # or it is shown as 1e+03 of the next unit
             return f"{seconds * scale:.3g} {unit}"
     return f"{seconds * 1e6:.3g} us"
 

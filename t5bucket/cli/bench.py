@@ -40,12 +40,17 @@ In a checkout, `python -m benchmarks` compares with PyTorch, transformers and JA
 # ---- what tasks share ----
 
 
+def make_weight(dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Make a weight of the usual size."""
+    return np.random.default_rng(0).standard_normal((NUM_BUCKETS, NUM_HEADS)).astype(dtype)
+
+
 def make_bias(
     dtype: DTypeLike = np.float32, bidirectional: bool = True
 ) -> tb.RelativeAttentionBias:
-    """Make a weight of the usual size with its scheme."""
-    weight = np.random.default_rng(0).standard_normal((NUM_BUCKETS, NUM_HEADS)).astype(dtype)
-    return tb.RelativeAttentionBias(weight, tb.Buckets(NUM_BUCKETS, MAX_DISTANCE, bidirectional))
+    """Make a weight with its scheme."""
+    buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE, bidirectional)
+    return tb.RelativeAttentionBias(make_weight(dtype), buckets)
 
 
 @lru_cache(maxsize=1)
@@ -252,7 +257,8 @@ ROWS = (
     row("grid uint8 8192 x 8192", "memset", 1.5, grid),
     row("16 K buckets, int32", "numpy take", 0.35, elementwise, "int32", "int32", 1 << 14),
     row("16 M buckets, int64", "numpy copyto", 1.3, elementwise, "int64", "int64", 1 << 24),
-    row("16 M buckets, int32 to uint8", "numpy copyto", 0.95, elementwise, "int32", "uint8", 1 << 24),
+    row("16 M buckets, int32 to uint8", "numpy copyto", 0.95,
+        elementwise, "int32", "uint8", 1 << 24),
     row("decoding step, 12 x 1 x 128", "numpy formula", 0.08, decode_step),
     row("one scalar", "numpy abs", 2.8, scalar),
     row("view 12 x 4096 x 4096", "numpy window", 0.1, view),
