@@ -1,9 +1,9 @@
-# elementwise.py - buckets of relative positions that are data.
+# elementwise.py - buckets of explicit relative positions.
 # SPDX-License-Identifier: BSD-3-Clause
 import numpy as np
 
 import t5bucket as tb
-from t5bucket.cli import _works
+from benchmarks import _tasks
 
 
 class Elementwise:
@@ -20,7 +20,7 @@ class Elementwise:
         if elements > 4_194_304 and implementation in ("numpy take", "transformers", "jax"):
             raise NotImplementedError("nothing new at this size")
         source_dtype, dtype = dtypes.split(" -> ")
-        self.call = _works.elementwise(implementation, source_dtype, dtype, elements)
+        self.call = _tasks.elementwise(implementation, source_dtype, dtype, elements)
         self.call()
 
     def time_buckets(self, implementation: str, dtypes: str, elements: int) -> None:
@@ -49,7 +49,7 @@ class Small:
         self.buckets = tb.Buckets()
         self.positions = np.arange(-50, 50)
         self.out = np.empty(100, np.int64)
-        self.numpy_abs = _works.scalar("numpy abs")
+        self.numpy_abs = _tasks.scalar("numpy abs")
 
     def time_scalar(self) -> None:
         self.buckets(-5)

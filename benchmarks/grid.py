@@ -1,9 +1,6 @@
 # grid.py - bucket indices of all pairs.
 # SPDX-License-Identifier: BSD-3-Clause
-import numpy as np
-
-import t5bucket as tb
-from t5bucket.cli import _peers, _works
+from benchmarks import _tasks
 
 
 class Grid:
@@ -22,7 +19,7 @@ class Grid:
             ("int64", 1024),
         ]:
             raise NotImplementedError("int64 alone, and seconds at 8192")
-        self.call = _works.grid(implementation, dtype, length)
+        self.call = _tasks.grid(implementation, dtype, length)
         self.call()
 
     def time_grid(self, implementation: str, dtype: str, length: int) -> None:
@@ -30,26 +27,13 @@ class Grid:
 
 
 class GridAt:
-    """Positions that are data, as in a packed row of two sequences."""
+    """Explicit positions, as in a packed row of two sequences."""
 
     param_names = ("implementation", "length")
     params = (["t5bucket", "numpy take", "transformers"], [128, 1024])
 
     def setup(self, implementation: str, length: int) -> None:
-        positions = np.concatenate([np.arange(length // 2)] * 2)
-        buckets = tb.Buckets()
-        if implementation == "t5bucket":
-            self.call: _peers.Call = lambda: buckets.grid_at(positions, num_threads=1)
-        elif implementation == "numpy take":
-            first = -_peers.MAX_DISTANCE
-            table = buckets(np.arange(first, -first + 1))
-            self.call = lambda: np.take(
-                table, positions[None, :] - positions[:, None] - first, mode="clip"
-            )
-        else:
-            function, torch = _peers.t5_bucket_function()
-            tensor = torch.from_numpy(positions)
-            self.call = lambda: function(tensor[None, :] - tensor[:, None])
+        self.call = _tasks.grid_at(implementation, length)
         self.call()
 
     def time_grid_at(self, implementation: str, length: int) -> None:

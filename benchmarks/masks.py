@@ -1,6 +1,6 @@
 # masks.py - masked bias matrices of a batch of four, 512 x 512.
 # SPDX-License-Identifier: BSD-3-Clause
-from t5bucket.cli import _works
+from benchmarks import _tasks
 
 
 class Masked:
@@ -18,7 +18,7 @@ class Masked:
     def setup(self, implementation: str, mask: str) -> None:
         if implementation == "torch" and mask != "padding":
             raise NotImplementedError(mask)
-        self.call = _works.masked_matrix(implementation, mask)
+        self.call = _tasks.masked_matrix(implementation, mask)
         self.call()
 
     def time_masked_matrix(self, implementation: str, mask: str) -> None:

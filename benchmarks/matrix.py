@@ -1,6 +1,8 @@
 # matrix.py - bias matrices of consecutive positions.
 # SPDX-License-Identifier: BSD-3-Clause
-from t5bucket.cli import _peers, _works
+from benchmarks import _tasks
+from t5bucket.cli._measure import best_seconds
+from t5bucket.cli.bench import NUM_HEADS
 
 
 class Matrix:
@@ -14,7 +16,7 @@ class Matrix:
     )
 
     def setup(self, implementation: str, dtype: str, length: int) -> None:
-        self.call = _works.matrix(implementation, dtype, length)
+        self.call = _tasks.matrix(implementation, dtype, length)
         self.call()
 
     def time_matrix(self, implementation: str, dtype: str, length: int) -> None:
@@ -28,7 +30,7 @@ class Padded:
     params = (["t5bucket", "numpy window", "memset"],)
 
     def setup(self, implementation: str) -> None:
-        self.call = _works.matrix(implementation, padded=True)
+        self.call = _tasks.matrix(implementation, padding=16)
         self.call()
 
     def time_matrix(self, implementation: str) -> None:
@@ -42,7 +44,7 @@ class Threads:
     params = (["t5bucket", "memset"], [1, 2])
 
     def setup(self, implementation: str, num_threads: int) -> None:
-        self.call = _works.matrix(implementation, num_threads=num_threads)
+        self.call = _tasks.matrix(implementation, num_threads=num_threads)
         self.call()
 
     def time_matrix(self, implementation: str, num_threads: int) -> None:
@@ -56,7 +58,7 @@ class Fresh:
     params = (["t5bucket", "numpy full", "transformers"],)
 
     def setup(self, implementation: str) -> None:
-        self.call = _works.fresh_matrix(implementation)
+        self.call = _tasks.fresh_matrix(implementation)
 
     def time_matrix(self, implementation: str) -> None:
         self.call()
@@ -73,14 +75,12 @@ class Scaling:
     unit = "ns/kB"
 
     def setup(self, megabytes: int) -> None:
-        self.length = int((megabytes * 1e6 / (4 * _peers.NUM_HEADS)) ** 0.5)
-        self.call = _works.matrix("t5bucket", length=self.length)
+        self.length = int((megabytes * 1e6 / (4 * NUM_HEADS)) ** 0.5)
+        self.call = _tasks.matrix("t5bucket", length=self.length)
         self.call()
 
     def track_time_for_each_kilobyte(self, megabytes: int) -> float:
-        from t5bucket.cli.bench import best_seconds
-
-        kilobytes = _peers.NUM_HEADS * self.length**2 * 4 / 1000
+        kilobytes = NUM_HEADS * self.length**2 * 4 / 1000
         return best_seconds({"": self.call})[""] / kilobytes * 1e9
 
     track_time_for_each_kilobyte.unit = unit  # type: ignore[attr-defined]
@@ -93,7 +93,7 @@ class DecodeStep:
     params = (["t5bucket", "t5bucket into out", "transformers"],)
 
     def setup(self, implementation: str) -> None:
-        self.call = _works.decode_step(implementation)
+        self.call = _tasks.decode_step(implementation)
 
     def time_decode_step(self, implementation: str) -> None:
         self.call()
@@ -106,7 +106,7 @@ class View:
     params = (["t5bucket", "numpy window"], [128, 4096])
 
     def setup(self, implementation: str, length: int) -> None:
-        self.call = _works.view(implementation, length)
+        self.call = _tasks.view(implementation, length)
 
     def time_view(self, implementation: str, length: int) -> None:
         self.call()
@@ -127,7 +127,7 @@ class Tiles:
     params = (["t5bucket", "memset"], [128, 512])
 
     def setup(self, implementation: str, tile: int) -> None:
-        self.call = _works.tiles(implementation, tile=tile)
+        self.call = _tasks.tiles(implementation, tile=tile)
         self.call()
 
     def time_tiles(self, implementation: str, tile: int) -> None:
@@ -138,5 +138,5 @@ class TilesMemory:
     """What a grid of 3 GB takes, tile by tile."""
 
     def peakmem_tiles(self) -> None:
-        for _ in _works.make_bias().tiles(8192, 8192, tile=512):
+        for _ in _tasks.make_bias().tiles(8192, 8192, tile=512):
             pass

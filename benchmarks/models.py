@@ -1,6 +1,6 @@
 # models.py - whole models of transformers, with and without t5bucket.
 # SPDX-License-Identifier: BSD-3-Clause
-from t5bucket.cli import _models
+from benchmarks import _models
 
 IMPLEMENTATIONS = ["t5bucket", "transformers"]
 
@@ -12,11 +12,11 @@ class Encoding:
     param_names = ("implementation", "name, batch, length, padded")
     params = (IMPLEMENTATIONS, list(_models.ENCODINGS))
 
-    def setup(self, implementation: str, work: tuple[str, int, int, bool]) -> None:
-        self.call = _models.forward(implementation, *work)
+    def setup(self, implementation: str, batch: tuple[str, int, int, bool]) -> None:
+        self.call = _models.forward(implementation, *batch)
         self.call()
 
-    def time_forward(self, implementation: str, work: tuple[str, int, int, bool]) -> None:
+    def time_forward(self, implementation: str, batch: tuple[str, int, int, bool]) -> None:
         self.call()
 
 

@@ -1,6 +1,6 @@
-# pairs.py - bias matrices of positions that are data, and gradients through them.
+# pairs.py - bias matrices of explicit positions, and their gradients.
 # SPDX-License-Identifier: BSD-3-Clause
-from t5bucket.cli import _works
+from benchmarks import _tasks
 
 
 class MatrixAt:
@@ -13,7 +13,7 @@ class MatrixAt:
     )
 
     def setup(self, implementation: str, length: int) -> None:
-        self.call = _works.matrix_at(implementation, length)
+        self.call = _tasks.matrix_at(implementation, length)
         self.call()
 
     def time_matrix_at(self, implementation: str, length: int) -> None:
@@ -27,7 +27,7 @@ class WeightGradientAt:
     params = (["t5bucket", "numpy sum", "torch"], [128, 709])
 
     def setup(self, implementation: str, length: int) -> None:
-        self.call = _works.weight_gradient_at(implementation, length)
+        self.call = _tasks.weight_gradient_at(implementation, length)
         self.call()
 
     def time_weight_gradient_at(self, implementation: str, length: int) -> None:

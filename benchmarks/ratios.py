@@ -1,14 +1,14 @@
-# ratios.py - the table of `t5bucket bench`: each work as a ratio to its peers and limits.
+# ratios.py - the rows of the report: each task as a ratio to its peers and limits.
 # SPDX-License-Identifier: BSD-3-Clause
-from t5bucket.cli import bench
+from benchmarks import _report
 
-ROWS = {f"{row.work} / {row.peer}": row for row in bench.ROWS}
+ROWS = {f"{row.task} / {row.peer}": row for row in _report.ROWS}
 
 
 class Ratios:
     """Time by t5bucket over time by the peer, both in this run."""
 
-    param_names = ("work / peer",)
+    param_names = ("task / peer",)
     params = (list(ROWS),)
     timeout = 120
 

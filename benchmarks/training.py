@@ -1,6 +1,6 @@
 # training.py - gradients of the weight, and scores in place.
 # SPDX-License-Identifier: BSD-3-Clause
-from t5bucket.cli import _works
+from benchmarks import _tasks
 
 
 class WeightGradient:
@@ -10,7 +10,7 @@ class WeightGradient:
     params = (["t5bucket", "numpy sum", "torch"], [128, 512, 2048])
 
     def setup(self, implementation: str, length: int) -> None:
-        self.call = _works.weight_gradient(implementation, length)
+        self.call = _tasks.weight_gradient(implementation, length)
         self.call()
 
     def time_weight_gradient(self, implementation: str, length: int) -> None:
@@ -24,7 +24,7 @@ class AddTo:
     params = (["t5bucket", "numpy add", "torch"], ["float16", "bfloat16", "float32", "float64"])
 
     def setup(self, implementation: str, dtype: str) -> None:
-        self.call = _works.add_to(implementation, dtype, 1024)
+        self.call = _tasks.add_to(implementation, dtype, 1024)
         self.call()
 
     def time_add_to(self, implementation: str, dtype: str) -> None:
@@ -38,7 +38,7 @@ class AddToLength:
     params = (["t5bucket", "numpy add"], [128, 512, 2048])
 
     def setup(self, implementation: str, length: int) -> None:
-        self.call = _works.add_to(implementation, length=length)
+        self.call = _tasks.add_to(implementation, length=length)
         self.call()
 
     def time_add_to(self, implementation: str, length: int) -> None:

@@ -1,344 +1,292 @@
-# bench.py - t5bucket bench: ratios to peers and to the machine's limits, measured side by side.
+# bench.py - t5bucket bench: check this machine: ratios to NumPy and to the memory's limit.
 # SPDX-License-Identifier: BSD-3-Clause
+"""A task is a function that returns a call for each implementation: ours, NumPy's, the limit.
+
+Where there is an ``out``, it was written before; all calls use one thread, except where a
+number says otherwise.
+"""
+
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import subprocess
-import sys
-import time
-import tracemalloc
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
-from statistics import median
 from textwrap import indent
-from typing import Any, NamedTuple
+from typing import Any
 
-from t5bucket.cli import _models, _works
-from t5bucket.cli._files import whole_file
-from t5bucket.cli._peers import Call
-from t5bucket.cli.info import describe_system
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import DTypeLike, NDArray
 
-SAMPLE_SECONDS = 0.002  # a sample repeats a call until it takes this long
-WORK_SECONDS = 1.0  # samples of one work are taken for this long,
-MIN_ROUNDS = 5  # but at least so many rounds
-MODEL_ROUNDS = 12  # of two models in turn
-# What pip installs for a package that a row needs.
-REQUIREMENTS = {
-    "torch": "torch",
-    "transformers": "'transformers>=5'",
-    "jax": "jax",
-    "ml_dtypes": "ml_dtypes",
-}
-LEGEND = """\
-ratio    time (or bytes) of t5bucket, divided by that of the peer: below 1 t5bucket takes less
-at most  the largest ratio that the project accepts
-above    this ratio is larger than that; other work on the machine can be the reason"""
+import t5bucket as tb
+from t5bucket import _threads
+from t5bucket.cli._measure import HEADER, LEGEND, Call, Result, Row, compare, report, write_json
+
+Calls = dict[str, Call]
+NUM_BUCKETS, MAX_DISTANCE, NUM_HEADS = 32, 128, 12
 PEERS = """\
 peers:
   memset, numpy copyto, numpy sum, numpy add   the same bytes without a bias: the memory's limit
   numpy window   a copy out of NumPy's sliding_window_view
-  numpy take     a lookup in a table that was made before
-  numpy full     new memory filled with one number
+  numpy take     a lookup of buckets or biases that were computed before
+  numpy formula  T5's formula in float32, and a lookup
   numpy abs      NumPy's own small call
-  torch, transformers, jax   what these packages compute"""
+
+In a checkout, `python -m benchmarks` compares with PyTorch, transformers and JAX as well, and
+`python -m benchmarks --models` measures whole models."""
 
 
-class Result(NamedTuple):
-    """Seconds of both (bytes for memory), and their ratio."""
-
-    ours: float
-    theirs: float
-
-    @property
-    def ratio(self) -> float:
-        """Ours over theirs."""
-        return self.ours / self.theirs
+# ---- what tasks share ----
 
 
-class Row(NamedTuple):
-    """A work, whom to compare with, and how much of theirs t5bucket may take."""
-
-    work: str
-    peer: str
-    at_most: float
-    # NotImplementedError if the peer is not installed, ImportError if ml_dtypes is not
-    measure: Callable[[], Result]
-    unit: str = "seconds"
+def make_weight(dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Make a weight of the usual size."""
+    return np.random.default_rng(0).standard_normal((NUM_BUCKETS, NUM_HEADS)).astype(dtype)
 
 
-def best_seconds(calls: dict[str, Call], min_rounds: int = MIN_ROUNDS) -> dict[str, float]:
-    """Time calls in turn, so that what else the machine does meets all of them; the best counts."""
-    repeats = {name: count_repeats(call) for name, call in calls.items()}
-    best = dict.fromkeys(calls, float("inf"))
-    begin = time.perf_counter()
-    rounds = 0
-    while rounds < min_rounds or time.perf_counter() - begin < WORK_SECONDS:
-        for name, call in calls.items():
-            best[name] = min(best[name], sample(call, repeats[name]))
-        rounds += 1
-    return best
+def make_bias(
+    dtype: DTypeLike = np.float32, bidirectional: bool = True
+) -> tb.RelativeAttentionBias:
+    """Make a weight with its scheme."""
+    buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE, bidirectional)
+    return tb.RelativeAttentionBias(make_weight(dtype), buckets)
 
 
-def count_repeats(call: Call) -> int:
-    """How often a sample calls; the first call is not counted."""
-    call()
-    seconds = max(sample(call, 1), 1e-7)
-    return max(1, int(SAMPLE_SECONDS / seconds))
+@lru_cache(maxsize=1)
+def touched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Memory that was written before; a task and its peer share it, and so the cache."""
+    return np.ones(shape, dtype)
 
 
-def sample(call: Call, repeats: int) -> float:
-    """Seconds of one call, as the mean of several."""
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - begin) / repeats
+def memset(out: NDArray[Any], num_threads: int = 1) -> None:
+    """Write the same byte everywhere: the limit of anything that fills memory.
+
+    The byte is not 0: some processors do not send lines of zeros to memory, and
+    write them at almost three times the speed of any other data.
+    """
+    flat = out.reshape(-1).view(np.uint8)
+    if num_threads == 1:
+        flat.fill(1)
+    else:
+        _threads.run(
+            lambda begin, end: flat[begin:end].fill(1), flat.size, flat.nbytes, num_threads
+        )
 
 
-def measure_times(ours: Callable[[], Call], theirs: Callable[[], Call]) -> Result:
-    """Prepare both ways and time them in turn."""
-    calls = {"theirs": theirs(), "ours": ours()}
-    best = best_seconds(calls)
-    return Result(best["ours"], best["theirs"])
+def diagonal_buckets(query_length: int, key_length: int) -> NDArray[Any]:
+    """T5's formula in float32, once for each diagonal: what a careful NumPy user writes."""
+    d = np.arange(1 - query_length, key_length)
+    half, exact = NUM_BUCKETS // 2, NUM_BUCKETS // 4
+    distance = np.abs(d)
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / exact)
+    large = exact + (ratio / np.float32(np.log(MAX_DISTANCE / exact)) * exact).astype(int)
+    buckets: NDArray[Any] = (d > 0) * half + np.where(
+        distance < exact, distance, np.minimum(large, half - 1)
+    )
+    return buckets
 
 
-def timed(
-    work: str,
-    peer: str,
-    at_most: float,
-    prepare: Callable[..., Call],
-    arguments: tuple[Any, ...] = (),
-    options: dict[str, Any] | None = None,
-    ours: str = "t5bucket",
+def windows(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDArray[Any]:
+    """Rows as windows of the diagonals: (..., query_length, key_length)."""
+    rows = sliding_window_view(diagonals, key_length, axis=-1)
+    return rows[..., ::-1, :][..., :query_length, :]
+
+
+def bias_windows(weight: NDArray[Any], query_length: int, key_length: int) -> NDArray[Any]:
+    """Bias matrix as a view of its diagonals: (num_heads, query_length, key_length)."""
+    diagonals = np.ascontiguousarray(weight[diagonal_buckets(query_length, key_length)].T)
+    return windows(diagonals, query_length, key_length)
+
+
+def padding_mask(length: int) -> NDArray[np.bool_]:
+    """Make the mask of a batch of four sequences, from full length to a quarter."""
+    lengths = np.array([length, length * 3 // 4, length // 2, length // 4])
+    return (np.arange(length) < lengths[:, None])[:, None, None]
+
+
+# ---- tasks ----
+
+
+def matrix(
+    dtype: DTypeLike = np.float32, length: int = 2048, padding: int = 0, num_threads: int = 1
+) -> Calls:
+    """Compute the bias matrix of 12 heads; `padding` items follow each row."""
+    bias = make_bias(dtype)
+    memory = touched((NUM_HEADS, length, length + padding), bias.dtype)
+    out = memory[:, :, :length]
+    return {
+        "t5bucket": lambda: bias.matrix(length, length, out=out, num_threads=num_threads),
+        "numpy window": lambda: np.copyto(out, bias_windows(bias.weight, length, length)),
+        "memset": lambda: memset(memory, num_threads),
+    }
+
+
+def matrix_at(length: int = 709) -> Calls:
+    """Compute the bias of explicit positions: LayoutLMv3's 512 tokens and 197 patches."""
+    bias = make_bias()
+    positions = random_positions(length)
+    out = touched((1, NUM_HEADS, length, length), bias.dtype)
+    by_head, grid = np.ascontiguousarray(bias.weight.T), bias.buckets.grid_at(positions)[0]
+    options: dict[str, Any] = {"out": out, "num_threads": 1}
+    return {
+        "t5bucket": lambda: bias.matrix_at(positions, **options),
+        "t5bucket accumulate": lambda: bias.matrix_at(positions, accumulate=True, **options),
+        "numpy take": lambda: np.take(by_head, grid, axis=1, out=out[0], mode="clip"),
+        "memset": lambda: memset(out),
+    }
+
+
+def random_positions(length: int) -> NDArray[Any]:
+    """Make positions as those of boxes on a page, in a batch of one."""
+    return np.random.default_rng(0).integers(0, 1000, (1, length))
+
+
+def masked_matrix(length: int = 512, **masks: Any) -> Calls:
+    """Compute the masked bias of a batch of four; the default is their padding."""
+    bias = make_bias()
+    out = touched((4, NUM_HEADS, length, length), bias.dtype)
+    masks = masks or {"mask": padding_mask(length)}
+    return {
+        "t5bucket": lambda: bias.matrix(length, length, out=out, num_threads=1, **masks),
+        "memset": lambda: memset(out),
+    }
+
+
+def decode_step() -> Calls:
+    """Compute the bias of one query after 127 past tokens."""
+    bias = make_bias(bidirectional=False)
+    out = np.zeros((NUM_HEADS, 1, 128), bias.dtype)
+    return {
+        "t5bucket": lambda: bias.matrix(1, 128, query_offset=127),
+        "t5bucket into out": lambda: bias.matrix(1, 128, query_offset=127, out=out),
+        "numpy formula": lambda: bias_windows(bias.weight, 1, 128),
+    }
+
+
+def view(length: int = 4096) -> Calls:
+    """Make the bias matrix without a copy."""
+    bias = make_bias()
+    return {
+        "t5bucket": lambda: bias.view(length, length),
+        "numpy window": lambda: bias_windows(bias.weight, length, length),
+    }
+
+
+def grid(dtype: DTypeLike = np.uint8, length: int = 8192) -> Calls:
+    """Compute the buckets of all pairs of consecutive positions."""
+    buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE)
+    out = touched((length, length), np.dtype(dtype))
+
+    def copy_windows() -> None:
+        np.copyto(out, windows(diagonal_buckets(length, length).astype(dtype), length, length))
+
+    return {
+        "t5bucket": lambda: buckets.grid(length, length, out=out, num_threads=1),
+        "numpy window": copy_windows,
+        "memset": lambda: memset(out),
+    }
+
+
+def elementwise(source_dtype: DTypeLike, dtype: DTypeLike, count: int) -> Calls:
+    """Compute the buckets of random relative positions; the limit copies the positions."""
+    buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE)
+    source = random_relative_positions(source_dtype, count)
+    copy, out = np.zeros(count, source_dtype), np.zeros(count, dtype)
+    table = buckets(np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)).astype(dtype)
+    return {
+        "t5bucket": lambda: buckets(source, out=out, num_threads=1),
+        # The shift and the upper clip of positions are given to NumPy.
+        "numpy take": lambda: np.take(table, source, out=out, mode="clip"),
+        "numpy copyto": lambda: np.copyto(copy, source),
+    }
+
+
+def random_relative_positions(dtype: DTypeLike, count: int) -> NDArray[Any]:
+    """Make relative positions within and beyond the largest distance."""
+    return np.random.default_rng(0).integers(-300, 300, count).astype(dtype)
+
+
+def scalar() -> Calls:
+    """Compute one bucket; the yardstick is NumPy's own small call."""
+    buckets, array = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE), np.zeros(128)
+    return {"t5bucket": lambda: buckets(-5), "numpy abs": lambda: np.abs(array, out=array)}
+
+
+def weight_gradient(length: int = 2048) -> Calls:
+    """Sum a gradient of 12 heads by bucket; the limit sums it without buckets."""
+    bias = make_bias()
+    gradient = touched((NUM_HEADS, length, length), bias.dtype)
+    return {
+        "t5bucket": lambda: bias.weight_gradient(gradient, num_threads=1),
+        "numpy sum": lambda: np.sum(gradient),
+    }
+
+
+def add_to(dtype: DTypeLike = np.float32, length: int = 2048) -> Calls:
+    """Add the bias to scores of 12 heads, in place; the limit adds a number."""
+    bias = make_bias(dtype)
+    scores = touched((NUM_HEADS, length, length), bias.dtype)
+    one = scores.dtype.type(1)
+    return {
+        "t5bucket": lambda: bias.add_to(scores, num_threads=1),
+        "numpy add": lambda: np.add(scores, one, out=scores),
+    }
+
+
+# ---- the report ----
+
+
+def row(
+    task: str, peer: str, at_most: float, prepare: Callable[..., Calls], *arguments: Any
 ) -> Row:
-    """Make a row of a work that `prepare` prepares by implementation."""
-    ways = (partial(prepare, way, *arguments, **(options or {})) for way in (ours, peer))
-    return Row(work, peer, at_most, partial(measure_times, *ways))
+    """Make a row of a task and one of its peers."""
 
+    def measure() -> Result:
+        calls = prepare(*arguments)
+        return compare(calls["t5bucket"], calls[peer])
 
-def measure_memory() -> Result:
-    """Peak of traced bytes of a matrix, and the bytes of that matrix."""
-    bias = _works.make_bias()
-    bias.matrix(8, 8)
-    tracemalloc.start()
-    nbytes = bias.matrix(4096, 4096).nbytes
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return Result(peak, nbytes)
-
-
-def measure_import() -> Result:
-    """Seconds of a process that imports t5bucket, and of one that imports numpy."""
-    calls: dict[str, Call] = {}
-    for module in ("t5bucket", "numpy"):
-        command = [sys.executable, "-P", "-c", f"import {module}"]
-        calls[module] = lambda command=command: subprocess.run(command, check=True)  # type: ignore[misc]
-    best = best_seconds(calls, min_rounds=20)
-    return Result(best["t5bucket"], best["numpy"])
+    return Row(task, peer, at_most, measure)
 
 
 MATRIX = "matrix float32 12 x 2048 x 2048"
-AT = "matrix_at float32 12 x 709 x 709"
 ROWS = (
-    timed(MATRIX, "memset", 1.10, _works.matrix),
-    timed(MATRIX, "numpy window", 0.60, _works.matrix),
-    timed(MATRIX, "transformers", 1 / 50, _works.matrix),
-    timed("matrix bfloat16 12 x 2048 x 2048", "memset", 1.15, _works.matrix, ("bfloat16",)),
-    timed(f"{MATRIX}, padded rows", "memset", 1.15, _works.matrix, (), {"padded": True}),
-    timed(f"{MATRIX}, two threads", "memset", 1.20, _works.matrix, (), {"num_threads": 2}),
-    timed(f"{MATRIX}, fresh", "numpy full", 0.75, _works.fresh_matrix),
-    timed("matrix float32 12 x 512 x 512", "memset", 2.0, _works.matrix, ("float32", 512)),
-    timed("grid uint8 8192 x 8192", "memset", 1.15, _works.grid),
-    timed(
-        "16 K buckets, int32",
-        "numpy take",
-        0.25,
-        _works.elementwise,
-        ("int32", "int32", 16_384),
-    ),
-    timed("4 M buckets, int32", "jax", 1.0, _works.elementwise, ("int32", "int32", 1 << 22)),
-    timed(
-        "16 M buckets, int64",
-        "numpy copyto",
-        1.15,
-        _works.elementwise,
-        ("int64", "int64", 1 << 24),
-    ),
-    timed(
-        "16 M buckets, int32",
-        "numpy copyto",
-        1.15,
-        _works.elementwise,
-        ("int32", "int32", 1 << 24),
-    ),
-    timed(
-        "16 M buckets, int32 to uint8",
-        "numpy copyto",
-        1.0,
-        _works.elementwise,
-        ("int32", "uint8", 1 << 24),
-    ),
-    timed("decoding step, 12 x 1 x 128", "transformers", 1 / 40, _works.decode_step),
-    timed(
-        "decoding step, 12 x 1 x 128, into out",
-        "transformers",
-        1 / 40,
-        _works.decode_step,
-        ours="t5bucket into out",
-    ),
-    timed("one scalar", "numpy abs", 3.0, _works.scalar),
-    timed("view 12 x 4096 x 4096", "numpy window", 0.25, _works.view),
-    timed(AT, "memset", 2.5, _works.matrix_at),
-    timed(AT, "torch", 1 / 20, _works.matrix_at),
-    timed(AT, "transformers", 1 / 20, _works.matrix_at),
-    timed("padding mask 4 x 12 x 512 x 512", "memset", 1.5, _works.masked_matrix),
-    timed("padding mask 4 x 12 x 512 x 512", "torch", 0.6, _works.masked_matrix),
-    timed("weight_gradient 12 x 2048 x 2048", "numpy sum", 1.3, _works.weight_gradient),
-    timed("weight_gradient 12 x 2048 x 2048", "torch", 1.0, _works.weight_gradient),
-    timed("weight_gradient_at 12 x 709 x 709", "torch", 1.0, _works.weight_gradient_at),
-    timed("add_to 12 x 2048 x 2048", "numpy add", 1.2, _works.add_to),
-    timed("add_to bfloat16 12 x 2048 x 2048", "torch", 1.2, _works.add_to, ("bfloat16",)),
-    Row("peak memory of matrix 12 x 4096 x 4096", "the output", 1.02, measure_memory, "bytes"),
-    Row("import t5bucket", "import numpy", 1.25, measure_import),
-)
-
-
-def of_model(work: str, speedup: float, prepare: Callable[..., Call], *arguments: Any) -> Row:
-    """Make a row of a model, which has to compute the same bits.
-
-    Not the best of some calls counts but their median: a model allocates, and the time
-    that the system takes for it is part of what a user waits for.
-    """
-
-    def measure() -> Result:
-        calls = [prepare(way, *arguments) for way in ("t5bucket", "transformers")]
-        found, expected = (call() for call in calls)
-        if not found.equal(expected):
-            raise AssertionError(f"the outputs of {work} differ")
-        rounds = [[sample(call, 1) for call in calls] for _ in range(MODEL_ROUNDS)]
-        return Result(*map(median, zip(*rounds, strict=True)))
-
-    return Row(work, "transformers", 1 / speedup, measure)
-
-
-def measure_peaks() -> Result:
-    """Largest memory of two processes that encode, in bytes."""
-    return Result(_models.peak_memory("t5bucket"), _models.peak_memory("transformers"))
-
-
-MODEL_ROWS = (
-    *(
-        of_model(
-            f"{name}, {batch} x {length}{' padded' if padded else ''}",
-            speedup,
-            _models.forward,
-            name,
-            batch,
-            length,
-            padded,
-        )
-        for (name, batch, length, padded), speedup in _models.ENCODINGS.items()
-    ),
-    *(
-        of_model(f"{name}, {_models.NEW_TOKENS} tokens", speedup, _models.decode, name)
-        for name, speedup in _models.DECODINGS.items()
-    ),
-    Row("peak memory of t5-small, 1 x 4096", "transformers", 1.0, measure_peaks, "bytes"),
-)
+    row(MATRIX, "memset", 1.4, matrix),
+    row(MATRIX, "numpy window", 0.75, matrix),
+    row("matrix float32 12 x 512 x 512", "memset", 2.2, matrix, "float32", 512),
+    row("grid uint8 8192 x 8192", "memset", 1.5, grid),
+    row("16 K buckets, int32", "numpy take", 0.35, elementwise, "int32", "int32", 1 << 14),
+    row("16 M buckets, int64", "numpy copyto", 1.3, elementwise, "int64", "int64", 1 << 24),
+    row("16 M buckets, int32 to uint8", "numpy copyto", 0.95,
+        elementwise, "int32", "uint8", 1 << 24),
+    row("decoding step, 12 x 1 x 128", "numpy formula", 0.08, decode_step),
+    row("one scalar", "numpy abs", 2.8, scalar),
+    row("view 12 x 4096 x 4096", "numpy window", 0.1, view),
+    row("matrix_at float32 12 x 709 x 709", "memset", 3.5, matrix_at),
+    row("matrix_at float32 12 x 709 x 709", "numpy take", 0.6, matrix_at),
+    row("padding mask 4 x 12 x 512 x 512", "memset", 1.8, masked_matrix),
+    row("weight_gradient 12 x 2048 x 2048", "numpy sum", 1.55, weight_gradient),
+    row("add_to 12 x 2048 x 2048", "numpy add", 1.5, add_to),
+)  # fmt: skip
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
-        help="measure this machine: ratios to peers and limits",
+        help="check this machine: ratios to NumPy and to the memory's limit",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Measure t5bucket, its peers and this machine's limits side by side.\n"
-        "Rows are left out if their packages (torch, transformers, jax, ml_dtypes) are not\n"
-        "installed; a note at the end says which.",
+        description="Measure t5bucket, NumPy and this machine's memory side by side, for some\n"
+        "ten seconds.",
         epilog=f"columns and marks:\n{indent(LEGEND, '  ')}\n\n{PEERS}",
     )
-    parser.add_argument(
-        "--models",
-        action="store_true",
-        help="measure whole models of transformers, with and without t5bucket, for some minutes",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the table, row by row as it is measured."""
-    rows: list[dict[str, Any]] = []
-    left_out: list[dict[str, str]] = []
-    print(f"{'work':44} {'t5bucket':>10}  {'peer':>10} {'':14} {'ratio':>6} {'at most':>8}")
-    for row in MODEL_ROWS if options.models else ROWS:
-        try:
-            rows.append(report(row, row.measure()))
-        except (NotImplementedError, ImportError) as error:
-            left_out.append({"work": row.work, "peer": row.peer, "reason": explain(error)})
+    """Print the report, row by row as it is measured."""
+    print(HEADER)
+    rows = [report(row) for row in ROWS]
     print(f"\n{LEGEND}")
-    report_left_out(left_out)
-    if options.json is not None:
-        table = {"system": describe_system(), "rows": rows, "left_out": left_out}
-        text = json.dumps(table, indent=2, default=str)
-        with whole_file(options.json) as partial_path:
-            partial_path.write_text(text + "\n")
-
-
-def explain(error: Exception) -> str:
-    """Say why a row cannot be measured."""
-    cause = error.__cause__ or error
-    if isinstance(cause, ModuleNotFoundError):
-        return f"{cause.name} is not installed"
-    return str(error)
-
-
-def report_left_out(left_out: list[dict[str, str]]) -> None:
-    """Print which rows were left out, why, and what to install."""
-    if not left_out:
-        return
-    print("\nLeft out:")
-    for reason in dict.fromkeys(row["reason"] for row in left_out):
-        peers = [row["peer"] for row in left_out if row["reason"] == reason]
-        rows = f"{len(peers)} row{'s' if len(peers) > 1 else ''}"
-        print(f"  {rows} next to {', '.join(dict.fromkeys(peers))}: {reason}")
-    named = " ".join(f"{row['peer']} {row['reason']}" for row in left_out)
-    packages = [pip for name, pip in REQUIREMENTS.items() if re.search(rf"\b{name}\b", named)]
-    if packages:
-        print(f"To measure them: python -m pip install {' '.join(packages)}")
-
-
-def report(row: Row, result: Result) -> dict[str, Any]:
-    """Print a row and return it for JSON."""
-    show = show_seconds if row.unit == "seconds" else show_bytes
-    mark = "" if result.ratio <= row.at_most else "  above"
-    print(
-        f"{row.work:44} {show(result.ours):>10}  {show(result.theirs):>10} {row.peer:14} "
-        f"{result.ratio:6.3f} {row.at_most:8.3f}{mark}",
-        flush=True,
-    )
-    return {
-        "work": row.work,
-        "peer": row.peer,
-        "unit": row.unit,
-        "t5bucket": result.ours,
-        "peer_value": result.theirs,
-        "ratio": result.ratio,
-        "at_most": row.at_most,
-    }
-
-
-def show_seconds(seconds: float) -> str:
-    """Show seconds in a unit that suits them."""
-    for unit, scale in (("s", 1), ("ms", 1e3)):
-        if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} us"
-
-
-def show_bytes(nbytes: float) -> str:
-    """Show bytes in megabytes."""
-    return f"{nbytes / 1e6:.1f} MB"
+    write_json(options.json, rows=rows)

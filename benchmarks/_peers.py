@@ -1,71 +1,16 @@
-# _peers.py - whom to compare with: NumPy's tricks, transformers, JAX, the machine's limits.
+# _peers.py - whom to compare with: functions and layers of PyTorch, transformers and JAX.
 # SPDX-License-Identifier: BSD-3-Clause
 """A package that is not installed raises NotImplementedError."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from t5bucket import _threads
-from t5bucket._arrays import bfloat16
-
-Call = Callable[[], Any]
-NUM_BUCKETS, MAX_DISTANCE, NUM_HEADS = 32, 128, 12
-
-
-def make_weight(dtype: str = "float32") -> NDArray[Any]:
-    """Make a table of the usual size."""
-    try:
-        resolved = bfloat16() if dtype == "bfloat16" else np.dtype(dtype)
-    except ImportError as error:
-        raise NotImplementedError(str(error)) from error
-    shape = (NUM_BUCKETS, NUM_HEADS)
-    return np.random.default_rng(0).standard_normal(shape).astype(resolved)
-
-
-def memset(out: NDArray[Any], num_threads: int = 1) -> None:
-    """Write the same byte everywhere: the limit of anything that fills memory.
-
-    The byte is not 0: some processors do not send lines of zeros to memory, and
-    write them at almost three times the speed of any other data.
-    """
-    flat = out.reshape(-1).view(np.uint8)
-    if num_threads == 1:
-        flat.fill(1)
-    else:
-        _threads.run(
-            lambda begin, end: flat[begin:end].fill(1), flat.size, flat.nbytes, num_threads
-        )
-
-
-def diagonal_buckets(query_length: int, key_length: int) -> NDArray[Any]:
-    """T5's formula in float32, once for each diagonal: what a careful NumPy user writes."""
-    d = np.arange(1 - query_length, key_length)
-    half, exact = NUM_BUCKETS // 2, NUM_BUCKETS // 4
-    distance = np.abs(d)
-    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / exact)
-    large = exact + (ratio / np.float32(np.log(MAX_DISTANCE / exact)) * exact).astype(int)
-    buckets: NDArray[Any] = (d > 0) * half + np.where(
-        distance < exact, distance, np.minimum(large, half - 1)
-    )
-    return buckets
-
-
-def windows(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDArray[Any]:
-    """Rows as windows of the diagonals: (..., query_length, key_length)."""
-    rows = sliding_window_view(diagonals, key_length, axis=-1)
-    return rows[..., ::-1, :][..., :query_length, :]
-
-
-def bias_windows(weight: NDArray[Any], length: int) -> NDArray[Any]:
-    """Bias matrix as a view of its diagonals: (num_heads, length, length)."""
-    diagonals = np.ascontiguousarray(weight[diagonal_buckets(length, length)].T)
-    return windows(diagonals, length, length)
+from t5bucket.cli._measure import Call
+from t5bucket.cli.bench import MAX_DISTANCE, NUM_BUCKETS, NUM_HEADS, make_weight
 
 
 def import_torch() -> Any:
@@ -87,7 +32,7 @@ def as_tensor(array: NDArray[Any]) -> Any:
 
 
 def t5_attention(weight: NDArray[Any]) -> Any:
-    """Make transformers' T5 attention with this table."""
+    """Make transformers' T5 attention with this weight."""
     torch = import_torch()
     try:
         import transformers
@@ -99,13 +44,13 @@ def t5_attention(weight: NDArray[Any]) -> Any:
         raise NotImplementedError(f"transformers 5 is the peer, not {transformers.__version__}")
     config = T5Config(num_heads=NUM_HEADS, d_model=NUM_HEADS, d_kv=1)
     attention = T5Attention(config, has_relative_attention_bias=True)
-    table = torch.nn.Parameter(as_tensor(weight), requires_grad=False)
-    attention.relative_attention_bias.weight = table
+    parameter = torch.nn.Parameter(as_tensor(weight), requires_grad=False)
+    attention.relative_attention_bias.weight = parameter
     return attention
 
 
 def layoutlmv3_encoder(weight: NDArray[Any]) -> tuple[Any, Any]:
-    """Make transformers' LayoutLMv3 encoder with this table; return torch with it."""
+    """Make transformers' LayoutLMv3 encoder with this weight; return torch with it."""
     torch = import_torch()
     try:
         from transformers import LayoutLMv3Config

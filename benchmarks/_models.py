@@ -8,10 +8,11 @@ import copy
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from t5bucket._machine import available_cpus, read
-from t5bucket.cli._peers import Call
+from t5bucket.cli._measure import Call
 
 T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
 UMT5_SMALL = {"vocab_size": 256384, "d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
@@ -23,21 +24,24 @@ MODELS: dict[str, tuple[str, str, dict[str, int]]] = {  # class, configuration, 
     "layoutlmv3-base": ("LayoutLMv3Model", "LayoutLMv3Config", {}),
     "mpnet-base": ("MPNetModel", "MPNetConfig", {}),
 }
-# What is encoded (batch, length, padded), and how much faster it should be
+# What is encoded (model, batch, length, padded), and the bound of t5bucket's time over that of
+# transformers: the median that an idle machine gave, and a tenth for noise. It is 1.1 where there
+# is nothing to gain: no slower.
 ENCODINGS = {
-    ("t5-small", 1, 1024, False): 1.25,
-    ("t5-small", 1, 2048, False): 1.5,
-    ("t5-small", 4, 512, True): 1.25,
-    ("t5-small", 1, 1024, True): 1.4,
-    ("umt5-small", 1, 1024, False): 1.3,
-    ("layoutlmv3-base", 1, 510, False): 1.04,
-    ("layoutlmv3-base", 1, 510, True): 1.04,
-    ("mpnet-base", 1, 128, False): 1.0,
-    ("mpnet-base", 8, 128, True): 1.0,
-    ("mpnet-base", 1, 500, False): 1.0,
+    ("t5-small", 1, 1024, False): 0.85,
+    ("t5-small", 1, 2048, False): 0.7,
+    ("t5-small", 4, 512, True): 0.9,
+    ("t5-small", 1, 1024, True): 0.75,
+    ("umt5-small", 1, 1024, False): 0.75,
+    ("layoutlmv3-base", 1, 510, False): 1.1,
+    ("layoutlmv3-base", 1, 510, True): 1.1,
+    ("mpnet-base", 1, 128, False): 1.1,
+    ("mpnet-base", 8, 128, True): 1.1,
+    ("mpnet-base", 1, 500, False): 1.1,
 }
-DECODINGS = {"t5-small decoder": 1.0, "umt5-small decoder": 1.05}
+DECODINGS = {"t5-small decoder": 1.1, "umt5-small decoder": 1.1}
 NEW_TOKENS = 128
+ROOT = Path(__file__).parents[1]
 
 
 def import_frameworks() -> tuple[Any, Any, Any]:
@@ -116,8 +120,10 @@ def peak_memory(implementation: str, length: int = 4096) -> float:
     import_frameworks()
     if sys.platform == "win32":
         raise NotImplementedError("Windows does not tell the peak memory in this way")
-    script = f"from t5bucket.cli import _models; _models.print_peak({implementation!r}, {length})"
-    command = [sys.executable, "-c", script]
+    # The checkout comes last: the installed package is measured.
+    script = f"import sys; sys.path.append({str(ROOT)!r}); from benchmarks import _models; "
+    script += f"_models.print_peak({implementation!r}, {length})"
+    command = [sys.executable, "-P", "-c", script]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,0 +1,214 @@
+# _report.py - the report: ratios of tasks to peers, and of whole models to transformers.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from textwrap import indent
+from typing import Any
+
+from benchmarks import _models, _tasks
+from t5bucket.cli import bench
+from t5bucket.cli._measure import (
+    HEADER,
+    LEGEND,
+    Call,
+    Result,
+    Row,
+    best_seconds,
+    compare,
+    report,
+    sample,
+    write_json,
+)
+
+MODEL_ROUNDS = 12  # of two models in turn
+# What pip installs for a package that a row needs.
+REQUIREMENTS = {
+    "torch": "torch",
+    "transformers": "'transformers>=5'",
+    "jax": "jax",
+    "ml_dtypes": "ml_dtypes",
+}
+PEERS = """\
+further peers:
+  numpy full     new memory filled with one number
+  torch          what PyTorch computes on one thread: a formula for each pair, or a lookup
+                 in what was computed before
+  transformers   its own functions and models
+  jax            T5X's function, on all processors: with more than two it gains on t5bucket"""
+
+
+def row(
+    task: str,
+    peer: str,
+    at_most: float,
+    prepare: Callable[..., Call],
+    *arguments: Any,
+    ours: str = "t5bucket",
+) -> Row:
+    """Make a row of a task that `prepare` prepares by implementation."""
+
+    def measure() -> Result:
+        return compare(prepare(ours, *arguments), prepare(peer, *arguments))
+
+    return Row(task, peer, at_most, measure)
+
+
+def measure_memory() -> Result:
+    """Peak of traced bytes of a matrix, and the bytes of that matrix."""
+    bias = _tasks.make_bias()
+    bias.matrix(8, 8)
+    tracemalloc.start()
+    nbytes = bias.matrix(4096, 4096).nbytes
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return Result(peak, nbytes)
+
+
+def measure_import() -> Result:
+    """Seconds of a process that imports t5bucket, and of one that imports numpy."""
+    calls: dict[str, Call] = {}
+    for module in ("t5bucket", "numpy"):
+        command = [sys.executable, "-P", "-c", f"import {module}"]
+        calls[module] = lambda command=command: subprocess.run(command, check=True)  # type: ignore[misc]
+    best = best_seconds(calls, min_rounds=20)
+    return Result(best["t5bucket"], best["numpy"])
+
+
+# Tasks whose names stand in several rows
+MATRIX, STEP = bench.MATRIX, "decoding step, 12 x 1 x 128"
+AT, GRADIENT = "matrix_at float32 12 x 709 x 709", "weight_gradient 12 x 2048 x 2048"
+PADDING = "padding mask 4 x 12 x 512 x 512"
+INT32 = ("int32", "int32")
+ROWS = (
+    *bench.ROWS,
+    row(MATRIX, "transformers", 0.025, _tasks.matrix),
+    row("matrix bfloat16 12 x 2048 x 2048", "memset", 1.4, _tasks.matrix, "bfloat16"),
+    row(f"{MATRIX}, padded rows", "memset", 1.4, _tasks.matrix, "float32", 2048, 16),
+    row(f"{MATRIX}, two threads", "memset", 1.4, _tasks.matrix, "float32", 2048, 0, 2),
+    row(f"{MATRIX}, fresh", "numpy full", 0.9, _tasks.fresh_matrix),
+    row("4 M buckets, int32", "jax", 0.85, _tasks.elementwise, *INT32, 1 << 22),
+    row("16 M buckets, int32", "numpy copyto", 1.1, _tasks.elementwise, *INT32, 1 << 24),
+    row(STEP, "transformers", 0.03, _tasks.decode_step),
+    row(f"{STEP}, into out", "transformers", 0.03, _tasks.decode_step, ours="t5bucket into out"),
+    row(AT, "torch", 0.17, _tasks.matrix_at),
+    row(AT, "transformers", 0.9, _tasks.matrix_at),
+    row(PADDING, "torch", 0.13, _tasks.masked_matrix),
+    row(GRADIENT, "torch", 0.08, _tasks.weight_gradient),
+    row("weight_gradient_at 12 x 709 x 709", "torch", 0.8, _tasks.weight_gradient_at),
+    row("add_to bfloat16 12 x 2048 x 2048", "torch", 1.1, _tasks.add_to, "bfloat16"),
+    # Bytes have no noise.
+    Row("peak memory of matrix 12 x 4096 x 4096", "the output", 1.01, measure_memory, "bytes"),
+    Row("import t5bucket", "import numpy", 1.45, measure_import),
+)
+
+
+def model_row(task: str, at_most: float, prepare: Callable[..., Call], *arguments: Any) -> Row:
+    """Make a row of a model, which has to compute the same bits.
+
+    The median of some calls counts, not the best: a model allocates, and the time that
+    the system takes for it is part of what a user waits for.
+    """
+
+    def measure() -> Result:
+        calls = [prepare(way, *arguments) for way in ("t5bucket", "transformers")]
+        found, expected = (call() for call in calls)
+        if not found.equal(expected):
+            raise AssertionError(f"the outputs of {task} differ")
+        rounds = [[sample(call, 1) for call in calls] for _ in range(MODEL_ROUNDS)]
+        return Result(*map(median, zip(*rounds, strict=True)))
+
+    return Row(task, "transformers", at_most, measure)
+
+
+def describe(name: str, batch: int, length: int, padded: bool) -> str:
+    """Name the task of encoding a batch."""
+    return f"{name}, {batch} x {length}{' padded' if padded else ''}"
+
+
+def measure_peaks() -> Result:
+    """Largest memory of two processes that encode, in bytes."""
+    return Result(_models.peak_memory("t5bucket"), _models.peak_memory("transformers"))
+
+
+MODEL_ROWS = (
+    *(
+        model_row(describe(*batch), at_most, _models.forward, *batch)
+        for batch, at_most in _models.ENCODINGS.items()
+    ),
+    *(
+        model_row(f"{name}, {_models.NEW_TOKENS} tokens", at_most, _models.decode, name)
+        for name, at_most in _models.DECODINGS.items()
+    ),
+    Row("peak memory of t5-small, 1 x 4096", "transformers", 0.8, measure_peaks, "bytes"),
+)
+
+
+def main() -> None:
+    """Print the report, row by row as it is measured."""
+    options = make_parser().parse_args()
+    measured, left_out = measure_rows(MODEL_ROWS if options.models else ROWS)
+    print(f"\n{LEGEND}")
+    report_left_out(left_out)
+    write_json(options.json, rows=measured, left_out=left_out)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure the installed t5bucket, its peers and this machine's limits.\n"
+        "Rows are left out if their packages (torch, transformers, jax, ml_dtypes) are not\n"
+        "installed; a note at the end says which.",
+        epilog=f"columns and marks:\n{indent(LEGEND, '  ')}\n\n{bench.PEERS}\n\n{PEERS}",
+    )
+    parser.add_argument(
+        "--models",
+        action="store_true",
+        help="measure whole models of transformers, with and without t5bucket: ten minutes",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
+    return parser
+
+
+def measure_rows(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Print rows; return those that were measured and those that could not be."""
+    measured, left_out = [], []
+    print(HEADER)
+    for row in rows:
+        try:
+            measured.append(report(row))
+        except NotImplementedError as error:
+            left_out.append({"task": row.task, "peer": row.peer, "reason": explain(error)})
+    return measured, left_out
+
+
+def explain(error: Exception) -> str:
+    """Say why a row cannot be measured."""
+    cause = error.__cause__ or error
+    if isinstance(cause, ModuleNotFoundError):
+        return f"{cause.name} is not installed"
+    return str(error)
+
+
+def report_left_out(left_out: list[dict[str, Any]]) -> None:
+    """Print which rows were left out, why, and what to install."""
+    if not left_out:
+        return
+    print("\nLeft out:")
+    for reason in dict.fromkeys(row["reason"] for row in left_out):
+        peers = [row["peer"] for row in left_out if row["reason"] == reason]
+        rows = f"{len(peers)} row{'s' if len(peers) > 1 else ''}"
+        print(f"  {rows} next to {', '.join(dict.fromkeys(peers))}: {reason}")
+    named = " ".join(f"{row['peer']} {row['reason']}" for row in left_out)
+    packages = [pip for name, pip in REQUIREMENTS.items() if re.search(rf"\b{name}\b", named)]
+    if packages:
+        print(f"To measure them: python -m pip install {' '.join(packages)}")
