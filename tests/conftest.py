@@ -1,5 +1,6 @@
 # conftest.py - settings of every test.
 # SPDX-License-Identifier: BSD-3-Clause
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    """Record which layers of a model are accelerated, and which calls fall back."""
+    with caplog.at_level(logging.DEBUG, "t5bucket.transformers"):
+        yield caplog
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-# test_bias.py - bias matrices: bit for bit the table's weights, in every dtype and layout.
+# test_bias.py - bias matrices: the weight of each bucket, bit for bit, in every dtype and layout.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import pickle
@@ -14,27 +14,46 @@ from reference import (
     BFLOAT16,
     add,
     bits,
+    consecutive,
+    differences,
     gather,
     needs_bfloat16,
     normal_weight,
     random_weight,
+    t5,
 )
-from strategies import FLOATS, float_dtypes, lengths, offsets, out_layouts, relayout, schemes
+from strategies import (
+    FLOATS,
+    float_dtypes,
+    lengths,
+    offsets,
+    out_layouts,
+    relayout,
+    schemes,
+    settings_of_schemes,
+)
 
 import t5bucket as tb
 from t5bucket import _table
 
 
-@given(schemes, st.integers(1, 5), float_dtypes, lengths, lengths, offsets, offsets)
+@given(settings_of_schemes(), st.integers(1, 5), float_dtypes, lengths, lengths, offsets, offsets)
 def test_matrix_is_the_weight_of_each_bucket_bit_for_bit(
-    buckets: tb.Buckets, heads: int, dtype: Any, q: int, k: int, query_offset: int, key_offset: int
+    settings: tuple[int, int, bool],
+    heads: int,
+    dtype: Any,
+    q: int,
+    k: int,
+    query_offset: int,
+    key_offset: int,
 ) -> None:
-    weight = random_weight(buckets.num_buckets, heads, dtype)
-    at: Any = {"query_offset": query_offset, "key_offset": key_offset}
-    matrix = tb.RelativeAttentionBias(weight, buckets).matrix(q, k, **at)
+    weight = random_weight(settings[0], heads, dtype)
+    bias = tb.RelativeAttentionBias(weight, tb.Buckets(*settings))
+    matrix = bias.matrix(q, k, query_offset=query_offset, key_offset=key_offset)
+    grid = t5(*settings)(consecutive(q, k, query_offset, key_offset))
     assert matrix.dtype == dtype
     assert matrix.shape == (heads, q, k)
-    assert np.array_equal(bits(matrix), bits(gather(weight, buckets.grid(q, k, **at))))
+    assert np.array_equal(bits(matrix), bits(gather(weight, grid)))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -110,7 +129,7 @@ def test_peak_memory_is_the_output_and_little_more(num_threads: int) -> None:
     assert peak < 1.02 * matrix.nbytes
 
 
-def test_heads_first_tables_are_transposed_and_keep_their_shape() -> None:
+def test_heads_first_weights_are_transposed_and_keep_their_shape() -> None:
     weight = random_weight(32, 12, np.float32)
     heads_first = tb.RelativeAttentionBias(weight.T, tb.Buckets(), heads_first=True)
     bias = tb.RelativeAttentionBias(weight, tb.Buckets())
@@ -150,7 +169,7 @@ def test_attributes_are_read_only() -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_pickle_and_copy_keep_table_and_scheme(dtype: Any) -> None:
+def test_pickle_and_copy_keep_weight_and_scheme(dtype: Any) -> None:
     weight = random_weight(33, 2, dtype)
     bias = tb.RelativeAttentionBias(weight.T, tb.Buckets(33, 64, False), heads_first=True)
     for other in (pickle.loads(pickle.dumps(bias)), copy.copy(bias), copy.deepcopy(bias)):
@@ -274,7 +293,7 @@ def test_add_to_adds_in_place(
 
 
 @pytest.mark.parametrize("dtype", [np.float16, pytest.param(BFLOAT16, marks=needs_bfloat16)])
-def test_sums_of_16_bits_are_rounded_as_by_way_of_float32(dtype: Any) -> None:
+def test_sums_of_16_bits_are_rounded_as_in_float32(dtype: Any) -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     special = [
         0x0000,
@@ -322,7 +341,7 @@ def test_scores_whose_batch_axes_are_one_are_not_copied() -> None:
     assert peak < scores.nbytes / 10
 
 
-# ---- positions that are data ----
+# ---- explicit positions ----
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 4, 8, 12, 17])
@@ -338,7 +357,8 @@ def test_matrix_at_is_the_weight_of_each_pairs_bucket(
     bias = tb.RelativeAttentionBias(random_weight(buckets.num_buckets, num_heads, dtype), buckets)
     matrix = bias.matrix_at(query, key)
     assert matrix.shape == (2, 5, num_heads, 33, 47)
-    assert np.array_equal(bits(matrix), bits(gather(bias.weight, buckets.grid_at(query, key))))
+    grid = t5(*settings)(differences(query, key))
+    assert np.array_equal(bits(matrix), bits(gather(bias.weight, grid)))
 
 
 def test_three_axes_accumulate_without_a_temporary() -> None:
@@ -382,7 +402,7 @@ def test_rules_that_change_near_the_ends_of_int32_do_not_overflow() -> None:
             assert buckets(clipped).tolist() == [buckets(int(d)) for d in clipped]
 
 
-def test_tables_beyond_the_kernels_offsets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_beyond_the_kernels_offsets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_table, "MAX_PAIRS_NBYTES", 32 * 128)
     bias = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
     with pytest.raises(MemoryError, match="weight must take at most 4096 bytes for positions"):

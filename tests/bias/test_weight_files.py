@@ -77,7 +77,7 @@ def test_each_format_keeps_every_bit(tmp_path: Path, suffix: str, dtype: Any) ->
     assert bias.buckets == tb.Buckets(32, 128)
 
 
-def test_the_embedded_table_is_the_real_one() -> None:
+def test_the_embedded_weight_is_the_real_one() -> None:
     bias = load(str(DATA))
     assert bias.num_heads == 12
     assert bias.dtype == np.float32
@@ -88,7 +88,9 @@ def test_the_embedded_table_is_the_real_one() -> None:
 
 @pytest.mark.parametrize("compress", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_npz_compressed_or_in_fortran_order(tmp_path: Path, compress: Any, order: Any) -> None:
+def test_npz_may_be_compressed_or_in_fortran_order(
+    tmp_path: Path, compress: Any, order: Any
+) -> None:
     compress(tmp_path / "x.npz", table=np.asarray(table(), order=order))
     assert np.array_equal(load(tmp_path / "x.npz").weight, table())
 
@@ -461,7 +463,7 @@ def test_objects_are_never_unpickled(tmp_path: Path, suffix: str) -> None:
         (np.ones((2, 2), np.int8), "(float16, bfloat16|dtype I8)"),
     ],
 )
-def test_what_is_no_table_is_refused(tmp_path: Path, suffix: str, weight: Any, error: str) -> None:
+def test_what_is_no_weight_is_refused(tmp_path: Path, suffix: str, weight: Any, error: str) -> None:
     path = write(tmp_path / f"x{suffix}", {"x": weight})
     with pytest.raises((ValueError, TypeError), match=error):
         load(path)

@@ -110,7 +110,7 @@ def test_textbook_first_buckets_are_one_to_one() -> None:
     assert (buckets(-one_to_one) == one_to_one).all()
 
 
-def test_textbook_figure_ranges() -> None:
+def test_textbook_ranges_are_those_of_its_figure() -> None:
     by_bucket = {
         bucket: (first, last) for bucket, first, last in tb.Buckets.from_textbook(32, 1024).ranges()
     }

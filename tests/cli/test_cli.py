@@ -57,7 +57,7 @@ def refused(code: int, message: str, *arguments: object, **options: Any) -> None
 # ---- bias ----
 
 
-def test_bias_of_the_embedded_table_prints_shape_speed_and_checksum() -> None:
+def test_bias_of_the_embedded_weight_prints_shape_speed_and_checksum() -> None:
     printed = fields("bias", "--query-length", 20, "--key-length", 30, "--query-offset", 10)
     assert printed["shape"] == "(12, 20, 30)"
     assert printed["dtype"] == "float32"
@@ -202,7 +202,7 @@ def test_any_name_of_a_file_can_be_printed(tmp_path: Path) -> None:
     assert np.load(out).shape == (12, 512, 512)
 
 
-def test_a_closed_output_is_no_traceback() -> None:
+def test_a_closed_output_prints_no_traceback() -> None:
     command = f"exec '{sys.executable}' -m t5bucket buckets >&-"
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert result.returncode == 0
@@ -372,7 +372,7 @@ def test_buckets_says_which_never_occur(arguments: list[Any]) -> None:
         assert described[29] == "never occurs: no whole distance lies between its boundaries"
 
 
-def test_buckets_in_the_textbooks_notation() -> None:
+def test_buckets_takes_the_textbooks_notation() -> None:
     table = rows("--textbook", 32, 1024)
     assert table[0] == "0 and below"
     assert table[4] == "4"
@@ -383,7 +383,7 @@ def test_buckets_in_the_textbooks_notation() -> None:
     assert len(table) == 33
 
 
-def test_buckets_of_a_configuration(tmp_path: Path) -> None:
+def test_buckets_reads_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"num_buckets": 320, "max_bucket_distance": 800}))
     assert len(rows("--config", path)) == 320
@@ -457,7 +457,7 @@ def test_help_describes_each_command(command: list[str]) -> None:
     assert "usage: t5bucket" in result.stdout
 
 
-def test_a_reader_that_stops_early_is_no_traceback() -> None:
+def test_a_reader_that_stops_early_sees_no_traceback() -> None:
     process = subprocess.Popen(
         [
             *COMMAND,

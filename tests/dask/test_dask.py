@@ -111,7 +111,7 @@ print(grid(tb.Buckets(32, 128), 100, 200, chunks=30).name)
     assert result.stdout.strip() == grid(BUCKETS, 100, 200, chunks=30).name
 
 
-def test_positions_that_are_data_go_through_map_blocks() -> None:
+def test_explicit_positions_go_through_map_blocks() -> None:
     positions = np.random.default_rng(0).integers(-300, 300, (40, 50))
     lazy = da.from_array(positions, chunks=(7, 50))
     found = lazy.map_blocks(BUCKETS, dtype=np.int64).compute()

@@ -8,7 +8,16 @@ import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, draw_masks, float_dtypes, layouts, offsets, relayout, schemes
+from reference import assert_close, rounded
+from strategies import (
+    FLOATS,
+    draw_masks,
+    float_dtypes,
+    layouts,
+    offsets,
+    relayout,
+    settings_of_schemes,
+)
 
 import t5bucket as tb
 from t5bucket import _gradient, _threads
@@ -21,25 +30,9 @@ def normal(shape: Any, dtype: Any, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def rounded(sums: Any, scale: float | None, dtype: Any) -> Any:
-    """What float64 sums become in a dtype."""
-    if scale is not None:
-        sums = sums * (np.float64 if dtype == np.float64 else np.float32)(scale)
-    return sums.astype(dtype)
-
-
-def assert_close(gradient: Any, expected: Any) -> None:
-    """Sums in float64, in any order, are the same but for the last rounding."""
-    tolerance = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 2e-7, "float64": 1e-12}
-    name = gradient.dtype.name
-    found, wanted = gradient.astype(np.float64), expected.astype(np.float64)
-    error = np.abs(np.subtract(found, wanted, where=found != wanted, out=np.zeros_like(found)))
-    assert (error <= tolerance[name] * (1 + np.abs(wanted))).all()
-
-
-@given(schemes, float_dtypes, LENGTHS, LENGTHS, offsets, layouts, st.data())
+@given(settings_of_schemes(), float_dtypes, LENGTHS, LENGTHS, offsets, layouts, st.data())
 def test_weight_gradient_is_the_sum_over_the_pairs_of_each_bucket(
-    buckets: tb.Buckets,
+    settings: tuple[int, int, bool],
     dtype: Any,
     q: int,
     k: int,
@@ -47,6 +40,7 @@ def test_weight_gradient_is_the_sum_over_the_pairs_of_each_bucket(
     layout: str,
     data: st.DataObject,
 ) -> None:
+    buckets = tb.Buckets(*settings)
     bias = tb.RelativeAttentionBias(normal((buckets.num_buckets, 3), dtype), buckets)
     masks = data.draw(draw_masks((3, q, k)))
     masks.pop("masked_value", None)
@@ -54,7 +48,7 @@ def test_weight_gradient_is_the_sum_over_the_pairs_of_each_bucket(
     gradient = normal(shape, dtype, seed=1)
     scale = masks.pop("scale", None)
     relative = reference.consecutive(q, k, query_offset, 4)
-    expected = reference.weight_gradient(gradient, buckets, relative, **masks)
+    expected = reference.weight_gradient(gradient, reference.t5(*settings), relative, **masks)
     found = bias.weight_gradient(
         relayout(gradient, layout), query_offset=query_offset, key_offset=4, scale=scale, **masks
     )
@@ -63,10 +57,16 @@ def test_weight_gradient_is_the_sum_over_the_pairs_of_each_bucket(
     assert_close(found, rounded(expected, scale, dtype))
 
 
-@given(schemes, float_dtypes, LENGTHS, LENGTHS, layouts, st.data())
+@given(settings_of_schemes(), float_dtypes, LENGTHS, LENGTHS, layouts, st.data())
 def test_weight_gradient_at_is_the_sum_over_the_pairs_of_each_bucket(
-    buckets: tb.Buckets, dtype: Any, q: int, k: int, layout: str, data: st.DataObject
+    settings: tuple[int, int, bool],
+    dtype: Any,
+    q: int,
+    k: int,
+    layout: str,
+    data: st.DataObject,
 ) -> None:
+    buckets = tb.Buckets(*settings)
     num_heads = data.draw(st.sampled_from([1, 3, 4, 6]))
     batch = data.draw(st.sampled_from([(), (2,), (2, 2)]))
     bias = tb.RelativeAttentionBias(normal((buckets.num_buckets, num_heads), dtype), buckets)
@@ -79,7 +79,7 @@ def test_weight_gradient_at_is_the_sum_over_the_pairs_of_each_bucket(
     gradient = normal(bias.matrix_at(query, key, **masks).shape, dtype, seed=1)
     scale = masks.pop("scale", None)
     relative = reference.differences(query, key)
-    expected = reference.weight_gradient(gradient, buckets, relative, **masks)
+    expected = reference.weight_gradient(gradient, reference.t5(*settings), relative, **masks)
     found = bias.weight_gradient_at(relayout(gradient, layout), query, key, scale=scale, **masks)
     assert_close(found, rounded(expected, scale, dtype))
 
@@ -159,7 +159,7 @@ def test_gradients_are_those_of_torchs_autograd(masks: dict[str, Any], heads_fir
     for relative, forward, backward in ways:
         leaf = torch.from_numpy(weight.copy()).requires_grad_()
         by_bucket = leaf.t() if heads_first else leaf
-        value = by_bucket[torch.from_numpy(buckets(relative))].permute(2, 0, 1)
+        value = by_bucket[torch.from_numpy(reference.t5()(relative))].permute(2, 0, 1)
         value = value * masks.get("scale", 1)
         names = {name: masks[name] for name in NAMES if name in masks}
         if "mask" in names and names["mask"].dtype != bool:
@@ -184,7 +184,7 @@ def test_large_sums_stay_exact(dtype: Any) -> None:
     gradient = (0.1 + np.abs(normal((2, 2048, 2048), np.float32))).astype(dtype)
     found = bias.weight_gradient(gradient)
     wide = np.zeros((32, 2))
-    grid = buckets.grid(2048, 2048).ravel()
+    grid = reference.t5()(reference.consecutive(2048, 2048)).ravel()
     for head in range(2):
         wide[:, head] = np.bincount(grid, gradient[head].ravel().astype(np.float64), 32)
     with np.errstate(over="ignore"):  # float16 ends at 65504
@@ -209,7 +209,7 @@ def test_equal_calls_give_equal_bits_on_any_number_of_threads(
     positions = np.random.default_rng(1).integers(0, 1000, (batch, q + k))
     query, key = positions[:, :q], positions[:, q:]
     expected = reference.weight_gradient(
-        gradient, tb.Buckets(), reference.consecutive(q, k), mask=mask
+        gradient, reference.t5(), reference.consecutive(q, k), mask=mask
     )
     one = bias.weight_gradient(gradient, mask=mask, num_threads=1)
     one_at = bias.weight_gradient_at(gradient, query, key, mask=mask, num_threads=1)
@@ -228,21 +228,19 @@ def test_rows_are_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     key = np.random.default_rng(0).integers(-200, 200, 1000)
     mask = np.arange(1000) % 7 > 0
     relative = reference.differences(np.arange(4), key)
-    expected = reference.weight_gradient(gradient, tb.Buckets(), relative, mask=mask, causal=True)
+    expected = reference.weight_gradient(gradient, reference.t5(), relative, mask=mask, causal=True)
     found = bias.weight_gradient_at(gradient, np.arange(4), key, mask=mask, causal=True)
     assert_close(found, expected)
 
 
-def test_tables_that_are_searched_have_gradients_too() -> None:
-    buckets = tb.Buckets(64, 2**40)
+def test_schemes_too_wide_for_an_index_have_gradients_too() -> None:
+    buckets, scheme = tb.Buckets(64, 2**40), reference.t5(64, 2**40)
     bias = tb.RelativeAttentionBias(np.zeros((64, 5), np.float32), buckets)
     key = np.random.default_rng(0).integers(-(2**41), 2**41, 200)
     gradient = normal((5, 3, 200), np.float32)
-    expected = reference.weight_gradient(
-        gradient, buckets, reference.differences(np.arange(3), key)
-    )
+    expected = reference.weight_gradient(gradient, scheme, reference.differences(np.arange(3), key))
     assert_close(bias.weight_gradient_at(gradient, np.arange(3), key), expected.astype("f4"))
-    expected = reference.weight_gradient(gradient, buckets, reference.consecutive(3, 200, 900))
+    expected = reference.weight_gradient(gradient, scheme, reference.consecutive(3, 200, 900))
     assert_close(bias.weight_gradient(gradient, query_offset=900), expected.astype("f4"))
 
 
@@ -252,7 +250,7 @@ def test_positions_that_int64_cannot_hold_together_have_gradients_too() -> None:
     gradient = normal((1, 2, 3), np.float64)
     ids: Any = {"segment_ids": [1, 1], "key_segment_ids": [1, 2, 1]}
     expected = reference.weight_gradient(
-        gradient, tb.Buckets(), reference.differences(query, key), causal=True, **ids
+        gradient, reference.t5(), reference.differences(query, key), causal=True, **ids
     )
     assert_close(bias.weight_gradient_at(gradient, query, key, causal=True, **ids), expected)
 
@@ -261,7 +259,8 @@ def test_buckets_of_several_ranges_get_all_of_them() -> None:
     buckets = tb.Buckets.from_function(lambda d: abs(d) % 3, max_distance=10, num_buckets=4)
     bias = tb.RelativeAttentionBias(np.zeros((4, 2)), buckets)
     gradient = normal((2, 9, 9), np.float64)
-    expected = reference.weight_gradient(gradient, buckets, reference.consecutive(9, 9))
+    scheme = reference.Scheme(4, 10, lambda d: abs(d) % 3)
+    expected = reference.weight_gradient(gradient, scheme, reference.consecutive(9, 9))
     assert_close(bias.weight_gradient(gradient), expected)
     assert (bias.weight_gradient(gradient)[3] == 0).all()
     constant = tb.Buckets.from_function(lambda d: d * 0, max_distance=3, num_buckets=1)

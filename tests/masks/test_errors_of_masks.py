@@ -116,7 +116,7 @@ def matrix_at(**options: Any) -> Any:
 
 
 def positions(call: Callable[..., Any]) -> list[Case]:
-    """Cases that hold for every function of positions that are data."""
+    """Cases that hold for every function of explicit positions."""
     return [
         (lambda: call(3), ValueError, "query_positions must have at least one axis, got shape ()"),
         (lambda: call([1], 3), ValueError, "key_positions must have at least one axis"),

@@ -1,4 +1,4 @@
-# test_masks.py - masks fused into the write, against a plain NumPy formulation.
+# test_masks.py - masks fused into the write, against the same in NumPy.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 
@@ -16,7 +16,7 @@ from strategies import (
     offsets,
     out_layouts,
     relayout,
-    schemes,
+    settings_of_schemes,
 )
 
 import t5bucket as tb
@@ -25,9 +25,9 @@ from t5bucket import _threads, _writing
 LENGTHS = st.integers(0, 12)
 
 
-@given(schemes, float_dtypes, LENGTHS, LENGTHS, offsets, offsets, st.data())
+@given(settings_of_schemes(), float_dtypes, LENGTHS, LENGTHS, offsets, offsets, st.data())
 def test_masked_matrices_agree_with_numpy(
-    buckets: tb.Buckets,
+    settings: tuple[int, int, bool],
     dtype: Any,
     q: int,
     k: int,
@@ -35,11 +35,11 @@ def test_masked_matrices_agree_with_numpy(
     key_offset: int,
     data: st.DataObject,
 ) -> None:
-    weight = reference.normal_weight(buckets.num_buckets, 3, dtype)
-    bias = tb.RelativeAttentionBias(weight, buckets)
+    weight = reference.normal_weight(settings[0], 3, dtype)
+    bias = tb.RelativeAttentionBias(weight, tb.Buckets(*settings))
     masks = data.draw(draw_masks((3, q, k)))
     relative = reference.consecutive(q, k, query_offset, key_offset)
-    expected = reference.matrix(weight, buckets, relative, **masks)
+    expected = reference.matrix(weight, reference.t5(*settings), relative, **masks)
     at: Any = {"query_offset": query_offset, "key_offset": key_offset}
     matrix = bias.matrix(q, k, **at, **masks)
     assert matrix.dtype == dtype
@@ -52,14 +52,14 @@ def test_masked_matrices_agree_with_numpy(
         assert np.array_equal(bits(out), bits(expected))
         held = np.random.default_rng(1).standard_normal(expected.shape).astype(dtype)
         out = relayout(held.copy(), layout)
-        summed = reference.matrix(weight, buckets, relative, **masks, held=held)
+        summed = reference.matrix(weight, reference.t5(*settings), relative, **masks, held=held)
         assert bias.matrix(q, k, **at, **masks, out=out, accumulate=True) is out
         assert np.array_equal(bits(out), bits(summed))
 
 
-@given(schemes, float_dtypes, st.data())
-def test_masked_matrices_of_data_agree_with_numpy(
-    buckets: tb.Buckets, dtype: Any, data: st.DataObject
+@given(settings_of_schemes(), float_dtypes, st.data())
+def test_masked_matrices_of_explicit_positions_agree_with_numpy(
+    settings: tuple[int, int, bool], dtype: Any, data: st.DataObject
 ) -> None:
     batch = data.draw(st.sampled_from([(), (1,), (2,), (2, 2)]))
     q, k = data.draw(st.tuples(LENGTHS, LENGTHS))
@@ -74,11 +74,11 @@ def test_masked_matrices_of_data_agree_with_numpy(
         values = data.draw(st.lists(near | far, min_size=count, max_size=count))
         positions.append(np.array(values, own_dtype).reshape(*own_batch, length))
     query, key = positions
-    weight = reference.normal_weight(buckets.num_buckets, 3, dtype)
-    bias = tb.RelativeAttentionBias(weight, buckets)
+    weight = reference.normal_weight(settings[0], 3, dtype)
+    bias = tb.RelativeAttentionBias(weight, tb.Buckets(*settings))
     relative = reference.differences(query, key)
     masks = data.draw(draw_masks((3, q, k), batch))
-    expected = reference.matrix(weight, buckets, relative, **masks)
+    expected = reference.matrix(weight, reference.t5(*settings), relative, **masks)
     matrix = bias.matrix_at(query, key, **masks)
     assert matrix.shape == expected.shape
     assert np.array_equal(bits(matrix), bits(expected))
@@ -86,7 +86,7 @@ def test_masked_matrices_of_data_agree_with_numpy(
     if layout != "byte-swapped":
         held = np.random.default_rng(1).standard_normal(expected.shape).astype(dtype)
         out = relayout(held.copy(), layout)
-        summed = reference.matrix(weight, buckets, relative, **masks, held=held)
+        summed = reference.matrix(weight, reference.t5(*settings), relative, **masks, held=held)
         assert bias.matrix_at(query, key, **masks, out=out, accumulate=True) is out
         assert np.array_equal(bits(out), bits(summed))
 
@@ -119,7 +119,7 @@ def test_masks_of_any_shape_dtype_and_layout_broadcast(
     weight = reference.normal_weight(32, 3, np.float32)
     bias = tb.RelativeAttentionBias(weight, tb.Buckets())
     expected = reference.matrix(
-        weight, tb.Buckets(), reference.consecutive(40, 50), mask=mask, causal=True
+        weight, reference.t5(), reference.consecutive(40, 50), mask=mask, causal=True
     )
     matrix = bias.matrix(40, 50, mask=relayout(mask, layout), causal=True)
     assert matrix.shape == shape
@@ -209,7 +209,7 @@ def test_masked_pairs_stay_masked_whatever_is_added() -> None:
 def test_scale_multiplies_the_weights(dtype: Any, scale: float) -> None:
     weight = reference.normal_weight(32, 3, dtype)
     bias = tb.RelativeAttentionBias(weight, tb.Buckets())
-    expected = reference.matrix(weight, tb.Buckets(), reference.consecutive(9, 9), scale=scale)
+    expected = reference.matrix(weight, reference.t5(), reference.consecutive(9, 9), scale=scale)
     assert np.array_equal(bits(bias.matrix(9, 9, scale=scale)), bits(expected))
     at = bias.matrix_at(np.arange(9), scale=scale)
     assert np.array_equal(bits(at), bits(expected))
@@ -305,7 +305,7 @@ def test_streaming_parts_and_blocks_do_not_show(dtype: Any, num_heads: int, kind
     weight = reference.normal_weight(32, num_heads, dtype)
     bias = tb.RelativeAttentionBias(weight, tb.Buckets())
     relative = reference.consecutive(q, k, 2000)
-    expected = reference.matrix(weight, tb.Buckets(), relative, **masks)
+    expected = reference.matrix(weight, reference.t5(), relative, **masks)
     query, key = np.arange(2000, 2000 + q), np.arange(k)
     for shift in (0, 1, 7):  # against lines of memory
         memory = np.full((batch, num_heads, q, k + 16), 99, dtype)
@@ -319,7 +319,7 @@ def test_streaming_parts_and_blocks_do_not_show(dtype: Any, num_heads: int, kind
             out[...] = 1
             bias.matrix_at(query, key, out=out, num_threads=num_threads, accumulate=True, **masks)
             summed = reference.matrix(
-                weight, tb.Buckets(), relative, held=np.ones_like(expected), **masks
+                weight, reference.t5(), relative, held=np.ones_like(expected), **masks
             )
             assert np.array_equal(bits(out), bits(summed))
             out[...] = 99

@@ -98,7 +98,7 @@ def test_threads_that_first_use_a_bias_agree(dtype: np.dtype[Any]) -> None:
         def call(thread: int, calls: list[Callable[..., Any]] = calls) -> Any:
             return calls[thread % len(calls)](**masks)
 
-        expected = reference.bits(reference.matrix(weight, buckets, relative, **masks))
+        expected = reference.bits(reference.matrix(weight, reference.t5(), relative, **masks))
         for found in at_once(call):
             assert np.array_equal(reference.bits(found), expected)
 
@@ -109,7 +109,7 @@ def test_threads_write_parts_of_one_grid_whose_lines_they_share(dtype: Any) -> N
     edges = np.cumsum([0] + [3 + thread % 5 for thread in range(NUM_THREADS)])
     length = int(edges[-1])
     out = np.zeros((length, length), dtype)
-    expected = buckets(reference.consecutive(length, length), dtype=dtype)
+    expected = reference.t5(48, 333)(reference.consecutive(length, length))
 
     def write(thread: int) -> None:
         first, last = (int(edge) for edge in edges[thread : thread + 2])
@@ -134,7 +134,7 @@ def test_threads_add_to_parts_of_one_matrix(dtype: np.dtype[Any]) -> None:
     length = 7 * NUM_THREADS
     out = np.random.default_rng(1).standard_normal((3, length, length)).astype(dtype)
     relative = reference.consecutive(length, length)
-    expected = reference.matrix(weight, buckets, relative, held=out)
+    expected = reference.matrix(weight, reference.t5(), relative, held=out)
     start = out.copy()
 
     def add(thread: int) -> None:
@@ -156,7 +156,9 @@ def test_threads_share_one_gradient_and_its_masks() -> None:
     expected = bias.weight_gradient(gradient, mask=mask)
     relative = reference.consecutive(90, 80)
     np.testing.assert_allclose(
-        expected, reference.weight_gradient(gradient, buckets, relative, mask=mask), rtol=1e-5
+        expected,
+        reference.weight_gradient(gradient, reference.t5(), relative, mask=mask),
+        rtol=1e-5,
     )
     sums = at_once(
         lambda thread: bias.weight_gradient(gradient, mask=mask, num_threads=1 + thread % 3)

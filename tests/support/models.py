@@ -64,6 +64,16 @@ def boxes(length: int = LENGTH, largest: int = 400) -> Any:
     return torch.cat([corners, corners + torch.randint(1, 99, (BATCH, length, 2))], dim=-1)
 
 
+def classes_of(model: Any) -> list[type]:
+    """List the class of each module."""
+    return [type(module) for module in model.modules()]
+
+
+def attention_of(model: Any, stack: str = "encoder", block: int = 0) -> Any:
+    """Find the self-attention of a block of T5; the first one of a stack has the weight."""
+    return getattr(model, stack).block[block].layer[0].SelfAttention
+
+
 def text_to_text(model: Any, padded: bool) -> Case:
     inputs = {"input_ids": tokens(), "labels": tokens(TARGET_LENGTH)}
     if padded:

@@ -1,12 +1,13 @@
-# reference.py - biases, masks and gradients written out in plain NumPy; slow and obvious.
+# reference.py - buckets by the oracle; biases, masks and gradients in NumPy: slow and obvious.
 # SPDX-License-Identifier: BSD-3-Clause
-from typing import Any
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
+import oracle
 import pytest
 from numpy.typing import NDArray
-
-import t5bucket as tb
 
 try:
     import ml_dtypes
@@ -21,6 +22,36 @@ MINIMUM = {  # the finite minimum of each type
     "float32": float(np.finfo(np.float32).min),
     "float64": float(np.finfo(np.float64).min),
 }
+
+
+class Scheme(NamedTuple):
+    """A rule for one relative position at a time, constant from a distance on."""
+
+    num_buckets: int
+    max_distance: int
+    bucket: Callable[[int], int]
+
+    def __call__(self, relative: NDArray[Any]) -> NDArray[np.int64]:
+        """Find the bucket of each relative position."""
+        distinct, index = np.unique(relative, return_inverse=True)
+        far = self.max_distance
+        near = [max(-far, min(distance, far)) for distance in distinct.tolist()]
+        found = np.array([self.bucket(distance) for distance in near], np.int64)
+        return found[index.ravel()].reshape(relative.shape)
+
+
+@cache
+def t5(num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True) -> Scheme:
+    """T5's scheme by the oracle, which needs each distance once."""
+    bucket = cache(
+        partial(
+            oracle.bucket,
+            num_buckets=num_buckets,
+            max_distance=max_distance,
+            bidirectional=bidirectional,
+        )
+    )
+    return Scheme(num_buckets, max_distance, bucket)
 
 
 def bits(array: NDArray[Any]) -> NDArray[Any]:
@@ -48,7 +79,7 @@ def gather(weight: NDArray[Any], grid: NDArray[Any]) -> NDArray[Any]:
 
 
 def add(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
-    """Sum in the type of both, 16-bit types by way of float32."""
+    """Sum in the type of both, 16-bit types in float32."""
     dtype = left.dtype
     with np.errstate(all="ignore"):
         if dtype.itemsize == 2:
@@ -79,7 +110,7 @@ def visible(
 
 def matrix(
     weight: NDArray[Any],
-    buckets: tb.Buckets,
+    scheme: Scheme,
     relative: NDArray[Any],
     *,
     mask: Any = None,
@@ -93,7 +124,7 @@ def matrix(
     if scale is not None:
         wide: Any = np.float64 if dtype == np.float64 else np.float32
         weight = (weight.astype(wide) * wide(scale)).astype(dtype)
-    value = gather(weight, buckets(relative))
+    value = gather(weight, scheme(relative))
     if held is not None:
         value = add(held, value)
     if mask is not None and np.asarray(mask).dtype != bool:
@@ -109,13 +140,13 @@ def matrix(
 
 
 def weight_gradient(
-    gradient: NDArray[Any], buckets: tb.Buckets, relative: NDArray[Any], **masks: Any
+    gradient: NDArray[Any], scheme: Scheme, relative: NDArray[Any], **masks: Any
 ) -> NDArray[np.float64]:
     """Gradient of the weight in float64, (num_buckets, num_heads): one sum for each bucket."""
     wide = np.where(visible(relative, **masks), gradient.astype(np.float64), 0)
-    grid = np.broadcast_to(buckets(relative)[..., None, :, :], wide.shape)
+    grid = np.broadcast_to(scheme(relative)[..., None, :, :], wide.shape)
     num_heads = gradient.shape[-3]
-    sums = np.zeros((buckets.num_buckets, num_heads))
+    sums = np.zeros((scheme.num_buckets, num_heads))
     for head in range(num_heads):
         np.add.at(sums[:, head], grid[..., head, :, :], wide[..., head, :, :])
     return sums
@@ -138,3 +169,23 @@ def pairs_of(exact: NDArray[Any]) -> NDArray[Any]:
     """Python's integers -> int64, saturated."""
     saturated: NDArray[Any] = np.clip(exact, -(2**63), 2**63 - 1).astype(np.int64)
     return saturated
+
+
+# ---- gradients that are compared ----
+
+
+def rounded(sums: NDArray[Any], scale: float | None, dtype: Any) -> NDArray[Any]:
+    """What float64 sums become in a dtype."""
+    if scale is not None:
+        sums = sums * (np.float64 if dtype == np.float64 else np.float32)(scale)
+    result: NDArray[Any] = sums.astype(dtype)
+    return result
+
+
+def assert_close(gradient: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Sums in float64, in any order, are the same but for the last rounding."""
+    tolerance = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 2e-7, "float64": 1e-12}
+    name = gradient.dtype.name
+    found, wanted = gradient.astype(np.float64), expected.astype(np.float64)
+    error = np.abs(np.subtract(found, wanted, where=found != wanted, out=np.zeros_like(found)))
+    assert (error <= tolerance[name] * (1 + np.abs(wanted))).all()

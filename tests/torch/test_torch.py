@@ -17,6 +17,11 @@ from t5bucket.torch._tensors import _make_bias  # noqa: E402
 
 BUCKETS = tb.Buckets(32, 128)
 TABULATED = tb.Buckets.from_function(lambda d: abs(d) % 3, max_distance=10, num_buckets=4)
+SCHEMES = {  # and what each is by the reference
+    BUCKETS: reference.t5(),
+    TABULATED: reference.Scheme(4, 10, lambda d: abs(d) % 3),
+    tb.Buckets(8, 9, False): reference.t5(8, 9, False),
+}
 DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
@@ -40,7 +45,7 @@ def masks(name: str | None) -> tuple[Any, tuple[int, ...]]:
     random = torch.Generator().manual_seed(0)
     shapes: dict[str | None, tuple[int, ...]] = {
         "padding": (2, 1, 1, 6),
-        "plain": (4, 6),
+        "pairs": (4, 6),
         "by head": (5, 3, 4, 6),
     }
     if name is None:
@@ -51,32 +56,35 @@ def masks(name: str | None) -> tuple[Any, tuple[int, ...]]:
     return (noise > 0 if kind == "boolean" else noise), batch
 
 
-MASKS = [None] + [f"{a} {b}" for a in ("boolean", "added") for b in ("padding", "plain", "by head")]
+MASKS = [None] + [f"{a} {b}" for a in ("boolean", "added") for b in ("padding", "pairs", "by head")]
 
 
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("buckets", [BUCKETS, TABULATED, tb.Buckets(8, 9, False)])
-def test_values_are_those_of_numpy_bit_for_bit(
+@pytest.mark.parametrize("buckets", SCHEMES)
+def test_values_are_those_of_the_reference_bit_for_bit(
     name: str, mask: str | None, causal: bool, buckets: tb.Buckets
 ) -> None:
     weight = reference.normal_weight(buckets.num_buckets, 3, getattr_dtype(name))
-    bias = tb.RelativeAttentionBias(weight, buckets)
     given, batch = masks(mask)
     options: dict[str, Any] = {"causal": causal, "scale": 0.3}
     found = compute_bias(
         as_tensor(weight), 4, 6, buckets=buckets, query_offset=2, mask=given, **options
     )
-    plain = None if given is None else given.numpy()
-    expected = bias.matrix(4, 6, query_offset=2, mask=plain, **options)
+    options["mask"] = None if given is None else given.numpy()
+    relative = reference.consecutive(4, 6, 2)[None]
+    expected = reference.matrix(weight, SCHEMES[buckets], relative, **options)
     assert found.shape == (*batch, 3, 4, 6)
     assert found.dtype == DTYPES[name]
     assert found.is_contiguous()
     assert np.array_equal(bits(found).ravel(), expected.view(np.uint8).ravel())
     query, key = torch.tensor([[5, 1, 9, -100]]), torch.arange(6, dtype=torch.int32)
-    at = compute_bias_at(as_tensor(weight), query, key, buckets=buckets, mask=given, **options)
-    expected = bias.matrix_at(query.numpy(), key.numpy(), mask=plain, **options)
+    at = compute_bias_at(
+        as_tensor(weight), query, key, buckets=buckets, **{**options, "mask": given}
+    )
+    relative = reference.differences(query.numpy(), key.numpy())
+    expected = reference.matrix(weight, SCHEMES[buckets], relative, **options)
     assert at.shape == (*batch, 3, 4, 6)
     assert np.array_equal(bits(at).ravel(), expected.view(np.uint8).ravel())
 
@@ -102,12 +110,12 @@ def test_gradients_pass_gradcheck_twice(mask: str | None, buckets: tb.Buckets) -
     def shown(matrix: Any) -> Any:  # masked pairs have the minimum: no number to differentiate
         return matrix.masked_fill(~given, 0) if is_boolean else matrix
 
-    def consecutive(table: Any) -> Any:
-        return shown(compute_bias(table, 4, 6, buckets=buckets, mask=given, scale=0.5))
+    def consecutive(weight: Any) -> Any:
+        return shown(compute_bias(weight, 4, 6, buckets=buckets, mask=given, scale=0.5))
 
-    def at(table: Any) -> Any:
+    def at(weight: Any) -> Any:
         query, key = torch.tensor([3, 1, 4, 1]), torch.arange(6)
-        return shown(compute_bias_at(table, query, key, buckets=buckets, mask=given))
+        return shown(compute_bias_at(weight, query, key, buckets=buckets, mask=given))
 
     for function in (consecutive, at):
         assert torch.autograd.gradcheck(function, (weight,))
@@ -116,13 +124,13 @@ def test_gradients_pass_gradcheck_twice(mask: str | None, buckets: tb.Buckets) -
 
 @pytest.mark.parametrize("name", DTYPES)
 def test_gradients_are_those_of_an_embedding(name: str) -> None:
-    table = torch.randn(32, 4).to(DTYPES[name])
-    embedding = torch.nn.Embedding.from_pretrained(table.clone(), freeze=False)
-    grid = torch.from_numpy(BUCKETS.grid(20, 30))
+    initial = torch.randn(32, 4).to(DTYPES[name])
+    embedding = torch.nn.Embedding.from_pretrained(initial.clone(), freeze=False)
+    grid = torch.from_numpy(reference.t5()(reference.consecutive(20, 30)))
     gradient = torch.randn(1, 4, 20, 30).to(DTYPES[name])
     value: Any = embedding(grid).permute(2, 0, 1)[None]
     value.backward(gradient)
-    weight = table.clone().requires_grad_()
+    weight = initial.clone().requires_grad_()
     found: Any = compute_bias(weight, 20, 30, buckets=BUCKETS)
     found.backward(gradient)
     assert weight.grad is not None
@@ -214,7 +222,7 @@ class Layer(torch.nn.Module):  # type: ignore[misc]
 @pytest.mark.parametrize("buckets", [BUCKETS, TABULATED])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
-def test_compiled_without_a_graph_break_and_for_any_length(buckets: tb.Buckets) -> None:
+def test_operators_compile_without_a_graph_break_and_for_any_length(buckets: tb.Buckets) -> None:
     layer = Layer(buckets)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for length in (5, 6, 9):
@@ -229,7 +237,7 @@ def test_compiled_without_a_graph_break_and_for_any_length(buckets: tb.Buckets) 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_exported_and_run_elsewhere() -> None:
+def test_an_exported_program_gives_the_same_values() -> None:
     layer = Layer(BUCKETS)
     inputs = (torch.randn(1, 2, 7, 7), torch.arange(7))
     exported = torch.export.export(layer, inputs)

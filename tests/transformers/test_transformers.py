@@ -133,7 +133,7 @@ def test_matrix_equals_compute_bias_of_t5(is_decoder: bool, q: int, k: int, past
     assert np.array_equal(result, expected)
 
 
-def test_the_command_lines_file_equals_compute_bias_on_the_real_table(tmp_path: Path) -> None:
+def test_the_command_lines_file_equals_compute_bias_on_the_real_weight(tmp_path: Path) -> None:
     out = tmp_path / "bias.npy"
     command = [sys.executable, "-m", "t5bucket", "bias", "--out", str(out)]
     command += ["--query-length", "2048", "--key-length", "2048"]
@@ -151,7 +151,7 @@ def test_the_command_lines_file_equals_compute_bias_on_the_real_table(tmp_path: 
     assert np.array_equal(written[:, 1024:1536, 1024:1536], expected)
 
 
-def test_load_reads_a_saved_models_tables(tmp_path: Path) -> None:
+def test_load_reads_a_saved_models_weights(tmp_path: Path) -> None:
     config = transformers.T5Config(
         vocab_size=16, d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=4
     )

@@ -36,10 +36,8 @@ sys.path.extend(
 with target.instrumented():
     import t5bucket as tb
 
-import oracle
 import reference
 import strategies
-from test_gradients import assert_close, rounded
 
 MODULES = ["test_positions", "test_scheme", "test_bias", "test_gradients", "test_masks"]
 ERRORS = (TypeError, ValueError, MemoryError)
@@ -148,7 +146,7 @@ def grid_of(arguments: dict[str, Any]) -> Any:
 
 
 def pairs_of(arguments: dict[str, Any]) -> Any:
-    """Relative positions of positions that are data."""
+    """Relative positions of explicit positions."""
     query, key = arguments["query_positions"], arguments["key_positions"]
     query = np.asarray(query)
     return reference.differences(query, query if key is None else np.asarray(key))
@@ -156,9 +154,7 @@ def pairs_of(arguments: dict[str, Any]) -> Any:
 
 def buckets_of(relative: Any, scheme: tuple[int, int, bool]) -> Any:
     """Buckets by the oracle."""
-    array = np.asarray(relative)
-    found = [oracle.bucket(int(d), *scheme) for d in array.ravel()]
-    return np.array(found, np.int64).reshape(array.shape)
+    return reference.t5(*scheme)(np.asarray(relative))
 
 
 def matrix_of(
@@ -172,7 +168,7 @@ def matrix_of(
     if arguments.get("mask") is not None:
         options["mask"] = np.asarray(arguments["mask"])
     held = held if arguments.get("accumulate") else None
-    return reference.matrix(bias.weight, bias.buckets, relative, held=held, **options)
+    return reference.matrix(bias.weight, reference.t5(*SCHEMES[0]), relative, held=held, **options)
 
 
 def draw_out(data: st.DataObject, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -196,7 +192,7 @@ def draw_grid(data: st.DataObject) -> dict[str, Any]:
 
 
 def draw_pairs(data: st.DataObject) -> dict[str, Any]:
-    """Draw positions that are data."""
+    """Draw explicit positions."""
     rows = st.lists(near, min_size=1, max_size=5)
     query, key = data.draw(st.tuples(rows, rows))
     return {"query_positions": query, "key_positions": key}
@@ -339,10 +335,10 @@ def gradient_call(data: st.DataObject) -> Call:
         relative = pairs_of(taken) if is_at else grid_of(lengths | taken)
         options = {name: taken[name] for name in MASKS if taken.get(name) is not None}
         sums = reference.weight_gradient(
-            np.asarray(taken["gradient"]), bias.buckets, relative, **options
+            np.asarray(taken["gradient"]), reference.t5(*SCHEMES[0]), relative, **options
         )
         scale = taken.get("scale")
-        return rounded(sums, None if scale is None else float(scale), bias.dtype)
+        return reference.rounded(sums, None if scale is None else float(scale), bias.dtype)
 
     return Call(bias.weight_gradient_at if is_at else bias.weight_gradient, arguments, expected)
 
@@ -383,7 +379,7 @@ def compare(call: Call, found: Any) -> None:
     assert array.shape == expected.shape, (array.shape, expected.shape)
     if getattr(call.function, "__name__", "").startswith("weight_gradient"):
         if np.isfinite(expected.astype(np.float64)).all():
-            assert_close(array, expected)
+            reference.assert_close(array, expected)
     else:
         with np.errstate(all="ignore"):
             same = (array == expected) | ((array != array) & (expected != expected))

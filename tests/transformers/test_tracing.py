@@ -1,0 +1,59 @@
+# test_tracing.py - accelerated models that are traced, compiled, exported or watched.
+# SPDX-License-Identifier: BSD-3-Clause
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch")
+transformers: Any = pytest.importorskip("transformers")
+import models  # noqa: E402
+from outputs import assert_same_bits, run  # noqa: E402
+
+from t5bucket.transformers import accelerate  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own versions
+
+
+def test_a_traced_model_gives_the_same_bits() -> None:
+    encoder = transformers.T5EncoderModel(transformers.T5Config(**models.T5)).eval()
+    token_ids = models.tokens()
+    with torch.no_grad():
+        expected = encoder(token_ids).last_hidden_state
+        traced = torch.jit.trace(accelerate(encoder), (token_ids,), strict=False, check_trace=False)
+        shorter = token_ids[:, :70]
+        assert torch.equal(traced(token_ids)["last_hidden_state"], expected)
+        assert traced(shorter)["last_hidden_state"].shape == (models.BATCH, 70, 32)
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5", "mpnet"])
+def test_compiling_takes_the_whole_graph(family: str) -> None:
+    case = models.make(family, padded=True)
+    options = {"backend": "eager", "fullgraph": True}
+    torch._dynamo.reset()
+    expected = torch.compile(case.model, **options)(**case.inputs)
+    torch._dynamo.reset()
+    found = torch.compile(accelerate(case.model), **options)(**case.inputs)
+    assert_same_bits(found.logits, expected.logits)
+    torch._dynamo.reset()
+
+
+def test_an_exported_model_gives_the_same_bits_without_operators_of_t5bucket() -> None:
+    encoder = transformers.T5EncoderModel(transformers.T5Config(**models.T5)).eval()
+    token_ids = models.tokens()
+    with torch.no_grad():
+        expected = encoder(token_ids).last_hidden_state
+        program = torch.export.export(accelerate(encoder), (token_ids,), strict=False)
+        assert torch.equal(program.module()(token_ids).last_hidden_state, expected)
+    assert not any("t5bucket" in str(node.target) for node in program.graph.nodes)
+
+
+def test_a_mode_that_counts_operations_counts_the_same() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    case = models.make("t5")
+    counts = []
+    for model in (case.model, accelerate(case.model)):
+        with FlopCounterMode(display=False) as counter:
+            run(case._replace(model=model))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
