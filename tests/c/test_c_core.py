@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 
+pytestmark = pytest.mark.slow
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 
 

@@ -5,30 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from markdown import Block, read_blocks
 
-TEXT = (Path(__file__).parents[2] / "docs" / "frameworks.md").read_text()
-
-
-class Program(NamedTuple):
-    """A block, and the section that it stands in."""
-
-    title: str
-    source: str
+PROGRAMS = read_blocks("docs/frameworks.md", "python")
 
 
-def programs() -> list[Program]:
-    found = []
-    for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]:
-        title, _, body = section.partition("\n")
-        blocks = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
-        found += [Program(f"{title} {i}", block) for i, block in enumerate(blocks)]
-    return found
-
-
-def run(program: Program, folder: Path, **environment: str) -> str:
+def run(program: Block, folder: Path, **environment: str) -> str:
     path = folder / "program.py"
     path.write_text(program.source)
     for package in ("torch", "transformers", "dask"):
@@ -46,13 +30,13 @@ def run(program: Program, folder: Path, **environment: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("program", programs(), ids=lambda program: program.title)
-def test_the_program_runs(program: Program, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.section)
+def test_the_program_runs(program: Block, tmp_path: Path) -> None:
     run(program, tmp_path)
 
 
 def test_what_a_map_function_holds_is_pickled_to_the_same_bytes_everywhere(tmp_path: Path) -> None:
-    (program,) = (program for program in programs() if "map" in program.title)
+    (program,) = (program for program in PROGRAMS if "map" in program.section)
     printed = {run(program, tmp_path, PYTHONHASHSEED=str(seed)) for seed in range(3)}
     assert len(printed) == 1
     assert len(printed.pop()) > 50

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markdown import ROOT, read_blocks
 from numpy.typing import NDArray
 
 import t5bucket as tb
 
-TEXT = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
-BLOCKS = {
-    section.partition("\n")[0]: re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.M)
-    for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
-}
+TEXT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+RECIPES = {block.section: block.source for block in read_blocks("docs/recipes.md", "python")}
 
 Recipe = Callable[[str], SimpleNamespace]
 
@@ -27,10 +25,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Run the recipe of a title in a folder of its own, and return the names that it defines."""
 
     def run(title: str) -> SimpleNamespace:
-        (block,) = BLOCKS[title]
         monkeypatch.chdir(tmp_path)
         namespace: dict[str, Any] = {"__name__": "recipe"}
-        exec(compile(block, f"recipes.md, {title}", "exec"), namespace)
+        exec(compile(RECIPES[title], f"recipes.md, {title}", "exec"), namespace)
         del namespace["__builtins__"]
         return SimpleNamespace(**namespace)
 
@@ -65,15 +62,15 @@ def random_attention_mask(batch: int, length: int) -> NDArray[np.int64]:
 
 def test_the_file_says_what_it_is_for_and_each_recipe_has_one_block() -> None:
     assert TEXT.startswith("# Recipes\n\n")
-    assert len(BLOCKS) >= 10
-    assert TEXT.count("```") == 2 * len(BLOCKS)
-    for title, blocks in BLOCKS.items():
-        assert len(blocks) == 1, title
-        modules = re.findall(r"^(?:import|from) (\S+)", blocks[0], re.MULTILINE)
+    assert len(RECIPES) >= 10
+    assert TEXT.count("```") == 2 * len(RECIPES)
+    assert [*RECIPES] == re.findall(r"^## (.*)", TEXT, re.MULTILINE)
+    for title, source in RECIPES.items():
+        modules = re.findall(r"^(?:import|from) (\S+)", source, re.MULTILINE)
         assert modules == ["numpy", "t5bucket"], title
 
 
-@pytest.mark.parametrize("title", BLOCKS)
+@pytest.mark.parametrize("title", RECIPES)
 def test_each_recipe_runs(title: str, recipe: Recipe) -> None:
     recipe(title)
 

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Run the fuzz targets; the exit code is 1 if one of them finds a defect.
 
-    python tools/fuzz/run.py 60                  all three for a minute each: the short run
+    python tools/fuzz/run.py 60                  all of them for a minute each: the short run
     python tools/fuzz/run.py 14400 core          one for four hours: the long run
     python tools/fuzz/run.py 60 api --seed 1     the same inputs each time, as far as time allows
+    python tools/fuzz/run.py 300 --record        keeps the inputs that replay.py runs, in corpus/
 
 Needs clang and llvm; api and weights also the packages atheris, coverage, safetensors and those of
 the tests. Corpora, logs, and inputs that found something stay in build/fuzz; a log ends with the
@@ -14,17 +15,20 @@ path of such an input, which a target takes instead of a folder.
 from __future__ import annotations
 
 import argparse
+import bisect
 import importlib
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "tools" / "fuzz"
+from replay import C_TARGETS, PYTHON_TARGETS, ROOT, SOURCE, write_corpus
+
 BUILD = ROOT / "build" / "fuzz"
 SITE = BUILD / "site"
 KERNELS = sorted((ROOT / "src_c").glob("*.c"))
@@ -32,8 +36,9 @@ C_FLAGS = ["-std=c11", "-g", "-O1", "-I", str(ROOT / "src_c")]
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 PROFILE = ["-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping"]
 ASAN_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048"
-MAX_LENGTHS = {"core": 256, "api": 1024, "weights": 4096}  # bytes of an input
-TARGETS = list(MAX_LENGTHS)
+MAX_LENGTHS = {"api": 1024, "weights": 4096}  # bytes of an input; 256 of those in C
+TARGETS = [*C_TARGETS, *PYTHON_TARGETS]
+MAX_RECORDED = 40_000  # bytes of the recorded inputs of a target
 
 PUBLIC = "_bias,_buckets,_table,_masks,_gradient,_checks,_arrays,_positions,_rule"
 
@@ -63,12 +68,12 @@ def is_older(target: Path, sources: list[Path]) -> bool:
     )
 
 
-def build_core(name: str, flags: list[str]) -> Path:
-    """Compile the target of the C core."""
-    program = BUILD / name
+def build_core(target: str, kind: str, flags: list[str]) -> Path:
+    """Compile a target of the C core."""
+    program = BUILD / f"{target}.{kind}"
     sources = [*KERNELS, *(ROOT / "src_c").glob("*.h"), *SOURCE.glob("*.[ch]")]
     if is_older(program, sources):
-        inputs = [str(SOURCE / "core.c"), *map(str, KERNELS)]
+        inputs = [str(SOURCE / f"{target}.c"), *map(str, KERNELS)]
         call(["clang", *C_FLAGS, *flags, *inputs, "-o", str(program)])
     return program
 
@@ -109,19 +114,35 @@ def python_command(target: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, str(SOURCE / f"{target}.py"), *memory], variables
 
 
+def make_command(target: str) -> tuple[list[str], dict[str, str]]:
+    """Build a target; return its command, and its variables."""
+    if target in C_TARGETS:
+        return [str(build_core(target, "fuzzer", SANITIZERS))], {}
+    build_package()
+    return python_command(target)
+
+
+def record(target: str) -> None:
+    """Keep inputs, the shortest first: in C, the fewest that take every branch."""
+    command, variables = make_command(target)
+    with TemporaryDirectory() as folder:
+        corpus = BUILD / target
+        if target in C_TARGETS:  # atheris merges without Python's branches
+            call([*command, "-set_cover_merge=1", folder, str(corpus)], **variables)
+            corpus = Path(folder)
+        inputs = sorted((path.read_bytes() for path in corpus.iterdir()), key=len)
+    total = list(itertools.accumulate(map(len, inputs)))
+    write_corpus(target, inputs[: bisect.bisect_right(total, MAX_RECORDED)])
+
+
 def fuzz(target: str, seconds: int, seed: int | None) -> Result:
     """Run a target; its output goes to a log."""
     corpus = BUILD / target
     corpus.mkdir(parents=True, exist_ok=True)
-    variables: dict[str, str] = {}
-    if target == "core":
-        command = [str(build_core("core.fuzzer", SANITIZERS))]
-    else:
-        build_package()
-        command, variables = python_command(target)
+    command, variables = make_command(target)
     command += [
         f"-max_total_time={seconds}",
-        f"-max_len={MAX_LENGTHS[target]}",
+        f"-max_len={MAX_LENGTHS.get(target, 256)}",
         f"-artifact_prefix={BUILD / target}-",
         *([] if seed is None else [f"-seed={seed}"]),
         *("-len_control=0", "-timeout=60", "-print_final_stats=1", str(corpus)),
@@ -145,11 +166,11 @@ def read_log(path: Path, has_failed: bool) -> Result:
     return Result(inputs, edges, features, has_failed)
 
 
-def measure_core() -> str:
-    """Lines and branches of the C core that its corpus runs through."""
-    program = build_core("core.profile", PROFILE)
-    raw, merged = BUILD / "core.profraw", BUILD / "core.profdata"
-    call([str(program), "-runs=0", str(BUILD / "core")], LLVM_PROFILE_FILE=str(raw))
+def measure_core(target: str) -> str:
+    """Lines and branches of the C core that a corpus runs through."""
+    program = build_core(target, "profile", PROFILE)
+    raw, merged = BUILD / f"{target}.profraw", BUILD / f"{target}.profdata"
+    call([str(program), "-runs=0", str(BUILD / target)], LLVM_PROFILE_FILE=str(raw))
     call(["llvm-profdata", "merge", "-sparse", str(raw), "-o", str(merged)])
     report = ["llvm-cov", "report", str(program), f"-instr-profile={merged}"]
     total = call([*report, str(ROOT / "src_c")]).splitlines()[-1]
@@ -181,6 +202,7 @@ def main() -> int:
     parser.add_argument("seconds", type=int)
     parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--seed", type=int, help="of libFuzzer's generator")
+    parser.add_argument("--record", action="store_true", help="keep inputs in tools/fuzz/corpus")
     options = parser.parse_args()
     if unknown := set(options.targets) - set(TARGETS):
         parser.error(f"target must be one of {', '.join(TARGETS)}, got {', '.join(unknown)}")
@@ -189,7 +211,11 @@ def main() -> int:
         result = fuzz(target, options.seconds, options.seed)
         covered = ""
         if not result.has_failed:
-            covered = f", {measure_core() if target == 'core' else measure_package(target)}"
+            if options.record:
+                record(target)
+            covered = (
+                f", {measure_core(target) if target in C_TARGETS else measure_package(target)}"
+            )
         verdict = f"FAILED, see {BUILD / target}.log" if result.has_failed else "no defect"
         print(
             f"{target}: {result.inputs} inputs, {result.edges} edges, {result.features} features"

@@ -1,0 +1,1 @@
+"""__init__.py - what the sessions of noxfile.py are made of."""

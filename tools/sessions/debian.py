@@ -1,0 +1,33 @@
+# debian.py - programs of Debian that sessions need, installed where they are missing.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import os
+import shutil
+
+import nox
+
+PACKAGES = {  # by a program of theirs
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    "clang": "clang",
+    "llvm-cov": "llvm",
+    "musl-gcc": "musl-tools",
+    "npx": "npm",
+    "qemu-aarch64": "qemu-user",
+    "s390x-linux-gnu-gcc": "gcc-s390x-linux-gnu libc6-dev-s390x-cross",
+    "setpriv": "util-linux",
+    "valgrind": "valgrind",
+}
+
+
+def require(session: nox.Session, *programs: str) -> None:
+    """Install the packages of missing programs if this runs as root, or name them."""
+    missing = {PACKAGES[program] for program in programs if not shutil.which(program)}
+    if not missing:
+        return
+    packages = " ".join(sorted(missing)).split()
+    if os.geteuid() != 0:
+        session.error(f"these Debian packages are needed: {' '.join(packages)}")
+    session.run("apt-get", "update", "--quiet=2", external=True, silent=True)
+    install = ["apt-get", "install", "--yes", "--quiet=2", *packages]
+    session.run(*install, external=True, silent=True, env={"DEBIAN_FRONTEND": "noninteractive"})

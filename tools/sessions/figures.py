@@ -1,0 +1,46 @@
+# figures.py - figures that sessions record, and the report of docs/trust.md.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "build" / "trust"
+REPORT = ROOT / "docs" / "trust.md"
+RECORDED: dict[str, dict[str, str]] = {}  # of this process, by session
+
+
+def last_line(output: object) -> str:
+    """Return what a program printed last, without pytest's ornaments and colours."""
+    line = str(output).strip().splitlines()[-1]
+    return re.sub("\x1b\\[[0-9]*m", "", line).strip("= ")
+
+
+def record(session: nox.Session, promise: str, figure: str) -> None:
+    """Keep a figure for the report, and print it."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    recorded = RECORDED.setdefault(session.name, {})
+    recorded[promise] = figure
+    (FOLDER / f"{session.name}.json").write_text(json.dumps(recorded, indent=1))
+    session.log(f"{promise}: {figure}")
+
+
+def list_rows() -> list[str]:
+    """List what the sessions recorded, as rows of the report."""
+    rows = ["| promise | figure |", "|---|---|"]
+    for path in sorted(FOLDER.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        figures = json.loads(path.read_text())
+        rows += [f"| {promise} | {figure} |" for promise, figure in figures.items()]
+    return rows
+
+
+def write_report() -> None:
+    """Write the rows into docs/trust.md."""
+    text = REPORT.read_text()
+    begin, end = (f"<!-- figures: {place} -->" for place in ("begin", "end"))
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    REPORT.write_text("\n".join([f"{head}{begin}", *list_rows(), f"{end}{tail}"]))

@@ -1,0 +1,74 @@
+# tiers.py - many sessions, two at a time: a log for each, and the time that each took.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import nox
+
+from .figures import FOLDER
+
+
+class Outcome(NamedTuple):
+    """What a session took, in seconds, and whether it failed."""
+
+    name: str
+    seconds: float
+    cpu_seconds: float
+    has_failed: bool
+
+
+def run_session(name: str, *arguments: str) -> Outcome:
+    """Run a session; its output goes to a log."""
+    begin = time.monotonic()
+    with (FOLDER / f"{name}.log").open("w") as log:
+        command = [sys.executable, "-m", "nox", "-s", name, "--", *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)  # of this session alone
+    process.returncode = os.waitstatus_to_exitcode(status)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Outcome(name, time.monotonic() - begin, cpu_seconds, process.returncode != 0)
+
+
+def read_log(name: str, pattern: str = "") -> str:
+    """Read the lines that a session printed, or those with a pattern, without colours."""
+    text = (FOLDER / f"{name}.log").read_text(errors="replace")
+    lines = re.sub("\x1b\\[[0-9;]*m", "", text).splitlines()
+    return "\n".join(line for line in lines if re.search(pattern, line))
+
+
+def run_tier(session: nox.Session, names: Sequence[str], brief: Collection[str] = ()) -> None:
+    """Run sessions in this order, two at a time, some briefly; print times and failed logs."""
+    shutil.rmtree(FOLDER, ignore_errors=True)  # the report is of one run
+    FOLDER.mkdir(parents=True)
+    begin = time.monotonic()
+
+    def run(name: str) -> Outcome:
+        outcome = run_session(name, *(["brief"] if name in brief else []))
+        verdict = f"FAILED\n{read_log(name)}" if outcome.has_failed else "passed"
+        session.log(f"{name}, {outcome.seconds:.0f} s: {verdict}")
+        return outcome
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = [*pool.map(run, names)]
+    print_times(outcomes, time.monotonic() - begin)
+    if failed := [outcome.name for outcome in outcomes if outcome.has_failed]:
+        session.error(f"failed: {', '.join(failed)}")
+
+
+def print_times(outcomes: Sequence[Outcome], seconds: float) -> None:
+    """Print the time of each session, and of all."""
+    print(f"\n{'session':16}{'seconds':>9}{'CPU':>7}")
+    for outcome in outcomes:
+        mark = "  FAILED" if outcome.has_failed else ""
+        print(f"{outcome.name:16}{outcome.seconds:9.0f}{outcome.cpu_seconds:7.0f}{mark}")
+    cpu_seconds = sum(outcome.cpu_seconds for outcome in outcomes)
+    print(f"{'all':16}{seconds:9.0f}{cpu_seconds:7.0f}", flush=True)
