@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Run the fuzz targets; the exit code is 1 if one of them finds a defect.
 
-    python tools/fuzz/run.py 60                  all three for a minute each: the short run
-    python tools/fuzz/run.py 14400 core          one for four hours: the long run
-    python tools/fuzz/run.py 60 api --seed 1     the same inputs each time, as far as time allows
+    python tools/fuzz/run.py 60                    all for a minute each: the short run
+    python tools/fuzz/run.py 14400 core_matrices   one for four hours: the long run
+    python tools/fuzz/run.py 60 api --seed 1       the same inputs each time, as far as time allows
 
 Needs clang and llvm; api and weights also the packages atheris, coverage, safetensors and those of
 the tests. Corpora, logs, and inputs that found something stay in build/fuzz; a log ends with the
@@ -32,7 +32,8 @@ C_FLAGS = ["-std=c11", "-g", "-O1", "-I", str(ROOT / "src_c")]
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 PROFILE = ["-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping"]
 ASAN_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048"
-MAX_LENGTHS = {"core": 256, "api": 1024, "weights": 4096}  # bytes of an input
+C_TARGETS = sorted(path.stem for path in SOURCE.glob("core_*.c"))
+MAX_LENGTHS = dict.fromkeys(C_TARGETS, 256) | {"api": 1024, "weights": 4096}  # bytes of an input
 TARGETS = list(MAX_LENGTHS)
 
 PUBLIC = "_bias,_buckets,_table,_masks,_gradient,_checks,_arrays,_positions,_rule"
@@ -63,12 +64,12 @@ def is_older(target: Path, sources: list[Path]) -> bool:
     )
 
 
-def build_core(name: str, flags: list[str]) -> Path:
-    """Compile the target of the C core."""
-    program = BUILD / name
+def build_core(target: str, kind: str, flags: list[str]) -> Path:
+    """Compile a target of the C core."""
+    program = BUILD / f"{target}.{kind}"
     sources = [*KERNELS, *(ROOT / "src_c").glob("*.h"), *SOURCE.glob("*.[ch]")]
     if is_older(program, sources):
-        inputs = [str(SOURCE / "core.c"), *map(str, KERNELS)]
+        inputs = [str(SOURCE / f"{target}.c"), *map(str, KERNELS)]
         call(["clang", *C_FLAGS, *flags, *inputs, "-o", str(program)])
     return program
 
@@ -114,8 +115,8 @@ def fuzz(target: str, seconds: int, seed: int | None) -> Result:
     corpus = BUILD / target
     corpus.mkdir(parents=True, exist_ok=True)
     variables: dict[str, str] = {}
-    if target == "core":
-        command = [str(build_core("core.fuzzer", SANITIZERS))]
+    if target in C_TARGETS:
+        command = [str(build_core(target, "fuzzer", SANITIZERS))]
     else:
         build_package()
         command, variables = python_command(target)
@@ -145,11 +146,11 @@ def read_log(path: Path, has_failed: bool) -> Result:
     return Result(inputs, edges, features, has_failed)
 
 
-def measure_core() -> str:
-    """Lines and branches of the C core that its corpus runs through."""
-    program = build_core("core.profile", PROFILE)
-    raw, merged = BUILD / "core.profraw", BUILD / "core.profdata"
-    call([str(program), "-runs=0", str(BUILD / "core")], LLVM_PROFILE_FILE=str(raw))
+def measure_core(target: str) -> str:
+    """Lines and branches of the C core that a target's corpus runs through."""
+    program = build_core(target, "profile", PROFILE)
+    raw, merged = BUILD / f"{target}.profraw", BUILD / f"{target}.profdata"
+    call([str(program), "-runs=0", str(BUILD / target)], LLVM_PROFILE_FILE=str(raw))
     call(["llvm-profdata", "merge", "-sparse", str(raw), "-o", str(merged)])
     report = ["llvm-cov", "report", str(program), f"-instr-profile={merged}"]
     total = call([*report, str(ROOT / "src_c")]).splitlines()[-1]
@@ -189,7 +190,8 @@ def main() -> int:
         result = fuzz(target, options.seconds, options.seed)
         covered = ""
         if not result.has_failed:
-            covered = f", {measure_core() if target == 'core' else measure_package(target)}"
+            measure = measure_core if target in C_TARGETS else measure_package
+            covered = f", {measure(target)}"
         verdict = f"FAILED, see {BUILD / target}.log" if result.has_failed else "no defect"
         print(
             f"{target}: {result.inputs} inputs, {result.edges} edges, {result.features} features"
