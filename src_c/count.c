@@ -4,9 +4,9 @@
  *
  *     bucket = min(n, max_exact) + (boundaries that n has passed) + base
  *
- * Loops without branches over a block in the first-level cache, which compilers
- * turn into vectors. Nothing changes beyond the last boundary, so positions are
- * saturated to int8 lanes, or to int16, and lose nothing.
+ * Loops without branches work on a chunk in the first-level cache. Compilers turn
+ * them into vectors. The bucket does not change beyond the last boundary, so
+ * positions can be saturated to int8 lanes, or to int16.
  */
 #include "t5bucket.h"
 
@@ -15,8 +15,6 @@
 #include "implementations.h"
 #include "positions.h"
 #include "stream.h"
-
-enum { BLOCK_LENGTH = 512 }; /* 7 KiB of scratch on the stack */
 
 #define LANE int8
 #define LANE_MAX INT8_MAX
@@ -28,10 +26,11 @@ enum { BLOCK_LENGTH = 512 }; /* 7 KiB of scratch on the stack */
 #define NAME(function) function##_int16
 #include "count_template.h"
 
-/* A bucket is at most base + max_exact + num_boundaries, and the latter two are
- * at most the base: twice the largest signed lane, which unsigned lanes hold.
- * Without a base it is at most the largest signed lane and the few boundaries. */
-static int fits(const t5b_scheme *scheme, int64_t largest)
+/* Whether lanes up to `largest` hold the scheme. A bucket is at most base + max_exact +
+ * num_boundaries. With a base, max_exact + num_boundaries is at most the base: the sum is at
+ * most twice the largest signed lane, and unsigned lanes hold it. Without one, it is at most
+ * the largest signed lane and the few boundaries. */
+static int fits_lanes(const t5b_scheme *scheme, int64_t largest)
 {
     const size_t num_boundaries = scheme->num_boundaries;
     return scheme->max_exact <= largest && scheme->future_base <= largest &&
@@ -40,7 +39,7 @@ static int fits(const t5b_scheme *scheme, int64_t largest)
 
 int t5b_can_count(const t5b_scheme *scheme)
 {
-    return scheme->num_boundaries <= T5B_MAX_COUNTED_BOUNDARIES && fits(scheme, INT16_MAX);
+    return scheme->num_boundaries <= T5B_MAX_COUNTED_BOUNDARIES && fits_lanes(scheme, INT16_MAX);
 }
 
 ALWAYS_INLINE void count_buckets(const t5b_scheme *scheme, const void *relative_position,
@@ -48,11 +47,11 @@ ALWAYS_INLINE void count_buckets(const t5b_scheme *scheme, const void *relative_
                                  void *items)
 {
     assert(t5b_can_count(scheme));
-    if (fits(scheme, INT8_MAX))
+    if (fits_lanes(scheme, INT8_MAX))
         count_int8(scheme, relative_position, type, count, itemsize, streaming, items);
     else
         count_int16(scheme, relative_position, type, count, itemsize, streaming, items);
-    finish_stream();
+    fence_stores();
 }
 
 void t5b_count_buckets_portable(const t5b_scheme *scheme, const void *relative_position,
@@ -65,8 +64,8 @@ void t5b_count_buckets_portable(const t5b_scheme *scheme, const void *relative_p
 #if HAS_AVX2
 #include "count_avx2.h"
 
-/* The usual case, in registers; the rest is the loops above with twice their
- * lanes. Together about twice as fast as SSE2. */
+/* The usual case stays in registers. The loops above do the rest, with twice as many lanes.
+ * Both together are about twice as fast as SSE2. */
 AVX2 void t5b_count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position,
                                  t5b_integer type, size_t count, size_t itemsize, int streaming,
                                  void *items)
@@ -74,17 +73,17 @@ AVX2 void t5b_count_buckets_avx2(const t5b_scheme *scheme, const void *relative_
     const unsigned char *source = (const unsigned char *)relative_position;
     unsigned char *target = (unsigned char *)items;
 
-    if (fits(scheme, INT8_MAX) && (type == T5B_INT32 || type == T5B_INT64)) {
+    if (fits_lanes(scheme, INT8_MAX) && (type == T5B_INT32 || type == T5B_INT64)) {
         const lane_scheme lanes = make_lane_scheme(scheme);
-        int64_t block[BLOCK_LENGTH]; /* items to be streamed */
+        int64_t chunk[CHUNK_LENGTH]; /* items to be streamed */
 
         while (count >= NUM_LANES) {
             const size_t whole = count - count % NUM_LANES;
-            const size_t length = streaming && whole > BLOCK_LENGTH ? BLOCK_LENGTH : whole;
-            count_lanes_of_any(&lanes, source, type, length, itemsize,
-                               streaming ? (unsigned char *)block : target);
+            const size_t length = streaming && whole > CHUNK_LENGTH ? CHUNK_LENGTH : whole;
+            count_whole_vectors(&lanes, source, type, length, itemsize,
+                                streaming ? (unsigned char *)chunk : target);
             if (streaming)
-                stream_row(target, (const unsigned char *)block, length * itemsize);
+                stream_row(target, (const unsigned char *)chunk, length * itemsize);
             source += length * get_nbytes(type);
             target += length * itemsize;
             count -= length;

@@ -2,8 +2,8 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * The loops of count_template.h, compiled for AVX2, go through the first-level
- * cache three times and take longer.
+ * The loops of count_template.h go through the first-level cache three times, and take
+ * longer than this also where they are compiled for AVX2.
  */
 enum { NUM_LANES = 32 };
 
@@ -35,7 +35,7 @@ AVX2 static inline __m256i join_halves(__m128i low, __m128i high)
 }
 
 /* Relative positions, saturated to [-INT8_MAX, INT8_MAX]. */
-AVX2 static inline __m256i narrow_lanes(const void *source, t5b_integer type)
+AVX2 static inline __m256i narrow_vector(const void *source, t5b_integer type)
 {
     const __m256i low = _mm256_set1_epi16(-INT8_MAX);
     __m256i first, second;
@@ -58,11 +58,11 @@ AVX2 static inline __m256i narrow_lanes(const void *source, t5b_integer type)
                : packed;
 }
 
-AVX2 static inline __m256i count_lanes(const lane_scheme *lanes, __m256i position)
+AVX2 static inline __m256i count_vector(const lane_scheme *lanes, __m256i position)
 {
     const __m256i zero = _mm256_setzero_si256();
-    const __m256i past = _mm256_cmpgt_epi8(zero, position);
-    const __m256i counted = _mm256_or_si256(past, lanes->future_mask);
+    const __m256i past_mask = _mm256_cmpgt_epi8(zero, position);
+    const __m256i counted = _mm256_or_si256(past_mask, lanes->future_mask);
     const __m256i n = _mm256_and_si256(_mm256_abs_epi8(position), counted);
     const __m256i future = _mm256_cmpgt_epi8(position, zero);
     __m256i bucket = _mm256_add_epi8(_mm256_min_epi8(n, lanes->max_exact),
@@ -74,7 +74,7 @@ AVX2 static inline __m256i count_lanes(const lane_scheme *lanes, __m256i positio
     return bucket;
 }
 
-AVX2 static inline void widen_lanes(__m256i bucket, size_t itemsize, void *items)
+AVX2 static inline void widen_vector(__m256i bucket, size_t itemsize, void *items)
 {
     __m256i *to = (__m256i *)items;
     const __m128i half[2] = {_mm256_castsi256_si128(bucket), _mm256_extracti128_si256(bucket, 1)};
@@ -98,21 +98,21 @@ AVX2 static inline void widen_lanes(__m256i bucket, size_t itemsize, void *items
 
 /* count is a multiple of NUM_LANES; type is int32 or int64. */
 AVX2 static inline __attribute__((always_inline)) void
-count_lanes_of(const lane_scheme *lanes, const unsigned char *source, t5b_integer type,
-               size_t count, size_t itemsize, unsigned char *items)
+count_sized(const lane_scheme *lanes, const unsigned char *source, t5b_integer type, size_t count,
+            size_t itemsize, unsigned char *items)
 {
     for (size_t i = 0; i < count; i += NUM_LANES) {
-        const __m256i position = narrow_lanes(source + i * get_nbytes(type), type);
-        widen_lanes(count_lanes(lanes, position), itemsize, items + i * itemsize);
+        const __m256i position = narrow_vector(source + i * get_nbytes(type), type);
+        widen_vector(count_vector(lanes, position), itemsize, items + i * itemsize);
     }
 }
 
-#define COUNT(type, itemsize) count_lanes_of(lanes, source, type, count, itemsize, items)
+#define COUNT(type, itemsize) count_sized(lanes, source, type, count, itemsize, items)
 
-/* The same, once for each pair of sizes: a constant size leaves no branch. */
-AVX2 static void count_lanes_of_any(const lane_scheme *lanes, const unsigned char *source,
-                                    t5b_integer type, size_t count, size_t itemsize,
-                                    unsigned char *items)
+/* The same, compiled for each pair of sizes: a constant size leaves no branch. */
+AVX2 static void count_whole_vectors(const lane_scheme *lanes, const unsigned char *source,
+                                     t5b_integer type, size_t count, size_t itemsize,
+                                     unsigned char *items)
 {
     switch (itemsize) {
     case 1: type == T5B_INT32 ? COUNT(T5B_INT32, 1) : COUNT(T5B_INT64, 1); break;

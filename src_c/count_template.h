@@ -20,10 +20,10 @@
     (-MASK((n) > a) - MASK((n) > b) - MASK((n) > c) - MASK((n) > d) - MASK((n) > e) - \
      MASK((n) > f) - MASK((n) > g) - MASK((n) > h))
 
-/* Positions -> distances, and buckets after the first eight limits. A position
+/* Positions become distances; buckets are counted up to the eighth limit. A position
  * is at least -LANE_MAX, so that it can be negated: (p ^ -1) + 1 = -p. */
-ALWAYS_INLINE void NAME(start)(const t5b_scheme *scheme, const SIGNED *limit, size_t count,
-                               SIGNED *lane, UNSIGNED *bucket)
+ALWAYS_INLINE void NAME(count_first_limits)(const t5b_scheme *scheme, const SIGNED *limit,
+                                            size_t count, SIGNED *lane, UNSIGNED *bucket)
 {
     const SIGNED a = limit[0], b = limit[1], c = limit[2], d = limit[3];
     const SIGNED e = limit[4], f = limit[5], g = limit[6], h = limit[7];
@@ -32,8 +32,10 @@ ALWAYS_INLINE void NAME(start)(const t5b_scheme *scheme, const SIGNED *limit, si
     const SIGNED future_mask = scheme->bidirectional ? -1 : 0;
 
     for (size_t i = 0; i < count; i++) {
-        const SIGNED position = lane[i], past = (SIGNED)(position >> (8 * sizeof(SIGNED) - 1));
-        const SIGNED n = (SIGNED)(((position & (past | future_mask)) ^ past) - past);
+        const SIGNED position = lane[i];
+        const SIGNED past_mask = (SIGNED)(position >> (8 * sizeof(SIGNED) - 1));
+        const SIGNED n =
+            (SIGNED)(((position & (past_mask | future_mask)) ^ past_mask) - past_mask);
         const SIGNED exact = n < max_exact ? n : max_exact;
         const SIGNED base = MASK(position > 0) & future_base;
         lane[i] = n;
@@ -41,8 +43,9 @@ ALWAYS_INLINE void NAME(start)(const t5b_scheme *scheme, const SIGNED *limit, si
     }
 }
 
-ALWAYS_INLINE void NAME(pass)(const SIGNED *limit, size_t count, const SIGNED *distance,
-                              UNSIGNED *bucket)
+/* Buckets go on counting, over the next eight limits. */
+ALWAYS_INLINE void NAME(count_more_limits)(const SIGNED *limit, size_t count,
+                                           const SIGNED *distance, UNSIGNED *bucket)
 {
     const SIGNED a = limit[0], b = limit[1], c = limit[2], d = limit[3];
     const SIGNED e = limit[4], f = limit[5], g = limit[6], h = limit[7];
@@ -70,9 +73,9 @@ ALWAYS_INLINE void NAME(count)(const t5b_scheme *scheme, const void *relative_po
                                t5b_integer type, size_t count, size_t itemsize, int streaming,
                                void *items)
 {
-    SIGNED limit[T5B_MAX_COUNTED_BOUNDARIES], lane[BLOCK_LENGTH];
-    UNSIGNED bucket[BLOCK_LENGTH];
-    int64_t block[BLOCK_LENGTH]; /* positions of a rare type; items to be streamed */
+    SIGNED limit[T5B_MAX_COUNTED_BOUNDARIES], lane[CHUNK_LENGTH];
+    UNSIGNED bucket[CHUNK_LENGTH];
+    int64_t chunk[CHUNK_LENGTH]; /* positions of a rare type; items to be streamed */
     size_t num_limits = 0;
 
     streaming = streaming && CAN_STREAM;
@@ -81,8 +84,8 @@ ALWAYS_INLINE void NAME(count)(const t5b_scheme *scheme, const void *relative_po
     for (; num_limits == 0 || num_limits % 8; num_limits++)
         limit[num_limits] = LANE_MAX; /* never passed */
 
-    for (size_t begin = 0; begin < count; begin += BLOCK_LENGTH) {
-        const size_t length = count - begin < BLOCK_LENGTH ? count - begin : BLOCK_LENGTH;
+    for (size_t begin = 0; begin < count; begin += CHUNK_LENGTH) {
+        const size_t length = count - begin < CHUNK_LENGTH ? count - begin : CHUNK_LENGTH;
         const unsigned char *source =
             (const unsigned char *)relative_position + begin * get_nbytes(type);
         unsigned char *target = (unsigned char *)items + begin * itemsize;
@@ -92,15 +95,15 @@ ALWAYS_INLINE void NAME(count)(const t5b_scheme *scheme, const void *relative_po
         } else if (type == T5B_INT64) {
             JOIN(narrow_int64_to_, LANE)((const int64_t *)source, length, lane);
         } else {
-            load_int64(source, type, length, block);
-            JOIN(narrow_int64_to_, LANE)(block, length, lane);
+            load_int64(source, type, length, chunk);
+            JOIN(narrow_int64_to_, LANE)(chunk, length, lane);
         }
-        NAME(start)(scheme, limit, length, lane, bucket);
+        NAME(count_first_limits)(scheme, limit, length, lane, bucket);
         for (size_t i = 8; i < num_limits; i += 8)
-            NAME(pass)(limit + i, length, lane, bucket);
-        NAME(store)(bucket, itemsize, length, streaming ? (void *)block : target);
+            NAME(count_more_limits)(limit + i, length, lane, bucket);
+        NAME(store)(bucket, itemsize, length, streaming ? (void *)chunk : target);
         if (streaming)
-            stream_row(target, (const unsigned char *)block, length * itemsize);
+            stream_row(target, (const unsigned char *)chunk, length * itemsize);
     }
 }
 

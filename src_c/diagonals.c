@@ -9,11 +9,11 @@
 
 #include "epilogue.h"
 #include "items.h"
-#include "table.h"
+#include "locate.h"
 
-/* So many heads are written side by side where they share masks. More would evict each
- * other from the first-level cache, whose sets have eight ways: where a head takes a
- * power of two of bytes, the same rows of all heads share a set. */
+/* How many heads are written together, so that they share masks. Where a head takes a power
+ * of two of bytes, the same rows of all heads share a set of the first-level cache. It has
+ * eight ways: more heads would evict each other. */
 enum { MASKED_HEADS = 4 };
 
 static const unsigned char *get_items(const t5b_table *table, size_t head)
@@ -32,7 +32,7 @@ static inline void fill_run(const void *items, size_t range, size_t itemsize, si
     FOR_ITEMSIZE(itemsize, FILL)
 }
 
-/* Ranges of one token are copied in one go, between the two unbounded ones. */
+/* The ranges between the two unbounded ones have one token each, and are copied together. */
 static void fill_from_index(const t5b_table *table, int64_t first, size_t count, void *diagonals,
                             ptrdiff_t head_stride)
 {
@@ -83,7 +83,7 @@ static const unsigned char *get_window(const window_rows *windows, size_t head, 
            (windows->last_query - query) * windows->itemsize;
 }
 
-/* Nothing becomes of the items: rows are copied whole. */
+/* Without an epilogue, rows are copied whole. */
 static void copy_rows(const window_rows *windows, size_t num_heads, size_t begin, size_t end,
                       int streaming, const t5b_matrix *matrix)
 {
@@ -92,15 +92,15 @@ static void copy_rows(const window_rows *windows, size_t num_heads, size_t begin
     for (size_t head = 0; head < num_heads; head++) {
         move_to_row(&block, begin, matrix->query_length);
         for (; block.row < end; move_to_next_row(&block, matrix->query_length)) {
-            const bytes window = {get_window(windows, head, block.query), NULL, NULL};
+            const row_source window = {get_window(windows, head, block.query), NULL, NULL};
             write_row(get_row(matrix, &block, head), &window,
                       matrix->key_length * windows->itemsize, streaming);
         }
     }
 }
 
-/* Write heads first_head, ..., end_head - 1, which share their masks where they can. */
-static void finish_rows(const window_rows *windows, const t5b_epilogue *epilogue,
+/* Write heads first_head, ..., end_head - 1. They share masks where these are the same. */
+static void write_heads(const window_rows *windows, const t5b_epilogue *epilogue,
                         size_t first_head, size_t end_head, size_t begin, size_t end,
                         int streaming, const t5b_matrix *matrix)
 {
@@ -108,16 +108,16 @@ static void finish_rows(const window_rows *windows, const t5b_epilogue *epilogue
     const int is_in_place = !has_mask(epilogue) && !streaming;
     row_block block =
         first_block(matrix->key_length, is_in_place ? matrix->key_length : BLOCK_LENGTH);
-    row_selection selection;
+    block_mask mask;
 
-    selection.is_set = 0;
+    mask.is_filled = 0;
     do {
         move_to_row(&block, begin, matrix->query_length);
         for (; block.row < end; move_to_next_row(&block, matrix->query_length))
             for (size_t head = first_head; head < end_head; head++)
-                finish_block(epilogue, &block, head,
-                             get_window(windows, head, block.query) + block.first * itemsize,
-                             itemsize, &selection, streaming, matrix);
+                write_block(epilogue, &block, head,
+                            get_window(windows, head, block.query) + block.first * itemsize,
+                            itemsize, &mask, streaming, matrix);
     } while (next_block(&block, get_line_length(itemsize)));
 }
 
@@ -136,9 +136,9 @@ void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_head
     else
         for (size_t head = 0; head < num_heads; head += group_length) {
             const size_t rest = num_heads - head;
-            finish_rows(&windows, epilogue, head,
+            write_heads(&windows, epilogue, head,
                         head + (rest < group_length ? rest : group_length), begin, end, streaming,
                         matrix);
         }
-    finish_stream();
+    fence_stores();
 }

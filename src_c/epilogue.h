@@ -1,4 +1,4 @@
-/* epilogue.h - what becomes of a block of items on its way into a matrix: shared, not installed.
+/* epilogue.h - write a block of items into a matrix, through an epilogue: shared, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -13,14 +13,14 @@
 #include "rows.h"
 #include "stream.h"
 
-/* Write a block of items, of keys block->first and on, to a head's row. */
-static inline void finish_block(const t5b_epilogue *epilogue, const row_block *block, size_t head,
-                                const void *items, size_t itemsize, row_selection *selection,
-                                int streaming, const t5b_matrix *matrix)
+/* Write a block of items to a head's row. */
+static inline void write_block(const t5b_epilogue *epilogue, const row_block *block, size_t head,
+                               const void *items, size_t itemsize, block_mask *mask,
+                               int streaming, const t5b_matrix *matrix)
 {
     const size_t first = block->first, end = first + block->count;
     unsigned char *row = get_row(matrix, block, head);
-    /* A block but the first begins a line early: its first key may have been written. */
+    /* Blocks after the first one begin a line early: the last block wrote some of its keys. */
     const size_t from = first ? floor_line(row, first + get_line_length(itemsize), itemsize) : 0;
     const size_t to = end < block->key_length ? floor_line(row, end, itemsize) : end;
     const size_t nbytes = (to - from) * itemsize, skipped = (from - first) * itemsize;
@@ -29,9 +29,9 @@ static inline void finish_block(const t5b_epilogue *epilogue, const row_block *b
     uint64_t scratch[BLOCK_LENGTH];
 
     if (has_mask(epilogue))
-        update_selection(epilogue, block, head, itemsize, epilogue->masked_item, selection);
+        join_masks(epilogue, block, head, itemsize, epilogue->masked_item, mask);
     if (epilogue && (epilogue->accumulate || epilogue->addend.data)) {
-        const int is_in_place = !selection->is_set && !streaming;
+        const int is_in_place = !mask->is_filled && !streaming;
         unsigned char *sum = is_in_place ? target : (unsigned char *)scratch;
         const unsigned char *first_term = epilogue->accumulate ? target : value;
         if (sum != first_term)
@@ -45,7 +45,7 @@ static inline void finish_block(const t5b_epilogue *epilogue, const row_block *b
         value = sum;
     }
     if (value != target) {
-        const bytes written = get_bytes(value, selection, skipped);
+        const row_source written = mask_items(value, mask, skipped);
         write_row(target, &written, nbytes, streaming);
     }
 }

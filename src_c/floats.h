@@ -1,10 +1,9 @@
-/* floats.h - the four floating-point types, and their sums in float64: shared, not installed.
+/* floats.h - the bits of the four floating-point types: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Items are integers of their size everywhere, also here, so that a buffer has one
- * type. 16-bit numbers are widened and narrowed without branches, so that compilers
- * vectorise the loops.
+ * Items are integers of their size here, too, so that a buffer has one type. 16-bit
+ * numbers are widened and narrowed without branches, so that compilers vectorise loops.
  */
 #ifndef T5BUCKET_FLOATS_H
 #define T5BUCKET_FLOATS_H
@@ -12,8 +11,6 @@
 #include "t5bucket.h"
 
 #include <string.h>
-
-#include "items.h"
 
 static inline float as_float(uint32_t bits)
 {
@@ -43,8 +40,8 @@ static inline uint64_t as_bits64(double value)
     return bits;
 }
 
-/* condition ? yes : no. Compilers make branches of the latter where one side is an operation on
- * floats, and then do not vectorise. */
+/* condition ? yes : no. Compilers turn the latter into a branch if one side computes with floats,
+ * and then do not vectorise. */
 static inline uint32_t choose(int condition, uint32_t yes, uint32_t no)
 {
     const uint32_t bits = (uint32_t)-condition;
@@ -56,8 +53,8 @@ static inline float widen_bfloat16(uint16_t bits)
     return as_float((uint32_t)bits << 16);
 }
 
-/* Of a sum of two bfloat16: the lower half of one that is no number is 0, and rounding does
- * not carry into the upper half. */
+/* For a sum of two bfloat16. The lower half of such a NaN is 0, so that rounding does not carry
+ * into the upper half. */
 static inline uint16_t narrow_bfloat16(float value)
 {
     const uint32_t bits = as_bits(value);
@@ -94,56 +91,5 @@ static inline size_t get_float_nbytes(t5b_float type)
 {
     return type == T5B_FLOAT64 ? 8 : type == T5B_FLOAT32 ? 4 : 2;
 }
-
-#define ADD_WIDE(item_type, WIDEN) \
-    { \
-        const item_type *restrict from = (const item_type *)items; \
-        for (size_t i = 0; i < count; i++) \
-            sum[i] += (double)WIDEN(from[i]); \
-    }
-
-/* sum += items, in float64. The two do not overlap. */
-static inline void add_wide(t5b_float type, const void *items, size_t count, double *restrict sum)
-{
-    switch (type) {
-    case T5B_FLOAT16: ADD_WIDE(item16, widen_float16) break;
-    case T5B_BFLOAT16: ADD_WIDE(item16, widen_bfloat16) break;
-    case T5B_FLOAT32: ADD_WIDE(item32, as_float) break;
-    case T5B_FLOAT64: ADD_WIDE(item64, as_double) break;
-    }
-}
-
-/* So many sums side by side: one alone would wait for itself at every step. */
-enum { SUM_LANES = 16 };
-
-#define SUM_WIDE(item_type, WIDEN) \
-    { \
-        const item_type *from = (const item_type *)items; \
-        for (; count - i >= SUM_LANES; i += SUM_LANES) \
-            for (size_t lane = 0; lane < SUM_LANES; lane++) \
-                lanes[lane] += (double)WIDEN(from[i + lane]); \
-        for (; i < count; i++) \
-            lanes[i % SUM_LANES] += (double)WIDEN(from[i]); \
-    }
-
-/* The sum of items, in float64. */
-static inline double sum_wide(t5b_float type, const void *items, size_t count)
-{
-    double lanes[SUM_LANES] = {0}, sum = 0;
-    size_t i = 0;
-
-    switch (type) {
-    case T5B_FLOAT16: SUM_WIDE(item16, widen_float16) break;
-    case T5B_BFLOAT16: SUM_WIDE(item16, widen_bfloat16) break;
-    case T5B_FLOAT32: SUM_WIDE(item32, as_float) break;
-    case T5B_FLOAT64: SUM_WIDE(item64, as_double) break;
-    }
-    for (size_t lane = 0; lane < SUM_LANES; lane++)
-        sum += lanes[lane];
-    return sum;
-}
-
-#undef ADD_WIDE
-#undef SUM_WIDE
 
 #endif

@@ -6,32 +6,30 @@
 
 #include <assert.h>
 
-#include "floats.h"
+#include "float64_sums.h"
 #include "locate.h"
 #include "masks.h"
 #include "rows.h"
-#include "table.h"
 
-/* A head's gradient in a block; 0 where it is masked, by way of `scratch`. */
+/* A head's gradient in a block; 0 where it is masked, then in `scratch`. */
 static const unsigned char *read_block(t5b_float type, const t5b_epilogue *epilogue,
                                        const row_block *block, size_t head,
-                                       const t5b_matrix *gradient, row_selection *selection,
+                                       const t5b_matrix *gradient, block_mask *mask,
                                        uint64_t *scratch)
 {
     const size_t itemsize = get_float_nbytes(type);
     const unsigned char *items = get_row(gradient, block, head) + block->first * itemsize;
-    bytes selected;
+    row_source selected;
 
     if (!has_mask(epilogue))
         return items;
-    update_selection(epilogue, block, head, itemsize, NULL, selection);
-    selected = get_bytes(items, selection, 0);
+    join_masks(epilogue, block, head, itemsize, NULL, mask);
+    selected = mask_items(items, mask, 0);
     write_bytes((unsigned char *)scratch, &selected, 0, block->count * itemsize);
     return (const unsigned char *)scratch;
 }
 
-/* Relative positions first, ..., first + count - 1: where a head's sums are not of the first
- * or the last range alone. */
+/* Relative positions first, ..., first + count - 1 between the first range and the last one. */
 typedef struct middle_positions {
     int64_t first;
     size_t count;
@@ -47,8 +45,9 @@ static middle_positions find_middle(const t5b_table *table, int64_t d, size_t co
     return found;
 }
 
-/* Add items of consecutive relative positions from d on: those of the first and the last range,
- * which is most of a large matrix, to these ranges' sums, the others to their diagonals. */
+/* Add items of consecutive relative positions from d on. Items of the first and the last range,
+ * which most items of a large matrix are, go to the sums of these ranges. Other items go to
+ * their diagonals. */
 static void sum_run(const t5b_table *table, int64_t d, t5b_float type, const unsigned char *items,
                     size_t count, int64_t first, double *diagonals, double *sums)
 {
@@ -56,12 +55,12 @@ static void sum_run(const t5b_table *table, int64_t d, t5b_float type, const uns
     const middle_positions middle = find_middle(table, d, count);
     const size_t begin = (size_t)(middle.first - d), end = begin + middle.count;
 
-    sums[0] += sum_wide(type, items, begin);
+    sums[0] += sum_in_float64(type, items, begin);
     if (middle.count > 0)
-        add_wide(type, items + begin * itemsize, middle.count,
-                 diagonals + (middle.first - first));
+        add_in_float64(type, items + begin * itemsize, middle.count,
+                       diagonals + (middle.first - first));
     sums[(table->num_ranges - 1) * table->num_heads] +=
-        sum_wide(type, items + end * itemsize, count - end);
+        sum_in_float64(type, items + end * itemsize, count - end);
 }
 
 /* Add diagonals to a head's sums. */
@@ -84,11 +83,11 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
     const size_t query_length = gradient->query_length, key_length = gradient->key_length;
     const size_t last_query = query_length - 1;
     const middle_positions middle = find_middle(table, first, last_query + key_length);
-    row_selection selection;
+    block_mask mask;
     uint64_t scratch[BLOCK_LENGTH];
 
     assert(query_length > 0 && key_length > 0);
-    selection.is_set = 0;
+    mask.is_filled = 0;
     for (size_t head = 0; head < table->num_heads; head++) {
         row_block block = first_block(key_length, has_mask(epilogue) ? BLOCK_LENGTH : key_length);
         memset(diagonals, 0, middle.count * sizeof *diagonals);
@@ -96,7 +95,7 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
             for (size_t row = begin; row < end; row++) {
                 move_to_row(&block, row, query_length);
                 sum_run(table, first + (int64_t)(last_query - block.query + block.first), type,
-                        read_block(type, epilogue, &block, head, gradient, &selection, scratch),
+                        read_block(type, epilogue, &block, head, gradient, &mask, scratch),
                         block.count, middle.first, diagonals, sums + head);
             }
         while (next_block(&block, 0));
@@ -106,7 +105,7 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
 
 enum { GROUP_LENGTH = 4 }; /* heads that are added side by side */
 
-/* Add each pair's numbers, one for each of num_heads heads, to its range's sums. */
+/* Add the numbers of each pair, one for each of num_heads heads, to the sums of its range. */
 static inline void scatter(double (*numbers)[BLOCK_LENGTH], const uint32_t *range, size_t count,
                            size_t num_heads, size_t range_length, double *sums)
 {
@@ -123,12 +122,12 @@ void t5b_sum_pairs(const t5b_table *table, const t5b_pairs *positions, t5b_float
     row_block block = first_block(gradient->key_length, BLOCK_LENGTH);
     uint32_t range[BLOCK_LENGTH];
     double numbers[GROUP_LENGTH][BLOCK_LENGTH];
-    row_selection selection;
+    block_mask mask;
     uint64_t scratch[BLOCK_LENGTH];
 
     assert(table->num_ranges > 0 && table->num_ranges <= UINT32_MAX);
     assert(gradient->query_length > 0 && gradient->key_length > 0);
-    selection.is_set = 0;
+    mask.is_filled = 0;
     do
         for (size_t row = begin; row < end; row++) {
             move_to_row(&block, row, gradient->query_length);
@@ -136,9 +135,9 @@ void t5b_sum_pairs(const t5b_table *table, const t5b_pairs *positions, t5b_float
             for (size_t head = 0; head < num_heads; head++) {
                 const size_t lane = head % GROUP_LENGTH;
                 memset(numbers[lane], 0, block.count * sizeof *numbers[lane]);
-                add_wide(type,
-                         read_block(type, epilogue, &block, head, gradient, &selection, scratch),
-                         block.count, numbers[lane]);
+                add_in_float64(type,
+                               read_block(type, epilogue, &block, head, gradient, &mask, scratch),
+                               block.count, numbers[lane]);
                 if (lane == GROUP_LENGTH - 1)
                     scatter(numbers, range, block.count, GROUP_LENGTH, num_heads,
                             sums + head - lane);

@@ -1,6 +1,9 @@
-/* locate.h - a block of (query, key) pairs -> ranges of a table: shared, not installed.
+/* locate.h - relative positions -> ranges of a table: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Consecutive positions are counted range by range. Explicit positions are located one by
+ * one: by index where ranges are one token wide, by a search of the starts otherwise.
  */
 #ifndef T5BUCKET_LOCATE_H
 #define T5BUCKET_LOCATE_H
@@ -8,24 +11,90 @@
 #include "t5bucket.h"
 
 #include "rows.h"
-#include "table.h"
 
-/* key - query, saturated. */
-static inline void subtract_int64(const int64_t *key, int64_t query, size_t count,
-                                  int64_t *relative_position)
+/* ---- Consecutive positions ---------------------------------------------- */
+
+/* The first relative position of a range; range 0 has none. */
+static inline int64_t get_start(const t5b_table *table, size_t range)
 {
-    for (size_t i = 0; i < count; i++) {
-        const int64_t wrapped = (int64_t)((uint64_t)key[i] - (uint64_t)query);
-        const int64_t saturated = key[i] < query ? INT64_MIN : INT64_MAX;
-        /* Operands of different signs whose difference lost the key's sign. */
-        const int overflow = ((key[i] ^ query) & (key[i] ^ wrapped)) < 0;
-        relative_position[i] = overflow ? saturated : wrapped;
+    return table->starts ? table->starts[range - 1] : table->origin + (int64_t)range;
+}
+
+/* How many of the relative positions first, ..., first + count - 1 lie before the end of this
+ * range. Unsigned, since the difference of two int64 can take 64 bits. */
+static inline size_t count_until(const t5b_table *table, size_t range, int64_t first,
+                                 size_t count)
+{
+    if (range + 1 == table->num_ranges)
+        return count;
+    const int64_t start = get_start(table, range + 1);
+    const uint64_t before = start <= first ? 0 : (uint64_t)start - (uint64_t)first;
+    return before < count ? (size_t)before : count;
+}
+
+/* ---- Explicit positions ------------------------------------------------- */
+
+/* Whether int32 is enough to locate by index: no start is beyond 2^29 tokens. */
+static inline int fits_int32(const t5b_table *table)
+{
+    const int64_t limit = (int64_t)1 << 29;
+    return !table->starts && table->origin >= -limit && table->origin <= limit &&
+           table->num_ranges <= (size_t)(limit - table->origin);
+}
+
+/* How many starts are at most this position. The binary search takes the same steps for
+ * every position, so that no branch is mispredicted. */
+static inline uint32_t search_starts(const t5b_table *table, int64_t position)
+{
+    const int64_t *base = table->starts;
+    size_t length = table->num_ranges - 1;
+
+    if (length == 0)
+        return 0;
+    while (length > 1) {
+        const size_t half = length / 2;
+        base += base[half - 1] <= position ? half : 0;
+        length -= half;
+    }
+    return (uint32_t)(base - table->starts) + (*base <= position);
+}
+
+#define LOCATE_BY_INDEX(type) \
+    const type first = (type)table->origin; \
+    const type last = (type)(first + (type)(table->num_ranges - 1)); \
+    for (size_t i = 0; i < count; i++) { \
+        type position = relative_position[i]; \
+        position = position < first ? first : position; \
+        position = position > last ? last : position; \
+        range[i] = (uint32_t)(position - first); \
+    }
+
+/* For a table that fits_int32; positions are saturated. */
+static inline void locate_int32(const t5b_table *table, const int32_t *relative_position,
+                                size_t count, uint32_t *range)
+{
+    LOCATE_BY_INDEX(int32_t)
+}
+
+static inline void locate_int64(const t5b_table *table, const int64_t *relative_position,
+                                size_t count, uint32_t *range)
+{
+    if (table->starts) {
+        for (size_t i = 0; i < count; i++)
+            range[i] = search_starts(table, relative_position[i]);
+    } else {
+        LOCATE_BY_INDEX(int64_t)
     }
 }
 
-/* Ranges of pairs in a table that is_narrow. */
-static inline void locate_near(const t5b_table *table, const int32_t *key, int32_t query,
-                               size_t count, uint32_t *range)
+#undef LOCATE_BY_INDEX
+
+/* ---- Pairs of explicit positions ---------------------------------------- */
+
+/* As locate_int32 of key - query, which cannot overflow: subtract, then clip without a
+ * comparison, which SSE2 has no minimum and maximum for. */
+static inline void locate_int32_pairs(const t5b_table *table, const int32_t *key, int32_t query,
+                                      size_t count, uint32_t *range)
 {
     const int32_t first = query + (int32_t)table->origin;
     const int32_t last = (int32_t)(table->num_ranges - 1);
@@ -38,27 +107,40 @@ static inline void locate_near(const t5b_table *table, const int32_t *key, int32
     }
 }
 
-/* Ranges of a block's pairs; as many as a vector has items are valid after them. */
+/* key - query, saturated. */
+static inline void subtract_int64(const int64_t *key, int64_t query, size_t count,
+                                  int64_t *relative_position)
+{
+    for (size_t i = 0; i < count; i++) {
+        const int64_t wrapped = (int64_t)((uint64_t)key[i] - (uint64_t)query);
+        const int64_t saturated = key[i] < query ? INT64_MIN : INT64_MAX;
+        /* The signs of the operands differ, and the difference has not the key's. */
+        const int overflow = ((key[i] ^ query) & (key[i] ^ wrapped)) < 0;
+        relative_position[i] = overflow ? saturated : wrapped;
+    }
+}
+
+/* Ranges of a block's pairs. Ranges after them, up to a whole vector, are set to 0. */
 static inline void locate_block(const t5b_table *table, const t5b_pairs *positions,
                                 const row_block *block, uint32_t *range)
 {
-    const size_t keys = block->batch * positions->key_batch_stride + block->first;
+    const size_t first_key = block->batch * positions->key_batch_stride + block->first;
     const size_t query_index = block->batch * positions->query_batch_stride + block->query;
     const size_t count = block->count;
     int64_t relative_position[BLOCK_LENGTH];
 
     if (positions->type == T5B_INT32) {
-        const int32_t *key = (const int32_t *)positions->key + keys;
+        const int32_t *key = (const int32_t *)positions->key + first_key;
         const int32_t query = ((const int32_t *)positions->query)[query_index];
-        if (is_narrow(table)) {
-            locate_near(table, key, query, count, range);
+        if (fits_int32(table)) {
+            locate_int32_pairs(table, key, query, count, range);
         } else {
             for (size_t i = 0; i < count; i++)
                 relative_position[i] = key[i] - query;
             locate_int64(table, relative_position, count, range);
         }
     } else {
-        subtract_int64((const int64_t *)positions->key + keys,
+        subtract_int64((const int64_t *)positions->key + first_key,
                        ((const int64_t *)positions->query)[query_index], count,
                        relative_position);
         locate_int64(table, relative_position, count, range);

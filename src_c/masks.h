@@ -14,12 +14,12 @@
 #include "rows.h"
 #include "stream.h"
 
-/* A block's masks, as bits of items: written = (item & keep) | other. */
-typedef struct row_selection {
-    uint64_t keep[BLOCK_LENGTH], other[BLOCK_LENGTH];
-    int is_set;
-    size_t row, first, head; /* it is that of */
-} row_selection;
+/* A block's masks, joined: written = (item & keep) | other. */
+typedef struct block_mask {
+    uint64_t keep[BLOCK_LENGTH], other[BLOCK_LENGTH]; /* bits of items */
+    int is_filled;           /* 0 before the first block; always 0 if nothing is masked */
+    size_t row, first, head; /* of the block that filled it */
+} block_mask;
 
 static inline int has_mask(const t5b_epilogue *epilogue)
 {
@@ -27,7 +27,7 @@ static inline int has_mask(const t5b_epilogue *epilogue)
            (epilogue->keep.data || epilogue->segments.query || epilogue->causal.query);
 }
 
-#define HIDE(type) \
+#define HIDE_KEYS(type) \
     { \
         const type query = ((const type *)pairs->query)[query_index]; \
         const type *key = (const type *)pairs->key + key_index; \
@@ -35,43 +35,43 @@ static inline int has_mask(const t5b_epilogue *epilogue)
             visible[i] &= is_causal ? key[i] <= query : key[i] == query; \
     }
 
-/* Hide the keys of the future, or those of other segments. */
-ALWAYS_INLINE void hide(const t5b_pairs *pairs, const row_block *block, int is_causal,
-                        unsigned char *visible)
+/* Hide future keys if is_causal, or else the keys of other segments. */
+ALWAYS_INLINE void hide_keys(const t5b_pairs *pairs, const row_block *block, int is_causal,
+                             unsigned char *visible)
 {
     const size_t query_index = block->batch * pairs->query_batch_stride + block->query;
     const size_t key_index = block->batch * pairs->key_batch_stride + block->first;
 
     if (pairs->type == T5B_INT32)
-        HIDE(int32_t)
+        HIDE_KEYS(int32_t)
     else
-        HIDE(int64_t)
+        HIDE_KEYS(int64_t)
 }
 
-#undef HIDE
+#undef HIDE_KEYS
 
 #define EXPAND(item) \
     { \
         const item masked = masked_item ? *(const item *)masked_item : 0; \
-        item *restrict keep = (item *)selection->keep; \
-        item *restrict other = (item *)selection->other; \
+        item *restrict keep = (item *)mask->keep; \
+        item *restrict other = (item *)mask->other; \
         for (size_t i = 0; i < count; i++) { \
             keep[i] = (item)(0 - (item)visible[i]); \
             other[i] = (item)~keep[i] & masked; \
         } \
     }
 
-static inline void expand_visible(const unsigned char *visible, size_t count, size_t itemsize,
-                                  const void *masked_item, row_selection *selection)
+static inline void expand_to_items(const unsigned char *visible, size_t count, size_t itemsize,
+                                   const void *masked_item, block_mask *mask)
 {
     FOR_ITEMSIZE(itemsize, EXPAND)
 }
 
 #undef EXPAND
 
-static inline void select_block(const t5b_epilogue *epilogue, const row_block *block, size_t head,
-                                size_t itemsize, const void *masked_item,
-                                row_selection *selection)
+/* Join the masks of a block. */
+static inline void fill_mask(const t5b_epilogue *epilogue, const row_block *block, size_t head,
+                             size_t itemsize, const void *masked_item, block_mask *mask)
 {
     unsigned char visible[BLOCK_LENGTH];
 
@@ -83,41 +83,42 @@ static inline void select_block(const t5b_epilogue *epilogue, const row_block *b
         memset(visible, 1, block->count);
     }
     if (epilogue->segments.query)
-        hide(&epilogue->segments, block, 0, visible);
+        hide_keys(&epilogue->segments, block, 0, visible);
     if (epilogue->causal.query)
-        hide(&epilogue->causal, block, 1, visible);
-    expand_visible(visible, block->count, itemsize, masked_item, selection);
+        hide_keys(&epilogue->causal, block, 1, visible);
+    expand_to_items(visible, block->count, itemsize, masked_item, mask);
 }
 
-/* Join the masks of a block, unless the selection, whose is_set was 0 at first, is already
- * theirs. The masked item is 0 if masked_item is NULL. */
-static inline void update_selection(const t5b_epilogue *epilogue, const row_block *block,
-                                    size_t head, size_t itemsize, const void *masked_item,
-                                    row_selection *selection)
+/* Join the masks of a block, unless `mask` holds them already. The masked item is 0 if
+ * masked_item is NULL. */
+static inline void join_masks(const t5b_epilogue *epilogue, const row_block *block, size_t head,
+                              size_t itemsize, const void *masked_item, block_mask *mask)
 {
     const int is_by_query =
         epilogue->keep.query_stride != 0 || epilogue->segments.query || epilogue->causal.query;
     const size_t row = is_by_query ? block->row : block->batch;
     const size_t own_head = epilogue->keep.head_stride != 0 ? head : 0;
 
-    if (selection->is_set && selection->row == row && selection->first == block->first &&
-        selection->head == own_head)
+    if (mask->is_filled && mask->row == row && mask->first == block->first &&
+        mask->head == own_head)
         return;
-    select_block(epilogue, block, own_head, itemsize, masked_item, selection);
-    selection->is_set = 1;
-    selection->row = row;
-    selection->first = block->first;
-    selection->head = own_head;
+    fill_mask(epilogue, block, own_head, itemsize, masked_item, mask);
+    mask->is_filled = 1;
+    mask->row = row;
+    mask->first = block->first;
+    mask->head = own_head;
 }
 
-/* What to write of items: the selected ones, from `skipped` bytes on. */
-static inline bytes get_bytes(const void *items, const row_selection *selection, size_t skipped)
+/* What to write of a block's items, from `skipped` bytes on. */
+static inline row_source mask_items(const void *items, const block_mask *mask, size_t skipped)
 {
-    const bytes plain = {(const unsigned char *)items, NULL, NULL};
-    const bytes selected = {(const unsigned char *)items,
-                            (const unsigned char *)selection->keep + skipped,
-                            (const unsigned char *)selection->other + skipped};
-    return selection->is_set ? selected : plain;
+    row_source source = {(const unsigned char *)items, NULL, NULL};
+
+    if (mask->is_filled) {
+        source.keep = (const unsigned char *)mask->keep + skipped;
+        source.other = (const unsigned char *)mask->other + skipped;
+    }
+    return source;
 }
 
 #endif

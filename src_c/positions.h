@@ -1,4 +1,4 @@
-/* positions.h - read relative positions of any integer type: shared by the kernels, not installed.
+/* positions.h - relative positions of any integer type: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -8,6 +8,9 @@
 #include "processor.h"
 #include "t5bucket.h"
 
+/* Positions that lookup.c and count.c read at once: 10 KiB of scratch on the stack. */
+enum { CHUNK_LENGTH = 512 };
+
 static inline size_t get_nbytes(t5b_integer type)
 {
     return (size_t)(type < 0 ? -(int)type : (int)type);
@@ -15,16 +18,16 @@ static inline size_t get_nbytes(t5b_integer type)
 
 #if HAS_SSE2
 
-/* Eight int32 -> int16, saturated. x86 has an instruction for it, which compilers
- * do not find in a loop: with it the loop takes a fifth of the time. */
+/* Eight int32 -> int16, saturated. Compilers do not find the instruction for it: a loop
+ * with it takes a fifth of the time. */
 static inline __m128i narrow_eight_int32(const int32_t *source)
 {
     const __m128i *from = (const __m128i *)(const void *)source;
     return _mm_packs_epi32(_mm_loadu_si128(from), _mm_loadu_si128(from + 1));
 }
 
-/* Four int64 -> int32, saturated. One fits if its high half is its low half's
- * sign; otherwise the high half's sign says which end is nearest. */
+/* Four int64 -> int32, saturated. A number fits if its high half repeats the sign of its
+ * low half; otherwise the sign of the high half says which end is nearest. */
 static inline __m128i narrow_four_int64(const int64_t *source)
 {
     const __m128i *from = (const __m128i *)(const void *)source;

@@ -1,10 +1,10 @@
-/* rows.h - rows of a matrix, in blocks that stay in a cache: shared by the kernels, not installed.
+/* rows.h - rows of a matrix, block by block: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Rows of the matrix are worked off in blocks that stay in the first-level cache.
- * They overlap by a line of memory, so that each head can stop and go on where a
- * line of its own begins: one that is written in two pieces costs as much as several.
+ * A block stays in the first-level cache. Blocks overlap by a line of memory, so that each
+ * head can stop and go on where a line of its own begins: a line that is written in two
+ * pieces costs as much as several lines.
  *
  *     keys                0 ........... 1007 .. 1023 .......... 2031
  *     first block         [                         )
@@ -18,7 +18,7 @@
 
 #include "stream.h"
 
-enum { BLOCK_LENGTH = 1024 };
+enum { BLOCK_LENGTH = 1024 }; /* most keys of a block */
 
 /* Keys first, ..., first + count - 1 of a row: one query of one batch. */
 typedef struct row_block {
@@ -33,7 +33,8 @@ static inline row_block first_block(size_t key_length, size_t max_count)
     return block;
 }
 
-/* Go on to the next block, `overlap` keys before the end of this one; 0 if there is none. */
+/* Go on to the next block, which begins `overlap` keys before the end of this one. Return 0 if
+ * there is none. */
 static inline int next_block(row_block *block, size_t overlap)
 {
     const size_t end = block->first + block->count, rest = block->key_length - end + overlap;
@@ -50,7 +51,7 @@ static inline void move_to_row(row_block *block, size_t row, size_t query_length
     block->query = row % query_length;
 }
 
-/* As move_to_row of the row after, without a division. */
+/* As move_to_row to the next row, without a division. */
 static inline void move_to_next_row(row_block *block, size_t query_length)
 {
     block->row++;

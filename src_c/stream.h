@@ -2,11 +2,10 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * An ordinary store reads a line of memory before it changes it. A row that is
- * written once, and is part of more than the last-level cache holds, is written
- * twice as fast by non-temporal stores, which do not: 27 instead of 12 GB/s on
- * a Zen 4 core, the speed of memset. While the output still fits the cache they
- * lose that again, so that the caller decides.
+ * An ordinary store reads a line of memory before it changes it. A non-temporal store
+ * does not: it writes an output that the last-level cache does not hold twice as fast,
+ * at the speed of memset (27 instead of 12 GB/s on a Zen 4 core). It is slower for an
+ * output that the cache holds. So the caller decides.
  */
 #ifndef T5BUCKET_STREAM_H
 #define T5BUCKET_STREAM_H
@@ -19,23 +18,23 @@
 
 enum { LINE_NBYTES = 64 };
 
-/* What is written, byte by byte: source & keep | other, or the source where keep is NULL. */
-typedef struct bytes {
-    const unsigned char *source, *keep, *other;
-} bytes;
+/* What is written, byte by byte: items & keep | other, or the items where keep is NULL. */
+typedef struct row_source {
+    const unsigned char *items, *keep, *other;
+} row_source;
 
 /* The target does not overlap the others. */
-static inline void write_bytes(unsigned char *restrict target, const bytes *from, size_t begin,
-                               size_t end)
+static inline void write_bytes(unsigned char *restrict target, const row_source *from,
+                               size_t begin, size_t end)
 {
-    const unsigned char *restrict source = from->source, *restrict keep = from->keep;
+    const unsigned char *restrict items = from->items, *restrict keep = from->keep;
     const unsigned char *restrict other = from->other;
 
     if (!keep)
-        memcpy(target + begin, source + begin, end - begin);
+        memcpy(target + begin, items + begin, end - begin);
     else
         for (size_t i = begin; i < end; i++)
-            target[i] = (unsigned char)((source[i] & keep[i]) | other[i]);
+            target[i] = (unsigned char)((items[i] & keep[i]) | other[i]);
 }
 
 #if HAS_SSE2
@@ -47,11 +46,11 @@ static inline __m128i load_vector(const unsigned char *from)
     return _mm_loadu_si128((const __m128i *)(const void *)from);
 }
 
-ALWAYS_INLINE void stream_line(unsigned char *target, const bytes *from, size_t begin,
+ALWAYS_INLINE void stream_line(unsigned char *target, const row_source *from, size_t begin,
                                int is_masked)
 {
     for (size_t i = begin; i < begin + LINE_NBYTES; i += 16) {
-        __m128i vector = load_vector(from->source + i);
+        __m128i vector = load_vector(from->items + i);
         if (is_masked)
             vector = _mm_or_si128(_mm_and_si128(vector, load_vector(from->keep + i)),
                                   load_vector(from->other + i));
@@ -59,8 +58,8 @@ ALWAYS_INLINE void stream_line(unsigned char *target, const bytes *from, size_t 
     }
 }
 
-/* Whole lines only: a partly written line goes to memory in pieces. */
-static inline void stream_bytes(unsigned char *target, const bytes *from, size_t nbytes)
+/* Stream whole lines only: a partly written line goes to memory in pieces. */
+static inline void stream_bytes(unsigned char *target, const row_source *from, size_t nbytes)
 {
     const size_t misaligned = (uintptr_t)target % LINE_NBYTES;
     const size_t first = misaligned ? LINE_NBYTES - misaligned : 0;
@@ -77,25 +76,25 @@ static inline void stream_bytes(unsigned char *target, const bytes *from, size_t
     write_bytes(target, from, end, nbytes);
 }
 
-/* Make what was streamed visible to other threads before the caller tells them. */
-static inline void finish_stream(void)
+/* Make streamed stores visible to other threads before what the caller stores next. */
+static inline void fence_stores(void)
 {
     _mm_sfence();
 }
 
-#else /* what a platform's memcpy does is the best that is known of it */
+#else /* memcpy is the best that is known of other platforms */
 enum { CAN_STREAM = 0 };
 
-static inline void stream_bytes(unsigned char *target, const bytes *from, size_t nbytes)
+static inline void stream_bytes(unsigned char *target, const row_source *from, size_t nbytes)
 {
     write_bytes(target, from, 0, nbytes);
 }
 
-static inline void finish_stream(void) {}
+static inline void fence_stores(void) {}
 
 #endif
 
-static inline void write_row(unsigned char *target, const bytes *from, size_t nbytes,
+static inline void write_row(unsigned char *target, const row_source *from, size_t nbytes,
                              int streaming)
 {
     if (streaming)
@@ -104,9 +103,10 @@ static inline void write_row(unsigned char *target, const bytes *from, size_t nb
         write_bytes(target, from, 0, nbytes);
 }
 
-static inline void stream_row(unsigned char *target, const unsigned char *source, size_t nbytes)
+/* A row that nothing masks. */
+static inline void stream_row(unsigned char *target, const unsigned char *items, size_t nbytes)
 {
-    const bytes from = {source, NULL, NULL};
+    const row_source from = {items, NULL, NULL};
     stream_bytes(target, &from, nbytes);
 }
 

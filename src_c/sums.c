@@ -4,8 +4,9 @@
  */
 #include "floats.h"
 #include "implementations.h"
+#include "items.h"
 
-/* A loop of two loads, a sum and a store is bound by its own count otherwise. */
+/* Without it, counting limits a loop of two loads, a sum and a store. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define UNROLL _Pragma("GCC unroll 4")
 #else

@@ -165,7 +165,7 @@ void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_head
                          const t5b_epilogue *epilogue, size_t begin, size_t end, int streaming,
                          const t5b_matrix *matrix);
 
-/* ---- Positions that are data (lookup.c, pairs.c) ------------------------ */
+/* ---- Explicit positions (lookup.c, pairs.c) ----------------------------- */
 
 /* Write the first head's item for each of count relative positions.
  *
@@ -212,7 +212,7 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
                        const t5b_epilogue *epilogue, size_t begin, size_t end,
                        const t5b_matrix *gradient, double *diagonals, double *sums);
 
-/* The same for positions that are data. */
+/* The same for explicit positions. */
 void t5b_sum_pairs(const t5b_table *table, const t5b_pairs *positions, t5b_float type,
                    const t5b_epilogue *epilogue, size_t begin, size_t end,
                    const t5b_matrix *gradient, double *sums);

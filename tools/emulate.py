@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Build for other processors with Debian's cross compilers, and test under qemu-user.
 
-c ARCHITECTURE ...   the C core, static: core_test.c, every fifth case, and vectors_test.c
+c ARCHITECTURE ...   the C core, static: epilogues_test.c, every fifth case, and vectors_test.c
 python aarch64       the package: pytest, with Debian's Python and packages of PyPI for aarch64
 
 Debian packages that are missing are installed if this runs as root, and named otherwise. Python
@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "emulate"
 C_ARCHITECTURES = ["aarch64", "s390x"]
-C_PROGRAMS = {"core_test": ["5"], "vectors_test": []}  # every fifth case
+C_PROGRAMS = {"epilogues_test": ["5"], "vectors_test": []}  # every fifth case
 BIG_ENDIAN = {"s390x"}
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Werror"]
 VECTOR_OPERAND = re.compile(r"\bv\d+\.(?:16b|8b|8h|4h|4s|2s|2d)\b")

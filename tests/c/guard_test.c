@@ -3,9 +3,10 @@
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Each buffer ends where a page begins that must not be touched, or begins where one ends, or
- * stands some bytes from there; bytes between are marked, and must stay. So each kernel runs
- * for all lengths up to MAX_LENGTH, and some around its blocks, and for each length all
- * alignments of its items in a line of memory. Results are compared with plain loops. Built by test_c_core.py.
+ * stands some bytes from there; bytes between are marked, and must stay. Each kernel runs for
+ * all lengths up to MAX_LENGTH, and some around its blocks, and for each length with all
+ * alignments of its items in a line of memory. No other test sees a read of one item too many.
+ * Results are compared with plain loops. Built by test_c_core.py.
  */
 #undef NDEBUG
 #ifndef _DEFAULT_SOURCE

@@ -17,8 +17,8 @@ needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C co
 @pytest.mark.parametrize(
     ("name", "flags", "arguments"),
     [
-        ("core_test", ["-O3"], []),
-        ("core_test", SANITIZED, ["3"]),  # every third case
+        ("epilogues_test", ["-O3"], []),
+        ("epilogues_test", SANITIZED, ["3"]),  # every third case
         ("vectors_test", ["-O3"], []),
         ("vectors_test", SANITIZED, []),
         ("guard_test", ["-O3"], []),  # which the system watches over, page by page

@@ -2,8 +2,9 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Built by test_c_core.py, and for other processors by tools/emulate.py. Expected values come
- * from record_vectors.py, none from this program's own arithmetic of buckets or floats.
+ * Built by test_c_core.py, and for other processors by tools/emulate.py, where Python does not
+ * run. Expected values come from record_vectors.py, none from this program's own arithmetic of
+ * buckets or floats.
  */
 #undef NDEBUG
 #include <assert.h>

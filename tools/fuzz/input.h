@@ -1,9 +1,19 @@
-/* input.h - a fuzzer's bytes -> numbers, and exactly sized memory: shared by core.c's functions.
+/* input.h - the fuzzer's bytes -> numbers and exactly sized memory: shared by the core_*.c.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Bytes say what a call is like; long contents are drawn from a generator that they seed, so
- * that one byte more or less does not change all of a call. Where bytes run out, they are 0.
+ * Bytes become one valid call: any table, type, layout, mask and split that the contract in
+ * t5bucket.h allows. Bytes say what a call is like; they seed a generator that draws long
+ * contents, so that one byte more or less does not change all of a call. Missing bytes are 0.
+ *
+ * Results are compared with the definition, in expected_*.h. All memory has exactly its size, so
+ * that the address sanitizer sees an overrun of one byte. Bytes of the output that the call does
+ * not own must stay as they are.
+ *
+ *     python tools/fuzz/run.py 60 core_matrices      builds and runs a target for a minute
+ *     python tools/fuzz/run.py 14400 core_matrices   four hours; the corpus stays in build/fuzz
+ *     build/fuzz/core_matrices.fuzzer -help=1        libFuzzer's own options, such as -seed=1
+ *     build/fuzz/core_matrices.fuzzer CRASH          one input again
  */
 #ifndef FUZZ_INPUT_H
 #define FUZZ_INPUT_H
@@ -16,9 +26,9 @@
 static const uint8_t *input;
 static size_t input_nbytes;
 static uint64_t generator;
-static char what[256]; /* the call, for a message */
+static char call_text[256]; /* what is called, for a message */
 
-static uint8_t take_byte(void)
+static inline uint8_t take_byte(void)
 {
     if (input_nbytes == 0)
         return 0;
@@ -27,14 +37,14 @@ static uint8_t take_byte(void)
 }
 
 /* A number in [0, count), of up to two bytes. */
-static size_t take_below(size_t count)
+static inline size_t take_below(size_t count)
 {
     const size_t low = take_byte();
 
     return (count <= 256 ? low : low | (size_t)take_byte() << 8) % count;
 }
 
-static uint64_t take_uint64(void)
+static inline uint64_t take_uint64(void)
 {
     uint64_t value = 0;
 
@@ -44,7 +54,7 @@ static uint64_t take_uint64(void)
 }
 
 /* splitmix64 */
-static uint64_t draw(void)
+static inline uint64_t draw(void)
 {
     uint64_t z = generator += 0x9e3779b97f4a7c15u;
 
@@ -53,7 +63,7 @@ static uint64_t draw(void)
     return z ^ z >> 31;
 }
 
-static size_t draw_below(size_t count)
+static inline size_t draw_below(size_t count)
 {
     return (size_t)(draw() % count);
 }
@@ -69,7 +79,7 @@ enum { MAX_REGIONS = 64, LINE = 64 };
 static void *allocated[MAX_REGIONS];
 static size_t num_allocated;
 
-static void *allocate(size_t nbytes)
+static inline void *allocate(size_t nbytes)
 {
     void *memory = malloc(nbytes);
 
@@ -79,7 +89,7 @@ static void *allocate(size_t nbytes)
     return memory;
 }
 
-static void free_all(void)
+static inline void free_all(void)
 {
     while (num_allocated > 0)
         free(allocated[--num_allocated]);
@@ -87,7 +97,7 @@ static void free_all(void)
 
 /* Memory that ends with its last byte, which is `nbytes` after any multiple of the item's size
  * in a line: `*data` is where they begin. Random bytes. */
-static region allocate_region(size_t nbytes, size_t itemsize, unsigned char **data)
+static inline region allocate_region(size_t nbytes, size_t itemsize, unsigned char **data)
 {
     const size_t shift = take_below(LINE / itemsize) * itemsize;
     const region memory = {(unsigned char *)allocate(shift + nbytes), shift + nbytes};
@@ -101,7 +111,7 @@ static region allocate_region(size_t nbytes, size_t itemsize, unsigned char **da
     return memory;
 }
 
-static region copy_region(region memory)
+static inline region copy_region(region memory)
 {
     const region copy = {(unsigned char *)allocate(memory.nbytes), memory.nbytes};
 
@@ -111,22 +121,40 @@ static region copy_region(region memory)
 
 /* ---- verdicts ---- */
 
-static void check(int condition, const char *claim)
+static inline void check(int condition, const char *claim)
 {
     if (!condition) {
-        fprintf(stderr, "WRONG: %s: %s\n", what, claim);
+        fprintf(stderr, "WRONG: %s: %s\n", call_text, claim);
         abort();
     }
 }
 
-static void check_equal(region found, region expected)
+static inline void check_equal(region found, region expected)
 {
     for (size_t i = 0; i < found.nbytes; i++)
         if (found.begin[i] != expected.begin[i]) {
-            fprintf(stderr, "WRONG: %s: byte %zu of %zu is %#x, expected %#x\n", what, i,
+            fprintf(stderr, "WRONG: %s: byte %zu of %zu is %#x, expected %#x\n", call_text, i,
                     found.nbytes, found.begin[i], expected.begin[i]);
             abort();
         }
+}
+
+/* ---- one input ---- */
+
+typedef void (*kernel_test)(void);
+
+/* Run the test of the kernel that the first byte chooses. */
+static inline int run_one(const kernel_test *tests, size_t count, const uint8_t *data,
+                          size_t nbytes)
+{
+    input = data;
+    input_nbytes = nbytes;
+    generator = 0;
+    const size_t chosen = take_below(count);
+    generator = take_uint64();
+    tests[chosen]();
+    free_all();
+    return 0;
 }
 
 #endif

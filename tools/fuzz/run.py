@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Run the fuzz targets; the exit code is 1 if one of them finds a defect.
 
-    python tools/fuzz/run.py 60                  all of them for a minute each: the short run
-    python tools/fuzz/run.py 14400 core          one for four hours: the long run
-    python tools/fuzz/run.py 60 api --seed 1     the same inputs each time, as far as time allows
-    python tools/fuzz/run.py 300 --record        keeps the inputs that replay.py runs, in corpus/
+    python tools/fuzz/run.py 60                    all for a minute each: the short run
+    python tools/fuzz/run.py 14400 core_matrices   one for four hours: the long run
+    python tools/fuzz/run.py 60 api --seed 1       the same inputs each time, as far as time allows
+    python tools/fuzz/run.py 300 --record          keeps the inputs that replay.py runs, in corpus/
 
 Needs clang and llvm; api and weights also the packages atheris, coverage, safetensors and those of
 the tests. Corpora, logs, and inputs that found something stay in build/fuzz; a log ends with the
