@@ -340,7 +340,7 @@ def free_threading(session: nox.Session) -> None:
     prefix = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "free"
     session.run("tools/build_free_threaded_python.sh", str(prefix), external=True)
     python = make_environment(session, str(prefix / "bin/python3"), "venv")
-    packages = ["--prefer-binary", f"{copy_source(session)}[test]", "pytest-run-parallel"]
+    packages = ["--only-binary=:all:", f"{copy_source(session)}[test]", "pytest-run-parallel"]
     session.run(python, "-m", "pip", "install", "--quiet", *packages, external=True)
     check = "import sys, t5bucket as tb; tb.Buckets().grid(9, 9); print(sys._is_gil_enabled())"
     enabled = session.run(python, "-P", "-W", "error", "-c", check, external=True, silent=True)

@@ -40,7 +40,7 @@ DEBIAN_PACKAGES = """
     python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libpython3.11-dev
     libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8 libbz2-1.0 liblzma5 libssl3 libuuid1
 """
-PYPI_PACKAGES = ["numpy", "ml_dtypes", "hypothesis", "pytest", "matplotlib", "tqdm"]
+PYPI_PACKAGES = ["numpy", "ml_dtypes", "hypothesis", "pytest", "matplotlib", "sybil", "tqdm"]
 PYPI_PLATFORMS = ["manylinux2014_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64"]
 
 # Python takes this script's name for its own, so that what sys.executable starts is emulated too.
@@ -225,7 +225,7 @@ def emulate_python(pytest_arguments: list[str]) -> int:
             make(unfinished)
             unfinished.rename(folder)
     install_t5bucket(python_root, own)
-    options = ["--hypothesis-profile=brief", "-p", "no:cacheprovider"]
+    options = ["--all", "--hypothesis-profile=brief", "-p", "no:cacheprovider"]
     if not pytest_arguments:
         options += [f"--deselect=tests/{test}" for test in NOT_EMULATED]
         for test, reason in NOT_EMULATED.items():

@@ -27,6 +27,7 @@ def read_blocks(name: str, *languages: str) -> list[Block]:
 
 def find_sections(document: Document) -> Iterator[Block]:
     for example in document.examples():
-        (*_, section) = re.findall(r"^## (.*)", document.text[: example.start], re.MULTILINE)
+        above = document.text[: example.start]
+        section = ["", *re.findall(r"^## (.*)", above, re.MULTILINE)][-1]
         language = example.region.lexemes["arguments"]
         yield Block(section, language, str(example.parsed))
