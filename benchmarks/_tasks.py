@@ -141,8 +141,8 @@ def grid_at(implementation: str, length: int = 1024) -> Call:
     buckets = tb.Buckets(NUM_BUCKETS, bench.MAX_DISTANCE)
     if implementation == "numpy take":
         first = -bench.MAX_DISTANCE
-        table = buckets(np.arange(first, -first + 1))
-        return lambda: np.take(table, positions[None, :] - positions[:, None] - first, mode="clip")
+        known = buckets(np.arange(first, -first + 1))
+        return lambda: np.take(known, positions[None, :] - positions[:, None] - first, mode="clip")
     return lambda: buckets.grid_at(positions, num_threads=1)
 
 

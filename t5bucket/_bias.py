@@ -16,7 +16,13 @@ from t5bucket._gradient import sum_consecutive, sum_explicit
 from t5bucket._masks import Masks
 from t5bucket._positions import check_pair
 from t5bucket._table import RelativeTable
-from t5bucket._writing import make_block, view_consecutive, write_consecutive, write_explicit
+from t5bucket._writing import (
+    copy_consecutive,
+    make_block,
+    view_consecutive,
+    write_consecutive,
+    write_explicit,
+)
 
 
 class RelativeAttentionBias:
@@ -289,10 +295,10 @@ class RelativeAttentionBias:
         ):
             if out is None:
                 out = allocate(shape, self._dtype)
-                write_consecutive(self._table, out, offset, num_threads, True)
+                copy_consecutive(self._table, out, offset, num_threads, True)
             else:
                 target = _checks.output(out, shape, self._dtype)
-                write_consecutive(self._table, target, offset, num_threads)
+                copy_consecutive(self._table, target, offset, num_threads)
             return out
         masks = Masks(
             shape,
@@ -555,7 +561,7 @@ class RelativeAttentionBias:
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(target, target.shape, self._dtype, "scores")
         masks = Masks(target.shape[-3:], self._dtype, target.shape[:-3])
-        write_consecutive(self._table, target, offset, num_threads, False, masks, accumulate=True)
+        write_consecutive(self._table, target, offset, num_threads, False, masks, True)
         return scores
 
     def weight_gradient(
@@ -802,6 +808,13 @@ def _check_length(shape: tuple[int, ...], heads_first: bool, num_buckets: int) -
     )
 
 
+def _restore(weight: NDArray[Any], buckets: Buckets, heads_first: bool) -> RelativeAttentionBias:
+    return RelativeAttentionBias(weight, buckets, heads_first=heads_first)
+
+
+# ---- a seam for frameworks ----
+
+
 def make_bias_block(
     bias: RelativeAttentionBias,
     heads: slice,
@@ -815,7 +828,3 @@ def make_bias_block(
     if heads != slice(0, bias.num_heads):
         table = table.map_items(lambda items: items[heads])
     return make_block(table, rows, columns, offset, num_threads)
-
-
-def _restore(weight: NDArray[Any], buckets: Buckets, heads_first: bool) -> RelativeAttentionBias:
-    return RelativeAttentionBias(weight, buckets, heads_first=heads_first)

@@ -16,7 +16,7 @@ from t5bucket._arrays import allocate
 from t5bucket._positions import check_pair
 from t5bucket._rule import LIMIT, Range, Rule, t5_rule
 from t5bucket._table import RelativeTable
-from t5bucket._writing import make_block, write_consecutive, write_elementwise, write_explicit
+from t5bucket._writing import copy_consecutive, make_block, write_elementwise, write_explicit
 
 Tables = dict[np.dtype[Any], RelativeTable]  # of buckets
 
@@ -25,8 +25,7 @@ class Buckets:
     """A scheme that maps relative positions to buckets, exactly.
 
     The relative position of a pair is ``d = key position - query position``, in
-    tokens. Objects are immutable, hashable and picklable; equal ones share their
-    tables.
+    tokens. Objects are immutable, hashable and picklable.
 
     Parameters
     ----------
@@ -466,7 +465,7 @@ class Buckets:
         num_threads = _checks.num_threads(num_threads)
         target = _checks.output(out, (q, k), checked)
         is_new = out is None and checked.isnative
-        write_consecutive(self._table(checked), target[None], offset, num_threads, is_new)
+        copy_consecutive(self._table(checked), target[None], offset, num_threads, is_new)
         return target if out is None else out
 
     def grid_at(
@@ -622,6 +621,16 @@ def relative_position_bucket(
     return buckets(relative_position, dtype=dtype, out=out)
 
 
+@lru_cache(maxsize=256)
+def _share_tables(num_buckets: int, max_distance: int, bidirectional: bool) -> Tables:
+    """Find the tables that equal schemes of T5 share."""
+    return {}
+
+
+def _restore(ranges: list[Range], max_distance: int, num_buckets: int) -> Buckets:
+    return Buckets.from_ranges(ranges, max_distance=max_distance, num_buckets=num_buckets)
+
+
 # ---- seams for frameworks ----
 
 
@@ -654,13 +663,3 @@ def make_bucket_block(
     blocks = make_block(buckets._table(dtype), rows, columns, offset, num_threads=1)
     block: NDArray[Any] = blocks[0].astype(dtype, copy=False)
     return block
-
-
-@lru_cache(maxsize=256)
-def _share_tables(num_buckets: int, max_distance: int, bidirectional: bool) -> Tables:
-    """Find the tables that equal schemes of T5 share."""
-    return {}
-
-
-def _restore(ranges: list[Range], max_distance: int, num_buckets: int) -> Buckets:
-    return Buckets.from_ranges(ranges, max_distance=max_distance, num_buckets=num_buckets)

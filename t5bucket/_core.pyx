@@ -350,7 +350,7 @@ def copy_diagonals(diagonals, matrix, bint streaming, Py_ssize_t begin, Py_ssize
 def write_diagonals(
     diagonals, Epilogue epilogue, matrix, bint streaming, Py_ssize_t begin, Py_ssize_t end
 ):
-    """Write rows begin, ..., end - 1 of ``matrix`` ([batch,] num_heads, query, key)."""
+    """Write rows begin, ..., end - 1 of ``matrix`` (batch, num_heads, query, key)."""
     cdef Buffer source = open_buffer(diagonals)
     cdef Buffer out = open_buffer(matrix, True)
     cdef t5b_matrix described = out.matrix()

@@ -52,48 +52,25 @@ def make_block(
     """Make a block (num_heads, rows, columns) of a matrix, whatever its positions."""
     shape = (table.num_heads, rows.stop - rows.start, columns.stop - columns.start)
     block = allocate(shape, table.dtype)
-    write_consecutive(table, block, offset + columns.start - rows.start, num_threads, True)
+    copy_consecutive(table, block, offset + columns.start - rows.start, num_threads, True)
     return block
 
 
-def write_consecutive(
+def copy_consecutive(
     table: RelativeTable,
     out: NDArray[Any],
     offset: int,
     num_threads: int | None,
     is_new: bool = False,
-    masks: Masks | None = None,
-    accumulate: bool = False,
 ) -> None:
-    """Write ``out`` (..., num_heads, q, k), of any layout; without masks it has no batch."""
-    if masks is None and out.shape[-2] == 1 and (is_new or is_direct(out)):
-        table.fill_diagonals(out, offset, out.shape[-1])
+    """Write ``out`` (num_heads, q, k), of any layout: every row is a window of the diagonals."""
+    num_heads, query_length, key_length = out.shape
+    if query_length == 1 and (is_new or is_direct(out)):
+        table.fill_diagonals(out, offset, key_length)
         return
     if out.size == 0:
         return
-    query_length, key_length = out.shape[-2:]
     diagonals = table.make_diagonals(query_length, key_length, offset)
-    if masks is None:
-        _copy_windows(diagonals, out, num_threads, is_new)
-        return
-    causal = None
-    if masks.causal and (accumulate or masks.is_adding):
-        causal = consecutive_pairs(query_length, key_length, offset)
-    elif masks.causal:  # whether a key lies in the future depends on the diagonal alone
-        visible = max(0, min(query_length - offset, query_length + key_length - 1))
-        diagonals[:, visible:] = masks.masked_item
-    flat, streaming = _flatten(out, is_new, accumulate)
-    epilogue = masks.make_epilogue(causal, accumulate)
-    write = partial(_core.write_diagonals, diagonals, epilogue, flat, streaming)
-    run(write, len(flat) * query_length, flat.nbytes, num_threads)
-    _copy_back(flat, out)
-
-
-def _copy_windows(
-    diagonals: NDArray[Any], out: NDArray[Any], num_threads: int | None, is_new: bool
-) -> None:
-    """Write ``out`` (num_heads, q, k) without masks: every row is a window of the diagonals."""
-    num_heads, query_length, key_length = out.shape
     if is_new or is_direct(out):
         copy = partial(_core.copy_diagonals, diagonals, out, _streams(out, is_new))
         run(copy, num_heads * query_length, out.nbytes, num_threads)
@@ -105,6 +82,33 @@ def _copy_windows(
         out.nbytes,
         num_threads,
     )
+
+
+def write_consecutive(
+    table: RelativeTable,
+    out: NDArray[Any],
+    offset: int,
+    num_threads: int | None,
+    is_new: bool,
+    masks: Masks,
+    accumulate: bool,
+) -> None:
+    """Write, or add to, ``out`` (..., num_heads, q, k), of any layout, with masks."""
+    if out.size == 0:
+        return
+    query_length, key_length = out.shape[-2:]
+    diagonals = table.make_diagonals(query_length, key_length, offset)
+    causal = None
+    if masks.causal and (accumulate or masks.is_adding):
+        causal = consecutive_pairs(query_length, key_length, offset)
+    elif masks.causal:  # whether a key lies in the future depends on the diagonal alone
+        visible = max(0, min(query_length - offset, query_length + key_length - 1))
+        diagonals[:, visible:] = masks.masked_item
+    flat, streaming = _flatten(out, is_new, accumulate)
+    epilogue = masks.make_epilogue(causal, accumulate)
+    write = partial(_core.write_diagonals, diagonals, epilogue, flat, streaming)
+    run(write, len(flat) * query_length, flat.nbytes, num_threads)
+    _copy_back(flat, out)
 
 
 def _window(diagonals: NDArray[Any], query_length: int, key_length: int) -> NDArray[Any]:

@@ -279,7 +279,7 @@ def repeat(call: Call, count: int) -> None:
     """Call many times, and collect what no name refers to."""
     for number in range(count):
         call()
-        if number % 500 == 0:  # a scheme and its tables refer to each other
+        if number % 500 == 0:
             gc.collect()
     gc.collect()
 

@@ -22,7 +22,7 @@ HEADER = f"{'task':44} {'t5bucket':>10}  {'peer':>10} {'':14} {'ratio':>6} {'at 
 # The third is for noise and for other processors; a kernel that lost its speed exceeds it.
 LEGEND = """\
 ratio    time (or bytes) of t5bucket, divided by that of the peer: below 1 t5bucket takes less
-at most  the ratio on the machine of the developers, and a third more
+at most  the ratio on an idle machine of the developers, with a margin for noise
 above    this ratio is larger: the machine is busy, or differs, or t5bucket is slow here"""
 
 
@@ -116,9 +116,9 @@ def show_bytes(nbytes: float) -> str:
     return f"{nbytes / 1e6:.1f} MB"
 
 
-def write_json(path: Path | None, **tables: list[dict[str, Any]]) -> None:
+def write_json(path: Path | None, **results: list[dict[str, Any]]) -> None:
     """Write what was measured, and on what, if there is a path."""
     if path is not None:
-        text = json.dumps({"system": describe_system(), **tables}, indent=2, default=str)
+        text = json.dumps({"system": describe_system(), **results}, indent=2, default=str)
         with whole_file(path) as partial_path:
             partial_path.write_text(text + "\n")

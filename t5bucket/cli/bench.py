@@ -193,11 +193,11 @@ def elementwise(source_dtype: DTypeLike, dtype: DTypeLike, count: int) -> Calls:
     buckets = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE)
     source = random_relative_positions(source_dtype, count)
     copy, out = np.zeros(count, source_dtype), np.zeros(count, dtype)
-    table = buckets(np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)).astype(dtype)
+    known = buckets(np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)).astype(dtype)
     return {
         "t5bucket": lambda: buckets(source, out=out, num_threads=1),
         # The shift and the upper clip of positions are given to NumPy.
-        "numpy take": lambda: np.take(table, source, out=out, mode="clip"),
+        "numpy take": lambda: np.take(known, source, out=out, mode="clip"),
         "numpy copyto": lambda: np.copyto(copy, source),
     }
 

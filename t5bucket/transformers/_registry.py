@@ -1,8 +1,8 @@
 # _registry.py - which class of transformers has which replacements.
 # SPDX-License-Identifier: BSD-3-Clause
-"""A family of models is one module, and one name here.
+"""A family of models is one module, and one line here.
 
-To add a family, write a module with a dictionary `LAYERS` and add it to `FAMILIES`.
+To add a family, write a module with a dictionary `LAYERS` and add its name below.
 ``_mpnet.py`` is a short example. The dictionary maps ``"package.Class"``, a class in
 ``transformers.models.package.modeling_package``, to a `Layer`.
 
@@ -17,19 +17,23 @@ To add a family, write a module with a dictionary `LAYERS` and add it to `FAMILI
 
 from __future__ import annotations
 
-from t5bucket.transformers import (
-    _cpmant,
-    _layoutlm,
-    _longt5,
-    _mpnet,
-    _prophetnet,
-    _t5,
-    _udop,
-    _wavlm,
-)
+from importlib import import_module
+
 from t5bucket.transformers._layer import Layer
 
-FAMILIES = (_cpmant, _layoutlm, _longt5, _mpnet, _prophetnet, _t5, _udop, _wavlm)
+FAMILIES = [
+    import_module(f"t5bucket.transformers.{name}")
+    for name in (
+        "_cpmant",
+        "_layoutlm",
+        "_longt5",
+        "_mpnet",
+        "_prophetnet",
+        "_t5",
+        "_udop",
+        "_wavlm",
+    )
+]
 
 LAYERS: dict[str, Layer] = {
     name: layer for family in FAMILIES for name, layer in family.LAYERS.items()

@@ -23,7 +23,7 @@ from reference import (
     t5,
 )
 from strategies import (
-    FLOATS,
+    FLOAT_DTYPES,
     float_dtypes,
     lengths,
     offsets,
@@ -56,7 +56,7 @@ def test_matrix_is_the_weight_of_each_bucket_bit_for_bit(
     assert np.array_equal(bits(matrix), bits(gather(weight, grid)))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_matrix_agrees_with_the_oracle(dtype: Any) -> None:
     weight = random_weight(32, 3, dtype)
     matrix = tb.RelativeAttentionBias(weight, tb.Buckets(32, 128)).matrix(150, 140)
@@ -71,7 +71,7 @@ def test_matrix_writes_into_out_of_any_layout(
 ) -> None:
     bias = tb.RelativeAttentionBias(random_weight(buckets.num_buckets, 3, dtype), buckets)
     if layout == "byte-swapped":
-        layout = "plain"  # the result has the weight's dtype, which is native
+        layout = "contiguous"  # the result has the weight's dtype, which is native
     out = relayout(np.zeros((3, q, k), dtype), layout)
     assert bias.matrix(q, k, out=out) is out
     assert np.array_equal(bits(out), bits(bias.matrix(q, k)))
@@ -110,7 +110,7 @@ def test_view_is_read_only_and_small() -> None:
         view.flags.writeable = True
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_a_large_matrix_is_the_same_on_any_number_of_threads(dtype: Any) -> None:
     bias = tb.RelativeAttentionBias(random_weight(32, 12, dtype), tb.Buckets())
     one = bias.matrix(1001, 1024, num_threads=1)
@@ -138,7 +138,9 @@ def test_heads_first_weights_are_transposed_and_keep_their_shape() -> None:
     assert np.array_equal(bits(heads_first.matrix(9, 9)), bits(bias.matrix(9, 9)))
 
 
-@pytest.mark.parametrize("layout", ["plain", "fortran", "byte-swapped", "read-only", "strided"])
+@pytest.mark.parametrize(
+    "layout", ["contiguous", "fortran", "byte-swapped", "read-only", "strided"]
+)
 def test_weights_of_any_layout_are_copied_and_never_changed(layout: str) -> None:
     weight = relayout(np.arange(96, dtype=np.float32).reshape(32, 3), layout)
     bias = tb.RelativeAttentionBias(weight, tb.Buckets())
@@ -168,7 +170,7 @@ def test_attributes_are_read_only() -> None:
             setattr(bias, name, None)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_pickle_and_copy_keep_weight_and_scheme(dtype: Any) -> None:
     weight = random_weight(33, 2, dtype)
     bias = tb.RelativeAttentionBias(weight.T, tb.Buckets(33, 64, False), heads_first=True)
@@ -283,7 +285,7 @@ def test_add_to_adds_in_place(
     layout: str,
     batch: tuple[int, ...],
 ) -> None:
-    layout = "plain" if layout == "byte-swapped" else layout
+    layout = "contiguous" if layout == "byte-swapped" else layout
     bias = tb.RelativeAttentionBias(normal_weight(buckets.num_buckets, 3, dtype), buckets)
     held = np.random.default_rng(2).standard_normal((*batch, 3, q, k)).astype(dtype)
     scores = relayout(held.copy(), layout)
@@ -345,7 +347,7 @@ def test_scores_whose_batch_axes_are_one_are_not_copied() -> None:
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 4, 8, 12, 17])
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @pytest.mark.parametrize("settings", [(32, 128, True), (2, 3, False), (64, 2**40, True)])
 def test_matrix_at_is_the_weight_of_each_pairs_bucket(
     num_heads: int, dtype: Any, settings: tuple[int, int, bool]
@@ -363,7 +365,7 @@ def test_matrix_at_is_the_weight_of_each_pairs_bucket(
 
 def test_three_axes_accumulate_without_a_temporary() -> None:
     random = np.random.default_rng(7)
-    tables = [
+    biases = [
         tb.RelativeAttentionBias(
             random.standard_normal((12, n)).astype("f4"), buckets, heads_first=True
         )
@@ -373,12 +375,12 @@ def test_three_axes_accumulate_without_a_temporary() -> None:
     out = np.zeros((2, 12, 70, 70), np.float32)
     expected = np.zeros_like(out)
     tracemalloc.start()
-    for bias, positions in zip(tables, axes, strict=True):
+    for bias, positions in zip(biases, axes, strict=True):
         bias.matrix_at(positions, out=out, accumulate=True)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < out.nbytes / 3
-    for bias, positions in zip(tables, axes, strict=True):
+    for bias, positions in zip(biases, axes, strict=True):
         expected += bias.matrix_at(positions)
     assert np.array_equal(out, expected)
 

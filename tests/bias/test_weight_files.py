@@ -48,8 +48,8 @@ def safetensors(tensors: dict[str, Any]) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def table(num_buckets: int = 32, num_heads: int = 2, dtype: Any = np.float32) -> Any:
-    """Table without a repeated weight."""
+def make_weight(num_buckets: int = 32, num_heads: int = 2, dtype: Any = np.float32) -> Any:
+    """Make a weight of different numbers."""
     return np.arange(num_buckets * num_heads).reshape(num_buckets, num_heads).astype(dtype)
 
 
@@ -71,9 +71,9 @@ SUFFIXES = [".safetensors", ".npz", ".npy"]
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", DTYPES.values())
 def test_each_format_keeps_every_bit(tmp_path: Path, suffix: str, dtype: Any) -> None:
-    bias = load(write(tmp_path / f"x{suffix}", {T5: table(dtype=dtype)}))
+    bias = load(write(tmp_path / f"x{suffix}", {T5: make_weight(dtype=dtype)}))
     assert bias.dtype == dtype
-    assert np.array_equal(bias.weight, table(dtype=dtype))
+    assert np.array_equal(bias.weight, make_weight(dtype=dtype))
     assert bias.buckets == tb.Buckets(32, 128)
 
 
@@ -91,8 +91,8 @@ def test_the_embedded_weight_is_the_real_one() -> None:
 def test_npz_may_be_compressed_or_in_fortran_order(
     tmp_path: Path, compress: Any, order: Any
 ) -> None:
-    compress(tmp_path / "x.npz", table=np.asarray(table(), order=order))
-    assert np.array_equal(load(tmp_path / "x.npz").weight, table())
+    compress(tmp_path / "x.npz", table=np.asarray(make_weight(), order=order))
+    assert np.array_equal(load(tmp_path / "x.npz").weight, make_weight())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
@@ -114,7 +114,7 @@ def test_the_tensor_is_found_by_its_name(
     heads_first: bool,
     bidirectional: bool,
 ) -> None:
-    weight = table(64).T.copy() if heads_first else table(64)
+    weight = make_weight(64).T.copy() if heads_first else make_weight(64)
     others = {"shared.weight": np.ones((7, 3)), "my_rel_pos_bias.weights": np.ones((4, 4))}
     bias = load(write(tmp_path / f"x{suffix}", {**others, name: weight}))
     assert bias.buckets == tb.Buckets(64, max_distance, bidirectional)
@@ -125,12 +125,15 @@ def test_the_tensor_is_found_by_its_name(
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_a_single_tensor_of_any_name_is_taken(tmp_path: Path, suffix: str) -> None:
-    assert load(write(tmp_path / f"x{suffix}", {"table": table()})).num_heads == 2
+    assert load(write(tmp_path / f"x{suffix}", {"table": make_weight()})).num_heads == 2
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_several_candidates_are_listed_and_one_can_be_named(tmp_path: Path, suffix: str) -> None:
-    path = write(tmp_path / f"x{suffix}", {T5: table(), T5_DECODER: table() + 1, "z": table()})
+    path = write(
+        tmp_path / f"x{suffix}",
+        {T5: make_weight(), T5_DECODER: make_weight() + 1, "z": make_weight()},
+    )
     with pytest.raises(ValueError, match="tensor must name one of") as caught:
         load(path)
     assert T5 in str(caught.value)
@@ -145,8 +148,8 @@ def test_layoutlm_axes_can_be_named(tmp_path: Path) -> None:
     path = write(
         tmp_path / "x.safetensors",
         {
-            "encoder.rel_pos_bias.weight": table().T.copy(),
-            "encoder.rel_pos_x_bias.weight": table(64).T.copy(),
+            "encoder.rel_pos_bias.weight": make_weight().T.copy(),
+            "encoder.rel_pos_x_bias.weight": make_weight(64).T.copy(),
         },
     )
     assert load(path).buckets == tb.Buckets(32, 128)
@@ -160,13 +163,13 @@ def test_no_candidate_lists_what_there_is(tmp_path: Path) -> None:
 
 
 def test_a_wrong_tensor_name_lists_what_there_is(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.npz", {"table": table()})
+    path = write(tmp_path / "x.npz", {"table": make_weight()})
     with pytest.raises(ValueError, match=r"tensor must be one of 'table' in .*, got 'tabel'"):
         load(path, tensor="tabel")
 
 
 def test_given_buckets_and_orientation_win(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.npy", {"": table(33).T.copy()})
+    path = write(tmp_path / "x.npy", {"": make_weight(33).T.copy()})
     bias = load(path, buckets=tb.Buckets.from_textbook(32, 1024), heads_first=True)
     assert bias.buckets == tb.Buckets(33, 1024, False)
     with pytest.raises(ValueError, match="one column for each of the 32 buckets, got 33"):
@@ -174,7 +177,7 @@ def test_given_buckets_and_orientation_win(tmp_path: Path) -> None:
 
 
 def test_a_config_beside_the_file_describes_the_scheme(tmp_path: Path) -> None:
-    path = write(tmp_path / "model.safetensors", {T5: table(), T5_DECODER: table()})
+    path = write(tmp_path / "model.safetensors", {T5: make_weight(), T5_DECODER: make_weight()})
     config = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 300}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert load(path, tensor=T5).buckets == tb.Buckets(32, 300)
@@ -193,7 +196,7 @@ def test_a_config_beside_the_file_describes_the_scheme(tmp_path: Path) -> None:
 
 def test_layoutlm_axes_have_settings_of_their_own(tmp_path: Path) -> None:
     name = "layoutlmv3.encoder.rel_pos_x_bias.weight"
-    path = write(tmp_path / "model.safetensors", {name: table(64).T.copy()})
+    path = write(tmp_path / "model.safetensors", {name: make_weight(64).T.copy()})
     config = {"rel_pos_bins": 32, "max_rel_pos": 128, "rel_2d_pos_bins": 64, "max_rel_2d_pos": 99}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert load(path, tensor=name).buckets == tb.Buckets(64, 99)
@@ -205,7 +208,7 @@ def test_udops_axes_have_settings_of_their_own(tmp_path: Path) -> None:
         for stack in ("encoder", "decoder")
         for axis in range(3)
     ]
-    path = write(tmp_path / "model.safetensors", {name: table() for name in names})
+    path = write(tmp_path / "model.safetensors", {name: make_weight() for name in names})
     config = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 77}
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = [load(path, tensor=name).buckets for name in names]
@@ -240,7 +243,7 @@ def test_garbage_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_truncation_is_refused(tmp_path: Path, suffix: str) -> None:
-    path = write(tmp_path / f"x{suffix}", {T5: table(4, 2)})
+    path = write(tmp_path / f"x{suffix}", {T5: make_weight(4, 2)})
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
@@ -380,7 +383,7 @@ def test_a_configuration_may_not_ask_for_seconds(tmp_path: Path) -> None:
 def test_a_header_is_read_again_if_another_thread_disturbed_the_parser(
     failures: int, is_read: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(tmp_path / "x.npy", {T5: table()})
+    path = write(tmp_path / "x.npy", {T5: make_weight()})
     read = _weight_files.NPY_HEADER_READERS[1, 0]
     calls = itertools.count()
 
@@ -392,7 +395,7 @@ def test_a_header_is_read_again_if_another_thread_disturbed_the_parser(
 
     monkeypatch.setitem(_weight_files.NPY_HEADER_READERS, (1, 0), disturbed)
     if is_read:
-        assert np.array_equal(load(path).weight, table())
+        assert np.array_equal(load(path).weight, make_weight())
     else:
         with pytest.raises(ValueError, match="while other threads parse"):
             load(path)
@@ -426,7 +429,7 @@ def test_a_header_that_is_a_bomb_is_refused_without_being_read(tmp_path: Path) -
 def test_bad_options_are_refused(
     tmp_path: Path, options: Any, error: type[Exception], message: str
 ) -> None:
-    path = write(tmp_path / "x.npy", {"": table()})
+    path = write(tmp_path / "x.npy", {"": make_weight()})
     with pytest.raises(error, match=message):
         load(path, **options)
 
@@ -475,7 +478,7 @@ def test_what_is_no_weight_is_refused(tmp_path: Path, suffix: str, weight: Any, 
 def test_changed_bytes_load_or_are_refused(
     tmp_path: Path, suffix: str, data: st.DataObject
 ) -> None:
-    path = write(tmp_path / f"x{suffix}", {T5: table(4, 2)})
+    path = write(tmp_path / f"x{suffix}", {T5: make_weight(4, 2)})
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

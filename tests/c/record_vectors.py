@@ -56,7 +56,7 @@ GRIDS = [  # (query_length, key_length, query_offset, key_offset, query_step, ke
 ]
 NUM_HEADS = 3
 
-FLOATS = {  # name: (type, bits of the fraction)
+FLOAT_FORMATS = {  # name: (type, bits of the fraction)
     "FLOAT16": (np.dtype(np.float16), 10),
     "BFLOAT16": (np.dtype(ml_dtypes.bfloat16), 7),
     "FLOAT32": (np.dtype(np.float32), 23),
@@ -204,7 +204,7 @@ def add(dtype: np.dtype[Any], left: NDArray[Any], right: NDArray[Any]) -> NDArra
 
 def record_sums(name: str) -> tuple[list[int], list[int], int]:
     """Terms, the sums of all pairs of them, and a checksum of sums of mixed bits."""
-    dtype, fraction = FLOATS[name]
+    dtype, fraction = FLOAT_FORMATS[name]
     nbits = 8 * dtype.itemsize
     terms = choose_terms(fraction, nbits)
     column = np.array(terms, np.uint64)
@@ -271,7 +271,7 @@ def write_sums(name: str) -> tuple[str, str]:
 
 def write_header() -> str:
     parts = [write_scheme(index, scheme) for index, scheme in enumerate(SCHEMES)]
-    sums = [write_sums(name) for name in FLOATS]
+    sums = [write_sums(name) for name in FLOAT_FORMATS]
     grids = "".join(f"    {{{', '.join(map(literal, grid))}}},\n" for grid in GRIDS)
     return "".join(
         [

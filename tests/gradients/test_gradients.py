@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import assert_close, rounded
 from strategies import (
-    FLOATS,
+    FLOAT_DTYPES,
     draw_masks,
     float_dtypes,
     layouts,
@@ -126,8 +126,8 @@ def test_weight_gradient_agrees_with_finite_differences() -> None:
     target = normal((2, 2, 11, 13), np.float64, seed=2)
     masks: Any = {"mask": np.arange(26).reshape(2, 1, 1, 13) % 5 > 0, "causal": True}
 
-    def loss(table: Any) -> Any:
-        matrix = tb.RelativeAttentionBias(table, buckets).matrix(11, 13, masked_value=0, **masks)
+    def loss(weight: Any) -> Any:
+        matrix = tb.RelativeAttentionBias(weight, buckets).matrix(11, 13, masked_value=0, **masks)
         return ((matrix - target) ** 2).sum()
 
     bias = tb.RelativeAttentionBias(weight, buckets)
@@ -176,7 +176,7 @@ def test_gradients_are_those_of_torchs_autograd(masks: dict[str, Any], heads_fir
         )
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_large_sums_stay_exact(dtype: Any) -> None:
     """4 million numbers a head: float32 itself would be off by 1e-3 or more."""
     buckets = tb.Buckets()

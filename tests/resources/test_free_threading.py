@@ -76,7 +76,7 @@ def test_threads_that_first_ask_for_a_scheme_agree_with_the_oracle(bidirectional
             assert all(found.tolist() == expected for _, found in answers)
 
 
-@pytest.mark.parametrize("dtype", strategies.FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", strategies.FLOAT_DTYPES, ids=str)
 def test_threads_that_first_use_a_bias_agree(dtype: np.dtype[Any]) -> None:
     query, key = np.arange(40), np.arange(60)
     segment_ids, key_segment_ids = query // 16, key // 16
@@ -126,7 +126,7 @@ def test_threads_write_parts_of_one_grid_whose_lines_they_share(dtype: Any) -> N
     assert np.array_equal(out, expected)
 
 
-@pytest.mark.parametrize("dtype", strategies.FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", strategies.FLOAT_DTYPES, ids=str)
 def test_threads_add_to_parts_of_one_matrix(dtype: np.dtype[Any]) -> None:
     buckets = tb.Buckets(32, 128)
     weight = reference.normal_weight(32, 3, dtype)

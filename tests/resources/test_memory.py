@@ -30,7 +30,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 import t5bucket as tb
-from t5bucket import _arrays, _rule, _threads
+from t5bucket import _arrays, _buckets, _rule, _threads
 
 if sys.platform == "linux":
     import resource
@@ -331,7 +331,9 @@ FOREIGN_ERRORS = re.compile(
     "|its header is nested too deeply"  # which Python's parser says by MemoryError, too
     r"|Error -4 while decompressing data)\)"  # zlib's Z_MEM_ERROR
 )
-CALL_OF_CORE = re.compile(r"_core\.|self\.core\.|lookup\(|(self\._)?work\(|adders\[")
+CALL_OF_CORE = re.compile(
+    r"_core\.|(self|table)\.core\.|look_up\(|add\(|(epilogue|pairs)\.part\(|(self\._)?work\("
+)
 
 
 def is_of_core(error: BaseException) -> bool:
@@ -363,9 +365,15 @@ class Shim:
 
 
 def forget_tables() -> None:
-    for cached in (_rule.t5_rule, _arrays.float_code, _arrays.finite_minimum):
+    for cached in (
+        _rule.t5_rule,
+        _buckets._share_tables,
+        _arrays.float_code,
+        _arrays.finite_minimum,
+    ):
         cached.cache_clear()
-    vars(BIAS._table).pop("_pairs_table", None)
+    assert hasattr(type(BIAS._table), "pairs_core")
+    vars(BIAS._table).pop("pairs_core", None)
     BUCKETS._tables.clear()
 
 

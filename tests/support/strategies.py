@@ -11,11 +11,13 @@ from reference import BFLOAT16
 import t5bucket as tb
 
 INTEGERS = [np.dtype(code) for code in "bBhHiIqQ"]
-FLOATS = [np.dtype(t) for t in (np.float16, BFLOAT16, np.float32, np.float64) if t is not None]
+FLOAT_DTYPES = [
+    np.dtype(t) for t in (np.float16, BFLOAT16, np.float32, np.float64) if t is not None
+]
 
 integer_dtypes = st.sampled_from(INTEGERS)
 wide_dtypes = st.sampled_from([dtype for dtype in INTEGERS if dtype.itemsize > 1])
-float_dtypes = st.sampled_from(FLOATS)
+float_dtypes = st.sampled_from(FLOAT_DTYPES)
 lengths = st.integers(0, 40)
 offsets = st.integers(-300, 300) | st.integers(-(2**63), 2**63 - 1)
 
@@ -66,11 +68,11 @@ def relayout(array: NDArray[Any], layout: str) -> NDArray[Any]:
         shifted = memory[1:].view(array.dtype).reshape(array.shape)
         shifted[...] = array
         return shifted
-    assert layout == "plain"
+    assert layout == "contiguous"
     return array
 
 
-LAYOUTS = ["plain", "fortran", "byte-swapped", "read-only", "strided", "reversed", "unaligned"]
+LAYOUTS = ["contiguous", "fortran", "byte-swapped", "read-only", "strided", "reversed", "unaligned"]
 layouts = st.sampled_from(LAYOUTS)
 out_layouts = st.sampled_from([layout for layout in LAYOUTS if layout != "read-only"])
 

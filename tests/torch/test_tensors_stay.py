@@ -126,7 +126,7 @@ def test_tensors_stay_as_they_are(call: str, dtype: Any, inference: bool) -> Non
 def test_a_view_has_the_tensors_items(dtype: Any) -> None:
     base = torch.randint(0, 2, (4, 5, 6)).to(dtype)
     layouts = {
-        "plain": base,
+        "contiguous": base,
         "transposed": base.permute(2, 0, 1),
         "sliced": base[1:, ::2, 1:4],
         "expanded": base[:, :1].expand(4, 7, 6),

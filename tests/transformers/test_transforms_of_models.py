@@ -38,11 +38,11 @@ FAMILIES: dict[str, list[str | None]] = {
     "prophetnet": [None],
 }
 CASES = [(family, name) for family, names in FAMILIES.items() for name in names]
-Tables = dict[str, Any]
+Weights = dict[str, Any]
 
 
 class Shortened:
-    """A model of few tokens, and its tables of biases with directions to move them in."""
+    """A model of few tokens, and its weights of biases with directions to move them in."""
 
     def __init__(self, family: str, implementation: str | None, requires_grad: bool) -> None:
         # Prophetnet's masks make NaN of what has no key left; a mask of sdpa is merged with a bias.
@@ -50,32 +50,32 @@ class Shortened:
         self.model = case.model.double().requires_grad_(requires_grad)
         inputs = models.converted(case.inputs, torch.float64)
         self.inputs = {name: shorten(value) for name, value in inputs.items()}
-        self.tables: Tables = {
+        self.weights: Weights = {
             name: parameter.detach().clone().requires_grad_(requires_grad)
             for name, parameter in case.model.named_parameters()
             if ("relative" in name or "rel_" in name) and parameter.ndim == 2
         }
         generator = torch.Generator().manual_seed(1)
         self.directions = {
-            name: torch.randn(table.shape, generator=generator, dtype=table.dtype)
-            for name, table in self.tables.items()
+            name: torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+            for name, weight in self.weights.items()
         }
 
-    def loss(self, tables: Tables, inputs: dict[str, Any] | None = None) -> Any:
-        output = functional_call(self.model, tables, (), inputs or self.inputs)
+    def loss(self, weights: Weights, inputs: dict[str, Any] | None = None) -> Any:
+        output = functional_call(self.model, weights, (), inputs or self.inputs)
         return output[0].square().mean() if output.get("loss") is None else output.loss
 
-    def values(self, tables: Tables) -> Any:
-        """Two values that depend on all tables."""
-        output = functional_call(self.model, tables, (), self.inputs)
+    def values(self, weights: Weights) -> Any:
+        """Two values that depend on all weights."""
+        output = functional_call(self.model, weights, (), self.inputs)
         found = output.logits if "logits" in output else output[0]
         return found.square().mean((1, 2))
 
-    def moved(self, by: Any) -> Tables:
-        """Tables that two numbers move."""
+    def moved(self, by: Any) -> Weights:
+        """Weights that two numbers move."""
         return {
-            name: table * (1 + by[0]) + by[1] * self.directions[name]
-            for name, table in self.tables.items()
+            name: weight * (1 + by[0]) + by[1] * self.directions[name]
+            for name, weight in self.weights.items()
         }
 
 
@@ -85,18 +85,18 @@ def shorten(value: Any) -> Any:
     return value[:2] if value.ndim == 4 else value[:2, :20].clone()
 
 
-def ensemble(short: Shortened) -> Tables:
+def ensemble(short: Shortened) -> Weights:
     return {
-        name: torch.stack([table, 2 * table, short.directions[name]])
-        for name, table in short.tables.items()
+        name: torch.stack([weight, 2 * weight, short.directions[name]])
+        for name, weight in short.weights.items()
     }
 
 
 def take_dual(short: Shortened) -> Any:
     with forward_ad.dual_level():
         duals = {
-            name: forward_ad.make_dual(table, short.directions[name])
-            for name, table in short.tables.items()
+            name: forward_ad.make_dual(weight, short.directions[name])
+            for name, weight in short.weights.items()
         }
         return forward_ad.unpack_dual(short.loss(duals))
 
@@ -104,14 +104,14 @@ def take_dual(short: Shortened) -> Any:
 def take_gradients_of_samples(short: Shortened) -> Any:
     # A mask that differs from sample to sample makes transformers ask what it holds.
     samples = {n: value[:, None] for n, value in short.inputs.items() if n != "attention_mask"}
-    return vmap(grad(short.loss), (None, 0))(short.tables, samples)
+    return vmap(grad(short.loss), (None, 0))(short.weights, samples)
 
 
 def of_leaves(take: Callable[[Any, list[Any]], Any]) -> Callable[[Shortened], Any]:
-    """Differentiate by PyTorch's own engine, from tables that are leaves."""
+    """Differentiate by PyTorch's own engine, from weights that are leaves."""
 
     def call(short: Shortened) -> Any:
-        leaves = {n: t.detach().clone().requires_grad_() for n, t in short.tables.items()}
+        leaves = {n: t.detach().clone().requires_grad_() for n, t in short.weights.items()}
         values = short.values(leaves)
         if not values.requires_grad:
             return values
@@ -134,10 +134,10 @@ def take_twice(values: Any, leaves: list[Any]) -> Any:
 
 ORIGIN = torch.zeros(2, dtype=torch.float64)
 TRANSFORMS: dict[str, Callable[[Shortened], Any]] = {
-    "call": lambda s: s.values(s.tables),
-    "grad": lambda s: grad(s.loss)(s.tables),
-    "vjp": lambda s: vjp(s.values, s.tables)[1](torch.tensor([1.0, -3.0]).double()),
-    "jvp": lambda s: jvp(s.loss, (s.tables,), (s.directions,)),
+    "call": lambda s: s.values(s.weights),
+    "grad": lambda s: grad(s.loss)(s.weights),
+    "vjp": lambda s: vjp(s.values, s.weights)[1](torch.tensor([1.0, -3.0]).double()),
+    "jvp": lambda s: jvp(s.loss, (s.weights,), (s.directions,)),
     "jacrev": lambda s: jacrev(lambda by: s.values(s.moved(by)))(ORIGIN),
     "jacfwd": lambda s: jacfwd(lambda by: s.values(s.moved(by)))(ORIGIN),
     "ensemble": lambda s: vmap(s.values)(ensemble(s)),
@@ -186,7 +186,7 @@ def test_a_transform_gives_what_it_gave_before(
             assert found is expected
             continue
         assert len(found) == len(expected)
-        assert expected or family == "layoutlmv3"  # whose tables have no gradient
+        assert expected or family == "layoutlmv3"  # whose weights have no gradient
         for ours, theirs in zip(found, expected, strict=True):
             assert theirs.isfinite().all()
             torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)

@@ -49,7 +49,7 @@ SCHEMES = [(8, 20, True), (9, 30, False), (32, 128, True)]
 BUCKETS = [tb.Buckets(*scheme) for scheme in SCHEMES]
 BIASES = [
     tb.RelativeAttentionBias(reference.normal_weight(8, 2, dtype), BUCKETS[0])
-    for dtype in strategies.FLOATS
+    for dtype in strategies.FLOAT_DTYPES
 ]
 
 
@@ -177,7 +177,7 @@ def draw_out(data: st.DataObject, shape: tuple[int, ...], dtype: Any) -> Any:
         return None
     layout = data.draw(strategies.out_layouts)
     held = np.random.default_rng(3).integers(0, 5, shape).astype(dtype)
-    return strategies.relayout(held, "plain" if layout == "byte-swapped" else layout)
+    return strategies.relayout(held, "contiguous" if layout == "byte-swapped" else layout)
 
 
 def draw_threads(data: st.DataObject) -> dict[str, Any]:
@@ -307,7 +307,7 @@ def scores_call(data: st.DataObject) -> Call:
     shape = (*batch, 2, data.draw(small), data.draw(small))
     layout = data.draw(strategies.layouts)
     held = np.random.default_rng(3).standard_normal(shape).astype(bias.dtype)
-    scores = strategies.relayout(held, "plain" if layout == "byte-swapped" else layout)
+    scores = strategies.relayout(held, "contiguous" if layout == "byte-swapped" else layout)
     offsets = {"query_offset": data.draw(near), "key_offset": data.draw(near)}
     before = scores.copy()
 

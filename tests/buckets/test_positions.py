@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from strategies import (
-    FLOATS,
+    FLOAT_DTYPES,
     INTEGERS,
     LAYOUTS,
     integer_dtypes,
@@ -414,7 +414,7 @@ def test_grid_at_out_may_share_memory_with_the_positions() -> None:
 
 
 def test_no_float_dtype_is_a_position() -> None:
-    for dtype in FLOATS:
+    for dtype in FLOAT_DTYPES:
         with pytest.raises(TypeError, match="must be integers"):
             tb.Buckets()(np.zeros(2, dtype))
 
