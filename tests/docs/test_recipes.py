@@ -350,7 +350,7 @@ def test_prophetnets_main_bias_equals_that_of_transformers(
 # ---- training ----
 
 
-def test_the_tables_gradient_equals_that_of_torchs_autograd(recipe: Recipe, torch: Any) -> None:
+def test_the_weights_gradient_equals_that_of_torchs_autograd(recipe: Recipe, torch: Any) -> None:
     names = recipe("Training a weight")
     bias = tb.RelativeAttentionBias(
         np.random.default_rng(1).standard_normal((32, 4)), names.buckets
