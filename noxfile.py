@@ -441,7 +441,8 @@ def gate(session: nox.Session) -> None:
         run_tier(session, GATE, brief={"sanitizers", "core", "benchmarks"})
     finally:
         for name in ("optional", "readme"):
-            print(f"{name}:", last_line(read_log(name, "passed|failed|error")), sep="\n")
+            closing = read_log(name, r"^(=+ )?\d+ (passed|failed|skipped|deselected|error)")
+            print(f"{name}:", last_line(closing or "no test ran"), sep="\n")
 
 
 @nox.session(python=False)
