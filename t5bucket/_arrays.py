@@ -112,6 +112,19 @@ def is_flat(matrix: NDArray[Any]) -> bool:
     )
 
 
+def flatten(matrix: NDArray[Any], keeps_items: bool = True) -> NDArray[Any]:
+    """View ``(..., num_heads, q, k)`` as ``(batch, num_heads, q, k)`` that kernels can take.
+
+    One that they cannot take is copied, with its items or without.
+    """
+    flat = matrix
+    if not is_flat(matrix):
+        flat = allocate(matrix.shape, matrix.dtype.newbyteorder("="))
+        if keeps_items:
+            np.copyto(flat, matrix)
+    return flat.reshape(-1, *matrix.shape[-3:])
+
+
 def is_direct(array: NDArray[Any]) -> bool:
     """Whether a kernel can read or write this array: native items, adjacent on the last axis."""
     flags = array.flags

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t5bucket._arrays import allocate, float_code, is_flat
+from t5bucket._arrays import allocate, flatten, float_code
 from t5bucket._masks import Masks
 from t5bucket._positions import consecutive_pairs, divide_pairs
 from t5bucket._table import RelativeTable
@@ -41,7 +41,7 @@ def sum_consecutive(
     first = table.move_within_int64(offset - query_length + 1, num_diagonals)
     length = min(num_diagonals, table.num_middle)
     code = float_code(gradient.dtype)
-    flat = _flatten(gradient)
+    flat = flatten(gradient)
     causal = consecutive_pairs(query_length, key_length, offset) if masks.causal else None
     epilogue = masks.make_epilogue(causal)
     rows = _divide(flat)
@@ -50,7 +50,8 @@ def sum_consecutive(
     def add_parts(begin: int, end: int) -> None:
         diagonals = allocate((length,), sums.dtype)
         add = partial(table.core.sum_diagonals, first, code, epilogue, flat, diagonals)
-        _add_parts(add, sums, rows, begin, end)
+        for part in range(begin, end):
+            add(sums[part], *rows[part])
 
     run(add_parts, len(rows), flat.nbytes, num_threads)
     return _join_parts(table, sums)
@@ -69,7 +70,7 @@ def sum_explicit(
     if gradient.size == 0:
         return total
     code = float_code(gradient.dtype)
-    flat = _flatten(gradient)
+    flat = flatten(gradient)
     epilogue = masks.make_epilogue(None)
     for part in divide_pairs(query_positions, key_positions, gradient.shape):
         matrix = part.cut(flat)
@@ -80,15 +81,6 @@ def sum_explicit(
         run(partial(_add_parts, add, sums, rows), len(rows), matrix.nbytes, num_threads)
         total += _join_parts(table, sums)
     return total
-
-
-def _flatten(gradient: NDArray[Any]) -> NDArray[Any]:
-    """View, or copy, a gradient as (batch, num_heads, q, k) that kernels can read."""
-    if not is_flat(gradient):
-        copy = allocate(gradient.shape, gradient.dtype.newbyteorder("="))
-        np.copyto(copy, gradient)
-        gradient = copy
-    return gradient.reshape(-1, *gradient.shape[-3:])
 
 
 def _divide(gradient: NDArray[Any]) -> list[tuple[int, int]]:

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket import _core
-from t5bucket._arrays import allocate, integer_code, is_contiguous, is_direct, is_flat
+from t5bucket._arrays import (
+    allocate,
+    flatten,
+    integer_code,
+    is_contiguous,
+    is_direct,
+    is_flat,
+)
 from t5bucket._machine import CACHE_NBYTES
 from t5bucket._masks import Masks
 from t5bucket._positions import consecutive_pairs, divide_pairs
@@ -104,7 +111,8 @@ def write_consecutive(
     elif masks.causal:  # whether a key lies in the future depends on the diagonal alone
         visible = max(0, min(query_length - offset, query_length + key_length - 1))
         diagonals[:, visible:] = masks.masked_item
-    flat, streaming = _flatten(out, is_new, accumulate)
+    flat = flatten(out, accumulate)
+    streaming = _streams(out, is_new or accumulate or not is_flat(out))
     epilogue = masks.make_epilogue(causal, accumulate)
     write = partial(_core.write_diagonals, diagonals, epilogue, flat, streaming)
     run(write, len(flat) * query_length, flat.nbytes, num_threads)
@@ -140,7 +148,8 @@ def write_explicit(
     if out.size == 0:
         return
     parts = divide_pairs(query_positions, key_positions, out.shape)
-    flat, streaming = _flatten(out, is_new, accumulate)
+    flat = flatten(out, accumulate)
+    streaming = _streams(out, is_new or accumulate or not is_flat(out))
     epilogue = None if masks is None else masks.make_epilogue(None, accumulate)
     causal = masks is not None and masks.causal
     for part in parts:
@@ -197,22 +206,8 @@ def _streams(out: NDArray[Any], is_new: bool) -> bool:
     return not is_new and out.nbytes > STREAM_NBYTES
 
 
-def _flatten(out: NDArray[Any], is_new: bool, accumulate: bool) -> tuple[NDArray[Any], bool]:
-    """View an output as (batch, num_heads, q, k); return whether it is written past the caches.
-
-    An output that kernels cannot write gets a copy.
-    """
-    flat = out
-    if not is_flat(out):
-        flat = allocate(out.shape, out.dtype.newbyteorder("="))
-        is_new = True
-        if accumulate:
-            np.copyto(flat, out)
-    return flat.reshape(-1, *out.shape[-3:]), _streams(out, is_new or accumulate)
-
-
 def _copy_back(flat: NDArray[Any], out: NDArray[Any]) -> None:
-    """Copy the result into an output that kernels cannot write."""
+    """Copy the result into an output that kernels cannot write, of which `flat` is a copy."""
     if not is_flat(out):
         np.copyto(out, flat.reshape(out.shape))
 
