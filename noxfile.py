@@ -148,10 +148,11 @@ def readme(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def optional(session: nox.Session) -> None:
-    """The whole suite with every optional package: no test may be skipped."""
+    """The suite with every optional package, no test skipped; briefly, with fewer examples."""
     install(session, *OPTIONAL_PACKAGES)
     # The programs in C do not change with what is installed: `core` runs them.
-    found = run_tests(session, "--all", "--ignore=tests/c")
+    chosen = [] if is_brief(session) else ["--all"]
+    found = run_tests(session, *chosen, "--ignore=tests/c")
     record(session, "The suite with every optional package", found)
     if "skipped" in found:
         session.error("tests were skipped")
@@ -438,7 +439,7 @@ def gate(session: nox.Session) -> None:
     """What each change must pass, and the time of each session."""
     require(session, "valgrind")
     try:
-        run_tier(session, GATE, brief={"sanitizers", "core", "benchmarks"})
+        run_tier(session, GATE, brief={"optional", "sanitizers", "core", "benchmarks"})
     finally:
         for name in ("optional", "readme"):
             closing = read_log(name, r"^(=+ )?\d+ (passed|failed|skipped|deselected|error)")

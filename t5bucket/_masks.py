@@ -168,7 +168,12 @@ def _check_mask(mask: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
         raise TypeError(
             f"mask must be boolean (true = attend) or additive floats, got dtype {array.dtype}"
         )
-    return round_floats(array, dtype)  # in native byte order
+    try:
+        return round_floats(array, dtype)  # in native byte order
+    except MemoryError:
+        raise MemoryError(
+            f"mask must fit in memory as {dtype}, got shape {array.shape} of {array.dtype}"
+        ) from None
 
 
 def _check_masked_value(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
