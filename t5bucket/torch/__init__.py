@@ -17,6 +17,7 @@ except ImportError:
 
 from t5bucket._buckets import Buckets, encode_scheme
 from t5bucket.torch import _checks, _operators
+from t5bucket.torch._attention import scaled_dot_product_attention
 from t5bucket.torch._composite import compose_bias, compose_bias_at
 from t5bucket.torch._tensors import (
     fill_bias,
@@ -26,7 +27,7 @@ from t5bucket.torch._tensors import (
     needs_gradient,
 )
 
-__all__ = ["compute_bias", "compute_bias_at"]
+__all__ = ["compute_bias", "compute_bias_at", "scaled_dot_product_attention"]
 
 
 def compute_bias(
