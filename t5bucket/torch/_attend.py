@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, 
     tensors = inputs[:3]
     batch = tuple(torch.broadcast_shapes(*(tensor.shape[:-3] for tensor in tensors)))
     query, key, value = (
-        tensor.expand(*batch, *tensor.shape[-3:]).reshape(-1, *tensor.shape[-3:])
+        tensor.expand(*batch, *tensor.shape[-3:]).reshape(math.prod(batch), *tensor.shape[-3:])
         for tensor in tensors
     )
     num_axes = {"mask": 3}
@@ -65,7 +66,7 @@ def _flatten(
     own = tensor.shape[-num_axes:]
     if tensor.numel() == own.numel():
         return tensor.reshape(1, *own)
-    return tensor.expand(*batch, *own).reshape(-1, *own)
+    return tensor.expand(*batch, *own).reshape(math.prod(batch), *own)
 
 
 def _chooses_flash(inputs: Inputs) -> bool:
