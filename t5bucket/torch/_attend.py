@@ -16,7 +16,9 @@ from t5bucket.torch._kernels import (
     attend_by_matrix,
     attend_by_strips,
     math_kernel,
-    new_result,
+    reverse_query,
+    reverse_rows,
+    view_reversed_bias,
 )
 from t5bucket.torch._known import are_diagonals_known, are_strips_known, count_features
 from t5bucket.torch._padding import find_padded_keys
@@ -42,29 +44,33 @@ def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> tor
 
 def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, ...]]:
     """Give all tensors one batch axis; return the batch axes that they had."""
-    tensors = inputs[:3]
-    batch = tuple(torch.broadcast_shapes(*(tensor.shape[:-3] for tensor in tensors)))
-    query, key, value = (
-        tensor.expand(*batch, *tensor.shape[-3:]).reshape(math.prod(batch), *tensor.shape[-3:])
-        for tensor in tensors
-    )
-    num_axes = {"mask": 3}
-    flat: dict[str, Any] = {
-        name: _flatten(getattr(source, name), batch, num_axes.get(name, 1))
-        for name in Source._fields[1:6]
-    }
-    return Inputs(query, key, value, inputs.scale), source._replace(**flat), batch
+    batch = tuple(torch.broadcast_shapes(*(tensor.shape[:-3] for tensor in inputs[:3])))
+    query, key, value = (_flatten(tensor, batch, 3) for tensor in inputs[:3])
+    given: dict[str, Any] = source._asdict()
+    for name, num_axes in NUM_AXES.items():
+        tensor = given[name]
+        if tensor is not None:
+            tensor = tensor.reshape((1,) * (num_axes - tensor.ndim) + tensor.shape)
+            has_batch = tensor.numel() > tensor.shape[-num_axes:].numel()
+            given[name] = _flatten(tensor, batch if has_batch else (), num_axes)
+    return Inputs(query, key, value, inputs.scale), Source(**given), batch
 
 
-def _flatten(
-    tensor: torch.Tensor | None, batch: tuple[int, ...], num_axes: int
-) -> torch.Tensor | None:
-    """Give a tensor one batch axis before its own axes; of size 1, if it has the same for all."""
-    if tensor is None:
-        return None
-    tensor = tensor.reshape((1,) * (num_axes - tensor.ndim) + tensor.shape)
+NUM_AXES = {  # without a batch
+    "mask": 3,
+    "query_positions": 1,
+    "key_positions": 1,
+    "segment_ids": 1,
+    "key_segment_ids": 1,
+}
+
+
+def _flatten(tensor: torch.Tensor, batch: tuple[int, ...], num_axes: int) -> torch.Tensor:
+    """Give a tensor one batch axis before its own axes."""
     own = tensor.shape[-num_axes:]
-    if tensor.numel() == own.numel():
+    if len(batch) == 1 and tensor.shape[:-num_axes] == batch:
+        return tensor
+    if not batch:
         return tensor.reshape(1, *own)
     return tensor.expand(*batch, *own).reshape(math.prod(batch), *own)
 
@@ -105,30 +111,39 @@ def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.T
     if padded is None:
         return None
     if not exact:
-        return _attend_trimmed(inputs, source, padded)
+        attended = _attend_trimmed(inputs, source, padded)
+        if attended is not None:
+            return attended
     num_features = count_features(dtype, size)
     if not num_features:
         return None
     return attend_by_diagonals(inputs, source, padded=padded, num_features=num_features)
 
 
-def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> torch.Tensor:
-    """Attend to the keys between the padded ones, example by example if they differ."""
-    examples = len(padded)
-    step = len(inputs.query) if examples == 1 else 1
-    result = new_result(inputs.value, len(inputs.query), inputs.query.shape[2])
-    for example in range(examples):
+def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> torch.Tensor | None:
+    """Attend to the keys between the padded ones; None if padded keys lie between others."""
+    ranges = [_find_range(row) for row in padded.tolist()]
+    if None in ranges:
+        return None
+    q, k = inputs.query.shape[2], inputs.key.shape[2]
+    bias = view_reversed_bias(source, q, q, k)
+    query = reverse_query(inputs, q)
+    step = len(query) if len(ranges) == 1 else 1
+    for example, keys in enumerate(ranges):
         batch = slice(example, example + step)
-        keys = (~padded[example]).nonzero()
-        first, last = int(keys[0]), int(keys[-1]) + 1
-        query, key, value = (tensor[batch] for tensor in inputs[:3])
-        if last - first == len(keys):
-            part = Inputs(query, key[:, :, first:last], value[:, :, first:last], inputs.scale)
-            of_part = source._replace(mask=None, key_offset=source.key_offset + first)
-            result[batch] = attend_by_diagonals(part, of_part)
-        else:  # padded keys lie between others
-            assert source.mask is not None
-            mask = source.mask if len(source.mask) == 1 else source.mask[batch]
-            part = Inputs(query, key, value, inputs.scale)
-            result[batch] = attend_by_strips(part, source._replace(mask=mask))
-    return result
+        attended = scaled_dot_product_attention(
+            query[batch],
+            inputs.key[batch, :, keys],
+            inputs.value[batch, :, keys],
+            attn_mask=bias[..., keys],
+            scale=inputs.scale,
+        )
+        reverse_rows(query[batch], attended)  # whose own rows are not needed any more
+    return query
+
+
+def _find_range(padded: list[bool]) -> slice | None:
+    """Find the keys between padded ones; None if padded keys lie between them."""
+    first = padded.index(False)
+    last = len(padded) - padded[::-1].index(False)
+    return None if any(padded[first:last]) else slice(first, last)

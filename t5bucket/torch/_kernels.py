@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from t5bucket.torch._strips import Source, to_array, write_strips
+from t5bucket.torch._strips import Part, Source, to_array, write_strips
 from t5bucket.torch._tensors import fill_bias
 
 TILE = 32  # rows of the flash kernel's smallest tile; the larger ones are multiples
@@ -78,28 +78,43 @@ def attend_by_diagonals(
     1 in each query and a large negative number in each padded key. The others are 0, which
     changes no bit of the scores.
     """
-    q = inputs.query.shape[2]
-    num_last = _count_last_rows(q)
-    split = q - num_last
-    bias = _view_reversed(source, split, num_last, inputs.key.shape[2])
-    if padded is None:
-        query = inputs.query[:, :, :split].flip(2)
-        attended = kernel(query, inputs.key, inputs.value, attn_mask=bias, scale=inputs.scale)
-        del query
-    else:
-        wide = _add_features(inputs, split, padded, num_features)
-        attended = kernel(*wide, attn_mask=bias, scale=find_scale(inputs))[
-            ..., : inputs.value.shape[3]
-        ]
-        del wide
-    result = new_result(attended, len(attended), q)
-    _reverse(result[:, :, :split], attended)
-    if num_last:
+    q, size = inputs.query.shape[2:]
+    split = q - _count_last_rows(q)
+    bias = view_reversed_bias(source, split, q, inputs.key.shape[2])
+    query = reverse_query(inputs, split, num_features)
+    key, value = inputs.key, inputs.value
+    if padded is not None:
+        query[..., size:] = 0
+        query[..., size] = 1
+        key, value = _add_features(inputs, padded, num_features)
+    attended = kernel(query[:, :, :split], key, value, attn_mask=bias, scale=find_scale(inputs))
+    attended = attended[..., :size]
+    del key, value
+    result = _order_result(attended, query)
+    if split < q:
         _attend_last(inputs, source, kernel, split, result)
     return result
 
 
-def _reverse(out: torch.Tensor, rows: torch.Tensor) -> None:
+def reverse_query(inputs: Inputs, split: int, num_features: int = 0) -> torch.Tensor:
+    """Copy the first rows of the query in reverse order, into memory for all rows."""
+    batch_size, num_heads, q, size = inputs.query.shape
+    query = inputs.query.new_empty(batch_size, q, num_heads, size + num_features).transpose(1, 2)
+    reverse_rows(query[:, :, :split, :size], inputs.query[:, :, :split])
+    return query
+
+
+def _order_result(attended: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Put rows into their own order; into the memory of the query, if they fit there."""
+    batch_size, num_heads, q, size = query.shape
+    result = query
+    if (size, query.dtype) != (attended.shape[3], attended.dtype):
+        result = _new_result(attended, batch_size, q, num_heads)
+    reverse_rows(result[:, :, : attended.shape[2]], attended)
+    return result
+
+
+def reverse_rows(out: torch.Tensor, rows: torch.Tensor) -> None:
     """Copy rows in reverse order."""
     np.copyto(to_array(out), to_array(rows)[:, :, ::-1])
 
@@ -113,39 +128,31 @@ def _count_last_rows(q: int) -> int:
     return rest % 16 and 16 + rest % 16
 
 
-def _view_reversed(source: Source, split: int, num_last: int, k: int) -> torch.Tensor:
+def view_reversed_bias(source: Source, split: int, q: int, k: int) -> torch.Tensor:
     """View the bias of the first rows in reverse order, (1, num_heads, split, k)."""
+    length = q + k - 1
+    first = source.query_offset + q - 1  # the diagonals are the last query's row, and longer
     diagonals = fill_bias(
         source.weight,
         None,
         source.buckets,
         1,
-        split + num_last + k - 1,
-        source.query_offset + split + num_last - 1,
+        length,
+        first,
         source.key_offset,
         source.causal,
     )
-    _, num_heads, _, length = diagonals.shape
-    return diagonals.as_strided((1, num_heads, split, k), (0, length, 1, 1), num_last)
+    return diagonals.as_strided((1, diagonals.shape[1], split, k), (0, length, 1, 1), q - split)
 
 
 def _add_features(
-    inputs: Inputs, split: int, padded: torch.Tensor, num_features: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Copy query, in reverse order, key and value with the features that mask padded keys."""
-    size = inputs.query.shape[3]
-    given = (inputs.query[:, :, :split], inputs.key, inputs.value)
-    query, key, value = (
-        tensor.new_empty((*tensor.shape[:3], size + num_features)) for tensor in given
-    )
-    for tensor in (query, key, value):
-        tensor[..., size:] = 0
-    _reverse(query[..., :size], given[0])
-    key[..., :size] = inputs.key
-    value[..., :size] = inputs.value
-    query[..., size] = 1
+    inputs: Inputs, padded: torch.Tensor, num_features: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copy key and value with the features that mask padded keys."""
+    key, value = (pad(tensor, (0, num_features)) for tensor in inputs[1:3])
+    size = inputs.key.shape[3]
     key[..., size].masked_fill_(padded[:, None], -large_number(key.dtype))
-    return query, key, value
+    return key, value
 
 
 def large_number(dtype: torch.dtype) -> float:
@@ -157,14 +164,15 @@ def _attend_last(
     inputs: Inputs, source: Source, kernel: Kernel, split: int, result: torch.Tensor
 ) -> None:
     """Attend for the rows that keep their order, and for a whole tile before them."""
-    q, k = result.shape[2], inputs.key.shape[2]
-    rows = slice(split - TILE, q)
-    for (batch, heads, _), strip in write_strips(source, len(result), k, rows):
-        query, key, value = inputs.query[batch, heads, rows], inputs.key, inputs.value
-        attended = kernel(
-            query, key[batch, heads], value[batch, heads], attn_mask=strip, scale=inputs.scale
-        )
-        result[batch, heads, split:] = attended[:, :, TILE:]
+    rows = slice(split - TILE, result.shape[2])
+    for part, strip in write_strips(source, len(result), inputs.key.shape[2], rows):
+        attended = _attend_part(inputs, part, strip, kernel)
+        result[part.batch, part.heads, split:] = attended[:, :, TILE:]
+
+
+def _attend_part(inputs: Inputs, part: Part, strip: torch.Tensor, kernel: Kernel) -> torch.Tensor:
+    key, value = (tensor[part.batch, part.heads] for tensor in inputs[1:3])
+    return kernel(inputs.query[part], key, value, attn_mask=strip, scale=inputs.scale)
 
 
 # ---- the bias by strips ----
@@ -174,22 +182,23 @@ def attend_by_strips(
     inputs: Inputs, source: Source, kernel: Kernel = scaled_dot_product_attention
 ) -> torch.Tensor:
     """Attend with any bias, for some heads and some rows at a time."""
-    query, key, value, scale = inputs
-    q, k = query.shape[2], key.shape[2]
+    batch_size, num_heads, q, _ = inputs.query.shape
     keeps_last = q >= LEAST_QUERIES and kernel is not math_kernel
     split = q - _count_last_rows(q) if keeps_last else q
-    result = query[:0]
-    for part, strip in write_strips(source, len(query), k, slice(0, split)):
-        batch, heads, _ = part
-        attended = kernel(
-            query[part], key[batch, heads], value[batch, heads], attn_mask=strip, scale=scale
-        )
+    result = inputs.query[:0]
+    for part, strip in write_strips(source, batch_size, inputs.key.shape[2], slice(0, split)):
+        attended = _attend_part(inputs, part, strip, kernel)
         if not len(result):
-            result = new_result(attended, len(query), q, query.shape[1])
+            result = _new_result(attended, batch_size, q, num_heads)
         result[part] = attended
     if split < q:
         _attend_last(inputs, source, kernel, split, result)
     return result
+
+
+def _new_result(like: torch.Tensor, batch_size: int, q: int, num_heads: int) -> torch.Tensor:
+    """Allocate a result in the flash kernel's order: heads after rows."""
+    return like.new_empty(batch_size, q, num_heads, like.shape[3]).transpose(1, 2)
 
 
 def attend_by_matrix(
@@ -199,11 +208,3 @@ def attend_by_matrix(
     matrix = source.matrix(inputs.query.shape[2], inputs.key.shape[2])
     attended = kernel(*inputs[:3], attn_mask=matrix, scale=inputs.scale)
     return attended.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-def new_result(
-    attended: torch.Tensor, batch_size: int, q: int, num_heads: int | None = None
-) -> torch.Tensor:
-    """Allocate a result in the flash kernel's order: heads after rows."""
-    heads = num_heads or attended.shape[1]
-    return attended.new_empty(batch_size, q, heads, attended.shape[3]).transpose(1, 2)
