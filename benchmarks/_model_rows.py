@@ -42,8 +42,8 @@ rows of models:
            {" ".join(f"{name}={value}" for name, value in _methods.KEEPING.items())}.
            The other rows are those of the system's allocator as it is by default.
   growth   by how much one call lets the peak memory of a new process grow
-Each row has a process of its own. Times are medians of {_methods.MIN_ROUNDS} or more calls of each, in
-turn. Outputs have the same bits; with exact=False they are equal up to rounding."""
+Each row has a process of its own. Times are medians of {_methods.MIN_ROUNDS} or more calls of each,
+in turn. Outputs have the same bits; with exact=False they are equal up to rounding."""
 
 
 def time_row(task: Task, at_most: float, allocator: str = "") -> Row:

@@ -23,6 +23,8 @@ from t5bucket.cli._measure import (
     best_seconds,
     compare,
     report,
+    show_bytes,
+    show_seconds,
     write_json,
 )
 
@@ -118,6 +120,9 @@ def main() -> None:
     measured, left_out = measure_rows(rows)
     print(f"\n{legend}")
     report_left_out(left_out)
+    if options.markdown:
+        print("\n| task | t5bucket | peer | | ratio | at most |\n|---|---|---|---|---|---|")
+        print("\n".join(map(make_markdown, measured)))
     write_json(options.json, rows=measured, left_out=left_out)
 
 
@@ -153,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="only the tasks that have this in their names"
     )
+    parser.add_argument("--markdown", action="store_true", help="print a table for Markdown, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
     return parser
 
@@ -179,6 +185,20 @@ def measure_rows(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[dict[s
         except NotImplementedError as error:
             left_out.append({"task": row.task, "peer": row.peer, "reason": explain(error)})
     return measured, left_out
+
+
+def make_markdown(measured: dict[str, Any]) -> str:
+    """Make a row of a table."""
+    show = show_seconds if measured["unit"] == "seconds" else show_bytes
+    cells = (
+        measured["task"],
+        show(measured["t5bucket"]),
+        measured["peer"],
+        show(measured["peer_value"]),
+        f"{measured['ratio']:.3f}",
+        f"{measured['at_most']:.3f}",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def explain(error: Exception) -> str:
