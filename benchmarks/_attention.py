@@ -176,5 +176,5 @@ IMPLEMENTATIONS = {
 def measure_growth(implementation: str, case: str, length: int) -> float:
     """Measure by how many bytes a call lets the peak memory of a process grow."""
     import_torch(NUM_THREADS)
-    small = (implementation, case, 64)
+    small = (implementation, case, _methods.SMALL_LENGTH)
     return _methods.measure_growth(attention, (implementation, case, length), small)

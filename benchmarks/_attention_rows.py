@@ -19,7 +19,7 @@ Times are medians of 9 or more calls of each, in turn. Growth is by how much one
 peak memory of a new process grow. `at most` is what attention without the matrix has to reach."""
 
 
-def time_row(case: str, length: int, peer: str, at_most: float, batch: int = 1) -> Row:
+def make_time_row(case: str, length: int, peer: str, at_most: float, batch: int = 1) -> Row:
     """Make a row of the time of a call."""
 
     def measure() -> Result:
@@ -34,7 +34,7 @@ def time_row(case: str, length: int, peer: str, at_most: float, batch: int = 1) 
     return Row(f"attention {sizes}, {case}", peer, at_most, measure)
 
 
-def allowance_row(case: str, megabytes: float) -> Row:
+def make_allowance_row(case: str, megabytes: float) -> Row:
     """Make a row of growth that may be little more than that without a bias."""
 
     def measure() -> Result:
@@ -52,16 +52,16 @@ def measure_training_growth() -> Result:
 
 
 ROWS = (
-    *(time_row("no mask", length, "no bias", 1.1) for length in LENGTHS),
-    *(time_row("causal", length, "ready matrix", 1.1) for length in LENGTHS),
-    *(time_row("padding", length, "ready matrix", 1.1) for length in LENGTHS),
-    time_row("padding, exact=False", 512, "ready matrix", 0.9, batch=4),
-    time_row("no mask", 2048, "transformers", 0.3),
-    time_row("padding", 2048, "transformers", 0.3),
-    time_row("no mask", 2048, "flex attention", 0.9),
-    allowance_row("no mask", 16),
-    *(allowance_row(case, 32) for case in ("causal", "padding", "full mask")),
-    time_row("training", LONGEST, "ready matrix", 1),
+    *(make_time_row("no mask", length, "no bias", 1.1) for length in LENGTHS),
+    *(make_time_row("causal", length, "ready matrix", 1.1) for length in LENGTHS),
+    *(make_time_row("padding", length, "ready matrix", 1.1) for length in LENGTHS),
+    make_time_row("padding, exact=False", 512, "ready matrix", 0.9, batch=4),
+    make_time_row("no mask", 2048, "transformers", 0.3),
+    make_time_row("padding", 2048, "transformers", 0.3),
+    make_time_row("no mask", 2048, "flex attention", 0.9),
+    make_allowance_row("no mask", 16),
+    *(make_allowance_row(case, 32) for case in ("causal", "padding", "full mask")),
+    make_time_row("training", LONGEST, "ready matrix", 1),
     Row(
         f"growth of attention {LONGEST}, training",
         "ready matrix",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ MIN_ROUNDS = 9  # of two calls in turn,
 ROW_SECONDS = 3  # and for so long at least
 # glibc's settings of an allocator that keeps the memory it got from the system.
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+SMALL_LENGTH = 256  # tokens of a call that loads what every call needs
+ROOT = Path(__file__).parents[1]
 OWN_STATUS, OWN_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -43,7 +46,8 @@ def run_in_process(
     """Call a function of a module in a new process, with these variables of its environment."""
     with (
         patch.dict(os.environ, environment or {}),
-        ProcessPoolExecutor(1, get_context("spawn")) as pool,
+        # The checkout comes last: the installed package is measured.
+        ProcessPoolExecutor(1, get_context("spawn"), site.addsitedir, (str(ROOT),)) as pool,
     ):
         return pool.submit(function, *arguments).result()
 

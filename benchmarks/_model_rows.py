@@ -46,7 +46,7 @@ Each row has a process of its own. Times are medians of {_methods.MIN_ROUNDS} or
 in turn. Outputs have the same bits; with exact=False they are equal up to rounding."""
 
 
-def time_row(task: Task, at_most: float, allocator: str = "") -> Row:
+def make_time_row(task: Task, at_most: float, allocator: str = "") -> Row:
     """Make a row of a model's time, by the default allocator or by one that keeps memory."""
 
     def measure() -> Result:
@@ -58,7 +58,7 @@ def time_row(task: Task, at_most: float, allocator: str = "") -> Row:
     return Row(f"{task}{allocator}", "transformers", at_most, measure)
 
 
-def growth_row(task: Encoding | TrainingStep, at_most: float) -> Row:
+def make_growth_row(task: Encoding | TrainingStep, at_most: float) -> Row:
     """Make a row of the growth of a model's memory."""
 
     def measure() -> Result:
@@ -69,9 +69,9 @@ def growth_row(task: Encoding | TrainingStep, at_most: float) -> Row:
 
 
 ROWS = (
-    *(time_row(task, at_most) for task, at_most in TASKS.items()),
-    *(time_row(task, max(at_most, SAME), ", kept") for task, at_most in TASKS.items()),
-    *(growth_row(task, at_most) for task, at_most in GROWTHS.items()),
+    *(make_time_row(task, at_most) for task, at_most in TASKS.items()),
+    *(make_time_row(task, max(at_most, SAME), ", kept") for task, at_most in TASKS.items()),
+    *(make_growth_row(task, at_most) for task, at_most in GROWTHS.items()),
     Row(
         f"growth of {LONGEST}",
         "the limit",

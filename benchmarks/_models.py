@@ -202,5 +202,5 @@ def prepare(task: Task, implementation: str) -> Call:
 def measure_growth(implementation: str, task: Encoding | TrainingStep) -> float:
     """Measure by how many bytes a task lets the peak memory of a process grow."""
     import_frameworks()
-    small = (task._replace(length=16), implementation)
+    small = (task._replace(length=_methods.SMALL_LENGTH), implementation)
     return _methods.measure_growth(prepare, (task, implementation), small)
