@@ -1,11 +1,12 @@
-# __main__.py - python -m benchmarks: print the report of all tasks, or of whole models.
+# __main__.py - python -m benchmarks: print the report of all tasks, of attention or of models.
 # SPDX-License-Identifier: BSD-3-Clause
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # asv imports every module
     if Path(sys.path[0]).resolve() == Path(__file__).resolve().parents[1]:
-        del sys.path[0]  # the checkout, where `-m` looks first: measure the installed package
+        # The checkout, where `-m` looks first, comes last: measure the installed package.
+        sys.path.append(sys.path.pop(0))
     from benchmarks._report import main
 
     main()

@@ -5,43 +5,31 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from t5bucket._machine import available_cpus, read
-from t5bucket.cli._measure import Call
+from benchmarks import _methods
+from t5bucket._machine import available_cpus
+from t5bucket.cli._measure import Call, Result
 
 T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
 UMT5_SMALL = {"vocab_size": 256384, "d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
+START = {"decoder_start_token_id": 0}
 MODELS: dict[str, tuple[str, str, dict[str, int]]] = {  # class, configuration, its options
     "t5-small": ("T5EncoderModel", "T5Config", T5_SMALL),
-    "t5-small decoder": ("T5ForConditionalGeneration", "T5Config", T5_SMALL),
+    "t5-small decoder": ("T5ForConditionalGeneration", "T5Config", T5_SMALL | START),
+    "t5-small no dropout": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        T5_SMALL | START | {"dropout_rate": 0},
+    ),
     "umt5-small": ("UMT5EncoderModel", "UMT5Config", UMT5_SMALL),
-    "umt5-small decoder": ("UMT5ForConditionalGeneration", "UMT5Config", UMT5_SMALL),
+    "umt5-small decoder": ("UMT5ForConditionalGeneration", "UMT5Config", UMT5_SMALL | START),
     "layoutlmv3-base": ("LayoutLMv3Model", "LayoutLMv3Config", {}),
     "mpnet-base": ("MPNetModel", "MPNetConfig", {}),
+    "wavlm-base encoder": ("WavLMModel", "WavLMConfig", {}),
 }
-# What is encoded (model, batch, length, padded), and the bound of t5bucket's time over that of
-# transformers: the median that an idle machine gave, and a tenth for noise. It is 1.1 where there
-# is nothing to gain: no slower.
-ENCODINGS = {
-    ("t5-small", 1, 1024, False): 0.85,
-    ("t5-small", 1, 2048, False): 0.7,
-    ("t5-small", 4, 512, True): 0.9,
-    ("t5-small", 1, 1024, True): 0.75,
-    ("umt5-small", 1, 1024, False): 0.75,
-    ("layoutlmv3-base", 1, 510, False): 1.1,
-    ("layoutlmv3-base", 1, 510, True): 1.1,
-    ("mpnet-base", 1, 128, False): 1.1,
-    ("mpnet-base", 8, 128, True): 1.1,
-    ("mpnet-base", 1, 500, False): 1.1,
-}
-DECODINGS = {"t5-small decoder": 1.1, "umt5-small decoder": 1.1}
-NEW_TOKENS = 128
-ROOT = Path(__file__).parents[1]
+TOLERANCE = 1e-5  # of outputs that are equal up to rounding, relative to the largest
 
 
 def import_frameworks() -> tuple[Any, Any, Any]:
@@ -63,77 +51,156 @@ def make_model(name: str) -> Any:
     torch, transformers, _ = import_frameworks()
     model, config, options = MODELS[name]
     torch.manual_seed(0)
-    if name.endswith("decoder"):
-        options = {**options, "decoder_start_token_id": 0}
     return getattr(transformers, model)(getattr(transformers, config)(**options)).eval()
 
 
-def find_model(implementation: str, name: str) -> Any:
+def find_model(implementation: str, name: str, exact: bool = True) -> Any:
     """Find a model, or make an accelerated one of the same weights."""
     model = make_model(name)
     if implementation != "t5bucket":
         return model
     _, _, ours = import_frameworks()
     weights = {id(parameter): parameter for parameter in model.parameters()}
-    return ours.accelerate(copy.deepcopy(model, weights))
+    options = {} if exact else {"exact": False}
+    return ours.accelerate(copy.deepcopy(model, weights), **options)
 
 
-def make_inputs(name: str, batch: int, length: int, padded: bool) -> dict[str, Any]:
-    """Make token ids, with what else the model takes."""
-    torch, _, _ = import_frameworks()
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.linspace(length, 0.6 * length, batch + padded).long()[-batch:]
-    inputs = {
-        "input_ids": torch.randint(3, 999, (batch, length), generator=generator),
-        "attention_mask": (torch.arange(length) < lengths[:, None]).long(),
-    }
-    if name == "layoutlmv3-base":
-        corner = torch.randint(0, 500, (batch, length, 2), generator=generator)
-        inputs["bbox"] = torch.cat([corner, corner + 20], dim=-1)
-        inputs["pixel_values"] = torch.randn(batch, 3, 224, 224, generator=generator)
-    return inputs
+# ---- tasks ----
 
 
-def forward(implementation: str, name: str, batch: int, length: int, padded: bool = False) -> Call:
+class Encoding(NamedTuple):
     """Encode a batch."""
-    torch, _, _ = import_frameworks()
-    model = find_model(implementation, name)
-    inputs = make_inputs(name, batch, length, padded)
 
-    def call() -> Any:
-        with torch.no_grad():
-            return model(**inputs).last_hidden_state
+    name: str
+    batch: int
+    length: int
+    padded: bool = False
+    exact: bool = True
 
-    return call
+    def __str__(self) -> str:
+        padded, exact = " padded" * self.padded, ", exact=False" * (not self.exact)
+        return f"{self.name}, {self.batch} x {self.length}{padded}{exact}"
+
+    def prepare(self, implementation: str) -> Call:
+        """Make the call; WavLM's encoder gets frames, and other models get tokens."""
+        torch, _, _ = import_frameworks()
+        model = find_model(implementation, self.name, self.exact)
+        inputs = self.make_inputs()
+        encode = model.encoder if "hidden_states" in inputs else model
+
+        def call() -> Any:
+            with torch.no_grad():
+                return encode(**inputs).last_hidden_state
+
+        return call
+
+    def make_inputs(self) -> dict[str, Any]:
+        """Make token ids, with what else the model takes."""
+        torch, _, _ = import_frameworks()
+        generator = torch.Generator().manual_seed(0)
+        if self.name == "wavlm-base encoder":
+            frames = torch.randn(self.batch, self.length, 768, generator=generator)
+            return {"hidden_states": frames}
+        inputs = {
+            "input_ids": torch.randint(3, 999, (self.batch, self.length), generator=generator),
+            "attention_mask": self.make_mask(),
+        }
+        if self.name == "layoutlmv3-base":
+            corner = torch.randint(0, 500, (self.batch, self.length, 2), generator=generator)
+            inputs["bbox"] = torch.cat([corner, corner + 20], dim=-1)
+            inputs["pixel_values"] = torch.randn(self.batch, 3, 224, 224, generator=generator)
+        return inputs
+
+    def make_mask(self) -> Any:
+        """Make the mask of tokens that are no padding: 60 % of the last row, if padded."""
+        torch, _, _ = import_frameworks()
+        lengths = torch.linspace(self.length, 0.6 * self.length, self.batch + self.padded)
+        return (torch.arange(self.length) < lengths.long()[-self.batch :, None]).long()
+
+    def check(self, found: Any, expected: Any) -> None:
+        """Raise an error if the outputs differ; up to rounding, those of padding may."""
+        if self.exact:
+            check_bits(found, expected)
+            return
+        difference = (found - expected)[self.make_mask().bool()].abs().max()
+        if difference > TOLERANCE * expected.abs().max():
+            raise AssertionError(f"the outputs of {self} differ by {difference}")
 
 
-def decode(implementation: str, name: str) -> Call:
+class Decoding(NamedTuple):
     """Generate tokens greedily."""
-    model = find_model(implementation, name)
-    inputs = make_inputs(name, 1, 32, False)
-    lengths = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS}
-    return lambda: model.generate(**inputs, **lengths, do_sample=False)
+
+    name: str
+    length: int = 128
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.length} tokens"
+
+    def prepare(self, implementation: str) -> Call:
+        """Make the call."""
+        model = find_model(implementation, self.name)
+        inputs = Encoding(self.name, 1, 32).make_inputs()
+        lengths = {"min_new_tokens": self.length, "max_new_tokens": self.length}
+        return lambda: model.generate(**inputs, **lengths, do_sample=False)
+
+    def check(self, found: Any, expected: Any) -> None:
+        """Raise an error if the tokens differ."""
+        check_bits(found, expected)
 
 
-def peak_memory(implementation: str, length: int = 4096) -> float:
-    """Measure the largest memory of a process that encodes with t5-small, in bytes."""
+class TrainingStep(NamedTuple):
+    """Compute the loss of 128 labels, and the gradients."""
+
+    name: str
+    length: int
+
+    def __str__(self) -> str:
+        return f"training step, {self.name}, 1 x {self.length}"
+
+    def prepare(self, implementation: str) -> Call:
+        """Make the call; it adds its gradients to those of the calls before."""
+        model = find_model(implementation, self.name).train()
+        inputs = Encoding(self.name, 1, self.length).make_inputs()
+        labels = inputs["input_ids"][:, :128]
+
+        def call() -> Any:
+            loss = model(**inputs, labels=labels).loss
+            loss.backward()
+            return loss.detach()
+
+        return call
+
+    def check(self, found: Any, expected: Any) -> None:
+        """Raise an error if the losses differ."""
+        check_bits(found, expected)
+
+
+Task = Encoding | Decoding | TrainingStep
+
+
+def check_bits(found: Any, expected: Any) -> None:
+    """Raise an error if tensors differ."""
+    if not found.equal(expected):
+        raise AssertionError("the outputs differ")
+
+
+# ---- measurements ----
+
+
+def compare(task: Task, min_rounds: int) -> Result:
+    """Time both implementations in this process."""
+    ours, peer = (task.prepare(way) for way in ("t5bucket", "transformers"))
+    task.check(ours(), peer())
+    return _methods.compare_medians(ours, peer, min_rounds)
+
+
+def prepare(task: Task, implementation: str) -> Call:
+    """Make the call of a task."""
+    return task.prepare(implementation)
+
+
+def measure_growth(implementation: str, task: Encoding | TrainingStep) -> float:
+    """Measure by how many bytes a task lets the peak memory of a process grow."""
     import_frameworks()
-    if sys.platform == "win32":
-        raise NotImplementedError("Windows does not tell the peak memory in this way")
-    # The checkout comes last: the installed package is measured.
-    script = f"import sys; sys.path.append({str(ROOT)!r}); from benchmarks import _models; "
-    script += f"_models.print_peak({implementation!r}, {length})"
-    command = [sys.executable, "-P", "-c", script]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def print_peak(implementation: str, length: int) -> None:
-    """Encode, and print the largest memory of this process."""
-    forward(implementation, "t5-small", 1, length)()
-    if sys.platform == "linux":  # where getrusage counts what the parent had before exec
-        status = dict(line.split(":", 1) for line in read("/proc/self/status").splitlines())
-        print(int(status["VmHWM"].split()[0]) << 10)
-    else:
-        import resource  # only POSIX has it
-
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    small = (task._replace(length=_methods.SMALL_LENGTH), implementation)
+    return _methods.measure_growth(prepare, (task, implementation), small)

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket.cli._measure import Call
-from t5bucket.cli.bench import MAX_DISTANCE, NUM_BUCKETS, NUM_HEADS, make_weight
+from t5bucket.cli.bench import MAX_DISTANCE, NUM_BUCKETS, make_weight
 
 
-def import_torch() -> Any:
-    """Import PyTorch, on one thread."""
+def import_torch(num_threads: int = 1) -> Any:
+    """Import PyTorch, on so many threads."""
     try:
         import torch
     except ImportError as error:
         raise NotImplementedError(str(error)) from error
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads)
     return torch
 
 
@@ -42,7 +42,8 @@ def t5_attention(weight: NDArray[Any]) -> Any:
         raise NotImplementedError(str(error)) from error
     if int(transformers.__version__.partition(".")[0]) < 5:
         raise NotImplementedError(f"transformers 5 is the peer, not {transformers.__version__}")
-    config = T5Config(num_heads=NUM_HEADS, d_model=NUM_HEADS, d_kv=1)
+    num_heads = weight.shape[1]
+    config = T5Config(num_heads=num_heads, d_model=num_heads, d_kv=1)
     attention = T5Attention(config, has_relative_attention_bias=True)
     parameter = torch.nn.Parameter(as_tensor(weight), requires_grad=False)
     attention.relative_attention_bias.weight = parameter

@@ -1,4 +1,4 @@
-# _report.py - the report: ratios of tasks to peers, and of whole models to transformers.
+# _report.py - the report: ratios of tasks to their peers, and its command line.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import median
 from textwrap import indent
 from typing import Any
 
-from benchmarks import _models, _tasks
+from benchmarks import _attention_rows, _model_rows, _tasks
 from t5bucket.cli import bench
 from t5bucket.cli._measure import (
     HEADER,
@@ -24,11 +23,11 @@ from t5bucket.cli._measure import (
     best_seconds,
     compare,
     report,
-    sample,
+    show_bytes,
+    show_seconds,
     write_json,
 )
 
-MODEL_ROUNDS = 12  # of two models in turn
 # What pip installs for a package that a row needs.
 REQUIREMENTS = {
     "torch": "torch",
@@ -111,53 +110,19 @@ ROWS = (
 )
 
 
-def model_row(task: str, at_most: float, prepare: Callable[..., Call], *arguments: Any) -> Row:
-    """Make a row of a model, which has to compute the same bits.
-
-    The median of some calls counts, not the best: a model allocates, and the time that
-    the system takes for it is part of what a user waits for.
-    """
-
-    def measure() -> Result:
-        calls = [prepare(way, *arguments) for way in ("t5bucket", "transformers")]
-        found, expected = (call() for call in calls)
-        if not found.equal(expected):
-            raise AssertionError(f"the outputs of {task} differ")
-        rounds = [[sample(call, 1) for call in calls] for _ in range(MODEL_ROUNDS)]
-        return Result(*map(median, zip(*rounds, strict=True)))
-
-    return Row(task, "transformers", at_most, measure)
-
-
-def describe(name: str, batch: int, length: int, padded: bool) -> str:
-    """Name the task of encoding a batch."""
-    return f"{name}, {batch} x {length}{' padded' if padded else ''}"
-
-
-def measure_peaks() -> Result:
-    """Largest memory of two processes that encode, in bytes."""
-    return Result(_models.peak_memory("t5bucket"), _models.peak_memory("transformers"))
-
-
-MODEL_ROWS = (
-    *(
-        model_row(describe(*batch), at_most, _models.forward, *batch)
-        for batch, at_most in _models.ENCODINGS.items()
-    ),
-    *(
-        model_row(f"{name}, {_models.NEW_TOKENS} tokens", at_most, _models.decode, name)
-        for name, at_most in _models.DECODINGS.items()
-    ),
-    Row("peak memory of t5-small, 1 x 4096", "transformers", 0.8, measure_peaks, "bytes"),
-)
-
-
 def main() -> None:
     """Print the report, row by row as it is measured."""
-    options = make_parser().parse_args()
-    measured, left_out = measure_rows(MODEL_ROWS if options.models else ROWS)
-    print(f"\n{LEGEND}")
+    parser = make_parser()
+    options = parser.parse_args()
+    rows, legend = choose_rows(options)
+    if not rows:
+        parser.error(f"no task has {options.only!r} in its name")
+    measured, left_out = measure_rows(rows)
+    print(f"\n{legend}")
     report_left_out(left_out)
+    if options.markdown:
+        print("\n| task | t5bucket | peer | | ratio | at most |\n|---|---|---|---|---|---|")
+        print("\n".join(map(make_markdown, measured)))
     write_json(options.json, rows=measured, left_out=left_out)
 
 
@@ -169,15 +134,45 @@ def make_parser() -> argparse.ArgumentParser:
         description="Measure the installed t5bucket, its peers and this machine's limits.\n"
         "Rows are left out if their packages (torch, transformers, jax, ml_dtypes) are not\n"
         "installed; a note at the end says which.",
-        epilog=f"columns and marks:\n{indent(LEGEND, '  ')}\n\n{bench.PEERS}\n\n{PEERS}",
+        epilog="\n\n".join(
+            (
+                f"columns and marks:\n{indent(LEGEND, '  ')}",
+                bench.PEERS,
+                PEERS,
+                _attention_rows.PEERS,
+                _model_rows.LEGEND,
+            )
+        ),
+    )
+    parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="measure attention with a bias instead, next to PyTorch's: five minutes",
     )
     parser.add_argument(
         "--models",
         action="store_true",
-        help="measure whole models of transformers, with and without t5bucket: ten minutes",
+        help="measure whole models of transformers instead, with and without t5bucket: an hour;\n"
+        "with --attention, both",
     )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only the tasks that have this in their names"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print a table for Markdown, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
     return parser
+
+
+def choose_rows(options: argparse.Namespace) -> tuple[list[Row], str]:
+    """Choose the rows that the command line asks for, and what explains them."""
+    groups = []
+    if options.attention:
+        groups.append((_attention_rows.ROWS, _attention_rows.PEERS))
+    if options.models:
+        groups.append((_model_rows.ROWS, _model_rows.LEGEND))
+    rows = [row for group, _ in groups or [(ROWS, "")] for row in group]
+    legends = [legend for _, legend in groups]
+    return [row for row in rows if options.only in row.task], "\n\n".join([LEGEND, *legends])
 
 
 def measure_rows(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -190,6 +185,20 @@ def measure_rows(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[dict[s
         except NotImplementedError as error:
             left_out.append({"task": row.task, "peer": row.peer, "reason": explain(error)})
     return measured, left_out
+
+
+def make_markdown(measured: dict[str, Any]) -> str:
+    """Make a row of a table."""
+    show = show_seconds if measured["unit"] == "seconds" else show_bytes
+    cells = (
+        measured["task"],
+        show(measured["t5bucket"]),
+        measured["peer"],
+        show(measured["peer_value"]),
+        f"{measured['ratio']:.3f}",
+        f"{measured['at_most']:.3f}",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def explain(error: Exception) -> str:

@@ -1,47 +1,34 @@
 # models.py - whole models of transformers, with and without t5bucket.
 # SPDX-License-Identifier: BSD-3-Clause
-from benchmarks import _models
+from benchmarks import _model_rows, _models
 
 IMPLEMENTATIONS = ["t5bucket", "transformers"]
+TASKS = {str(task): task for task in _model_rows.TASKS}
+GROWTHS = {str(task): task for task in _model_rows.GROWTHS}
 
 
-class Encoding:
-    """Models of their real sizes, one forward pass on all processors."""
-
-    timeout = 300
-    param_names = ("implementation", "name, batch, length, padded")
-    params = (IMPLEMENTATIONS, list(_models.ENCODINGS))
-
-    def setup(self, implementation: str, batch: tuple[str, int, int, bool]) -> None:
-        self.call = _models.forward(implementation, *batch)
-        self.call()
-
-    def time_forward(self, implementation: str, batch: tuple[str, int, int, bool]) -> None:
-        self.call()
-
-
-class Decoding:
-    """Greedy decoding of 128 tokens."""
+class Models:
+    """Models of their real sizes on all processors: encoding, decoding, a training step."""
 
     timeout = 300
-    param_names = ("implementation", "name")
-    params = (IMPLEMENTATIONS, list(_models.DECODINGS))
+    param_names = ("implementation", "task")
+    params = (IMPLEMENTATIONS, list(TASKS))
 
-    def setup(self, implementation: str, name: str) -> None:
-        self.call = _models.decode(implementation, name)
+    def setup(self, implementation: str, task: str) -> None:
+        self.call = TASKS[task].prepare(implementation)
         self.call()
 
-    def time_decode(self, implementation: str, name: str) -> None:
+    def time_model(self, implementation: str, task: str) -> None:
         self.call()
 
 
 class Memory:
-    """Largest memory of a process that encodes 4096 tokens with t5-small."""
+    """By how many bytes a call lets the peak memory of a process grow."""
 
     timeout = 300
-    param_names = ("implementation",)
-    params = (IMPLEMENTATIONS,)
+    param_names = ("implementation", "task")
+    params = (IMPLEMENTATIONS, list(GROWTHS))
     unit = "bytes"
 
-    def track_peak(self, implementation: str) -> float:
-        return _models.peak_memory(implementation)
+    def track_growth(self, implementation: str, task: str) -> float:
+        return _models.measure_growth(implementation, GROWTHS[task])

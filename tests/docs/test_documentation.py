@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,13 @@ def test_every_file_says_what_it_is_for_in_its_first_lines(pattern: str) -> None
     for path in paths:
         if not path.name.startswith("_core.c"):  # generated
             assert f"{path.name} - " in path.read_text()[:200], path
+
+
+def test_the_picture_of_attention_is_what_its_script_draws() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "draw_attention.py"))
+    drawn = script["draw"]()
+    assert script["PICTURE"].read_text(encoding="utf-8") == drawn
+    (picture,) = re.findall(r"!\[[^]]+\]\((.*?)\)", (ROOT / "docs" / "attention.md").read_text())
+    assert picture == script["PICTURE"].name
+    assert "<title>" in drawn
+    assert "<desc>" in drawn

@@ -1,4 +1,4 @@
-# test_frameworks.py - what frameworks need: the programs of docs/frameworks.md, and the imports.
+# test_frameworks.py - what frameworks need: the programs of two documents, and the imports.
 # SPDX-License-Identifier: BSD-3-Clause
 import os
 import re
@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from markdown import Block, read_blocks
 
-PROGRAMS = read_blocks("docs/frameworks.md", "python")
+PROGRAMS = [
+    program
+    for name in ("docs/frameworks.md", "docs/attention.md")
+    for program in read_blocks(name, "python")
+]
 
 
 def run(program: Block, folder: Path, **environment: str) -> str:

@@ -1,0 +1,85 @@
+# _methods.py - how rows are measured: medians in turn, processes of their own, growth of memory.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import os
+import site
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+from t5bucket._machine import read
+from t5bucket.cli._measure import Call, Result, sample
+
+MIN_ROUNDS = 9  # of two calls in turn,
+ROW_SECONDS = 3  # and for so long at least
+# glibc's settings of an allocator that keeps the memory it got from the system.
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+SMALL_LENGTH = 256  # tokens of a call that loads what every call needs
+ROOT = Path(__file__).parents[1]
+OWN_STATUS, OWN_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def compare_medians(ours: Call, peer: Call, min_rounds: int) -> Result:
+    """Time both in turn; the median counts. Both were called before.
+
+    Both allocate, and the time that the system takes for it is part of what a user
+    waits for: the best time would hide it.
+    """
+    rounds: list[list[float]] = []
+    begin = time.perf_counter()
+    while len(rounds) < min_rounds or time.perf_counter() - begin < ROW_SECONDS:
+        rounds.append([sample(call, 1) for call in (ours, peer)])
+    return Result(*map(median, zip(*rounds, strict=True)))
+
+
+def run_in_process(
+    function: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None
+) -> Any:
+    """Call a function of a module in a new process, with these variables of its environment."""
+    with (
+        patch.dict(os.environ, environment or {}),
+        # The checkout comes last: the installed package is measured.
+        ProcessPoolExecutor(1, get_context("spawn"), site.addsitedir, (str(ROOT),)) as pool,
+    ):
+        return pool.submit(function, *arguments).result()
+
+
+def measure_growth(
+    prepare: Callable[..., Call], arguments: tuple[Any, ...], small: tuple[Any, ...]
+) -> float:
+    """Measure by how many bytes a call lets the peak memory of a new process grow.
+
+    A call with `small` arguments comes before: it loads what every call needs.
+    """
+    if sys.platform == "win32":
+        raise NotImplementedError("Windows does not tell the peak memory in this way")
+    return float(run_in_process(_grow, prepare, arguments, small))
+
+
+def _grow(prepare: Callable[..., Call], arguments: tuple[Any, ...], small: tuple[Any, ...]) -> int:
+    prepare(*small)()
+    call = prepare(*arguments)
+    before = peak_nbytes(reset=True)
+    call()
+    return peak_nbytes() - before
+
+
+def peak_nbytes(reset: bool = False) -> int:
+    """Return the most that this process has held, in bytes; if `reset`, from now on."""
+    if sys.platform == "linux":  # where getrusage counts what the parent had before exec
+        if reset:
+            with suppress(OSError):  # a container may forbid it; then the old peak counts
+                OWN_PEAK.write_text("5")
+        status = dict(line.split(":", 1) for line in read(str(OWN_STATUS)).splitlines())
+        return int(status["VmHWM"].split()[0]) << 10
+    import resource  # only POSIX has it
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
