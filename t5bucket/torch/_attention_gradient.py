@@ -2,15 +2,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from t5bucket._arrays import view_tensor
 from t5bucket.torch._attend import flatten
 from t5bucket.torch._kernels import Inputs, find_scale
-from t5bucket.torch._strips import Part, Source, write_strips
+from t5bucket.torch._strips import Source, write_strips
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+STRIP_NBYTES = 4 << 20  # three strips are in the cache at a time
 
 
 def differentiate(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gradients:
@@ -36,29 +39,62 @@ def differentiate(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gra
 
 def _sum_strips(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gradients:
     """Sum the gradients of all strips; that of the weight in float64."""
-    query, key, value = (torch.zeros_like(tensor) for tensor in inputs[:3])
+    query, key, value = (tensor.new_zeros(tensor.shape) for tensor in inputs[:3])
     weight = np.zeros(tuple(source.weight.shape))
-    q, k = query.shape[2], key.shape[2]
-    for part, bias in write_strips(source, len(query), k, slice(0, q)):
-        batch, heads, _ = part
-        query[part], of_key, of_value, of_bias = _differentiate_strip(gradient, inputs, part, bias)
-        key[batch, heads] += of_key
-        value[batch, heads] += of_value
-        weight[:, heads] += source.sum_gradient(part, view_tensor(of_bias))
+    memory = _Memory(gradient.dtype)
+    rows = slice(0, query.shape[2])
+    for example in range(len(gradient)):
+        own = source.take(example)
+        for part, bias in write_strips(own, 1, key.shape[2], rows, STRIP_NBYTES):
+            queries, keys = (example, part.heads, part.rows), (example, part.heads)
+            of_bias = _differentiate_strip(
+                Inputs(inputs.query[queries], inputs.key[keys], inputs.value[keys], inputs.scale),
+                gradient[queries],
+                bias[0],
+                (query[queries], key[keys], value[keys]),
+                memory,
+            )
+            weight[:, part.heads] += own.sum_gradient(part, view_tensor(of_bias[None]))
     return query, key, value, torch.from_numpy(weight)
 
 
+class _Memory:
+    """Memory for two strips, which is used for each one."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._strips = [torch.empty(0, dtype=dtype)] * 2
+
+    def like(self, strip: torch.Tensor) -> list[torch.Tensor]:
+        if strip.numel() > self._strips[0].numel():
+            self._strips = [strip.new_empty(strip.numel()) for _ in range(2)]
+        return [memory[: strip.numel()].view(strip.shape) for memory in self._strips]
+
+
 def _differentiate_strip(
-    gradient: torch.Tensor, inputs: Inputs, part: Part, bias: torch.Tensor
-) -> Gradients:
-    """Differentiate ``softmax(scale * query @ key.T + bias) @ value`` for some rows."""
-    batch, heads, _ = part
-    query = inputs.query[part] * find_scale(inputs)
-    key, value = inputs.key[batch, heads], inputs.value[batch, heads]
-    weights = torch.matmul(query, key.mT).add_(bias)
-    weights = torch.ops.aten._safe_softmax(weights, -1)
-    of_value = torch.matmul(weights.mT, gradient[part])
-    of_weights = torch.matmul(gradient[part], value.mT)
-    of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-    of_query = torch.matmul(of_scores, key).mul_(find_scale(inputs))
-    return of_query, torch.matmul(of_scores.mT, query), of_value, of_scores
+    inputs: Inputs,
+    gradient: torch.Tensor,
+    bias: torch.Tensor,
+    totals: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    memory: _Memory,
+) -> torch.Tensor:
+    """Differentiate ``softmax(scale * query @ key.mT + bias) @ value`` for some rows.
+
+    The gradients of the inputs are added to the totals. That of the bias takes its place.
+    """
+    query, key, value, _ = inputs
+    scale = find_scale(inputs)
+    weights, of_weights = memory.like(bias)
+    scores = bias.baddbmm_(query, key.mT, alpha=scale)
+    torch.softmax(scores, -1, out=weights)
+    if (
+        not scores[..., 0].isfinite().all()
+    ):  # as PyTorch's kernel: a query without keys has no weights
+        weights.masked_fill_((scores == -torch.inf).all(-1, keepdim=True), 0)
+    of_query, of_key, of_value = totals
+    of_value.baddbmm_(weights.mT, gradient)
+    torch.bmm(gradient, value.mT, out=of_weights)
+    differentiate_softmax: Any = torch.ops.aten._softmax_backward_data.out
+    of_scores = differentiate_softmax(of_weights, weights, -1, weights.dtype, grad_input=scores)
+    of_query.baddbmm_(of_scores, key, alpha=scale)
+    of_key.baddbmm_(of_scores.mT, query, alpha=scale)
+    return of_scores

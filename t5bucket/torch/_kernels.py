@@ -59,7 +59,7 @@ def find_scale(inputs: Inputs) -> float:
     """Return the factor of the scores, by default that of PyTorch's function."""
     if inputs.scale is not None:
         return inputs.scale
-    return 1 / math.sqrt(inputs.query.shape[3])
+    return 1 / math.sqrt(inputs.query.shape[-1])
 
 
 # ---- the bias as a view of its diagonals ----

@@ -46,6 +46,15 @@ class Source(NamedTuple):
     key_offset: int
     causal: bool
 
+    def take(self, example: int) -> Source:
+        """Take what one example's bias is computed from."""
+        only = slice(example, example + 1)
+        taken: dict[str, Any] = self._asdict()
+        for name in self._fields[1:6]:
+            if taken[name] is not None:
+                taken[name] = _of(taken[name], only)
+        return self._replace(**taken)
+
     @property
     def is_shared(self) -> bool:
         """Whether all examples have the same bias."""
@@ -115,14 +124,15 @@ def _cut(mask: torch.Tensor, part: Part) -> torch.Tensor:
 
 
 def write_strips(
-    source: Source, batch_size: int, key_length: int, rows: slice
+    source: Source, batch_size: int, key_length: int, rows: slice, max_nbytes: int | None = None
 ) -> Iterator[tuple[Part, torch.Tensor]]:
     """Write the strips of some rows, one after the other into the same memory.
 
     A strip has one example, or stands for all examples if they do not differ.
     """
     memory = allocate((0,), dtype_of_tensor(source.weight.dtype))
-    for part in _divide(source, batch_size, key_length, rows):
+    parts = _divide(source, batch_size, key_length, rows, max_nbytes or MAX_NBYTES)
+    for part in parts:
         shape = (1, *(axis.stop - axis.start for axis in part[1:]), key_length)
         size = math.prod(shape)
         if size > memory.size:
@@ -132,9 +142,11 @@ def write_strips(
         yield part, to_tensor(strip, source.weight.dtype)
 
 
-def _divide(source: Source, batch_size: int, key_length: int, rows: slice) -> Iterator[Part]:
+def _divide(
+    source: Source, batch_size: int, key_length: int, rows: slice, max_nbytes: int
+) -> Iterator[Part]:
     num_heads = source.weight.shape[1]
-    count, heads = _measure(num_heads, key_length * source.weight.element_size(), rows)
+    count, heads = _measure(num_heads, key_length * source.weight.element_size(), rows, max_nbytes)
     examples = batch_size if source.is_shared else 1
     for example in range(0, batch_size, examples):
         for head in range(0, num_heads, heads):
@@ -143,13 +155,13 @@ def _divide(source: Source, batch_size: int, key_length: int, rows: slice) -> It
                 yield Part(batch, slice(head, min(head + heads, num_heads)), strip_rows)
 
 
-def _measure(num_heads: int, row_nbytes: int, rows: slice) -> tuple[int, int]:
+def _measure(num_heads: int, row_nbytes: int, rows: slice, max_nbytes: int) -> tuple[int, int]:
     """Choose how many rows and heads a strip has."""
     count = min(ROWS, rows.stop - rows.start)
-    while count > LEAST_ROWS and count * row_nbytes > MAX_NBYTES:
+    while count > LEAST_ROWS and count * row_nbytes > max_nbytes:
         count //= 2
     # Two heads at least: the kernels compute one alone in another way.
-    return count, min(num_heads, max(2, MAX_NBYTES // max(1, count * row_nbytes)))
+    return count, min(num_heads, max(2, max_nbytes // max(1, count * row_nbytes)))
 
 
 def _cut_rows(rows: slice, count: int) -> Iterator[slice]:
