@@ -7,11 +7,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import DynamicCache, EncoderDecoderCache
 
-from t5bucket._buckets import Buckets
+from t5bucket._buckets import Buckets, encode_scheme
 from t5bucket.torch import compute_bias
-from t5bucket.transformers._layer import Layer, Method, require
+from t5bucket.transformers._layer import Layer, Method, NotCoveredError, require
 from t5bucket.transformers._lazy import LazyBias, make_lazily
 from t5bucket.transformers._merge import (
     is_copied_without_gradient,
@@ -72,7 +73,44 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         mark_heads_last(bias)
         return bias
 
+    def compute_compiled(
+        self: Any,
+        query_length: Any,
+        key_length: Any,
+        device: Any = None,
+        past_seen_tokens: Any = 0,
+    ) -> torch.Tensor | None:
+        """Compute the bias in a graph; None if transformers has to do it."""
+        settings = (
+            getattr(self, "is_decoder", None),
+            *_sizes(self),
+        )  # read, so that the graph depends on them
+        scheme = _find_constant_scheme(find_scheme, self, settings)
+        if scheme is None or isinstance(past_seen_tokens, torch.Tensor):
+            return None
+        weight = self.relative_attention_bias.weight
+        lengths = (query_length, key_length, past_seen_tokens, 0)
+        bias: torch.Tensor = torch.ops.t5bucket.bias(
+            weight, None, scheme, *lengths, False, None, False
+        )
+        return bias
+
+    compute.compiled = compute_compiled  # type: ignore[attr-defined]
     return compute
+
+
+@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+def _find_constant_scheme(
+    find_scheme: Callable[[Any], Buckets], layer: Any, settings: tuple[Any, ...]
+) -> list[int] | None:
+    """Find a scheme, as an operator takes it, while PyTorch compiles; None if it has none."""
+    try:
+        with unset_fake_temporarily():
+            num_buckets = layer.relative_attention_num_buckets
+            find_weight(layer.relative_attention_bias, num_buckets, is_compiled=True)
+            return list(encode_scheme(find_scheme(layer)))
+    except NotCoveredError:
+        return None
 
 
 # ---- attention, whose bias is made before its keys are known ----
@@ -174,7 +212,7 @@ def _add_mask(
 
 # ---- what is covered ----
 
-MIN_NBYTES = 0  # of a matrix that is not made
+MIN_NBYTES = 1 << 20  # of a matrix that is not made; a smaller one stays in the cache
 _lazy_dtype: ContextVar[torch.dtype | None] = ContextVar("lazy_dtype", default=None)
 
 
