@@ -69,10 +69,10 @@ class Recipe:
         if type(result) is LazyBias or self.matrix is None:
             return False
         storages = (result.untyped_storage(), self.matrix.untyped_storage())
-        return storages[0].data_ptr() == storages[1].data_ptr()
+        return bool(storages[0].data_ptr() == storages[1].data_ptr())
 
 
-class LazyBias(torch.Tensor):
+class LazyBias(torch.Tensor):  # type: ignore[misc]
     """A bias without its matrix."""
 
     recipe: Recipe
@@ -171,7 +171,7 @@ def _call_with_matrices(function: Function, look: Function, args: Any, kwargs: A
 # ---- gradients, where a matrix is looked at ----
 
 
-class _Make(torch.autograd.Function):
+class _Make(torch.autograd.Function):  # type: ignore[misc]
     """Make a bias whose gradient flows into the weight."""
 
     @staticmethod
@@ -189,7 +189,7 @@ class _Make(torch.autograd.Function):
         return torch.ops.t5bucket.bias_gradient(gradient, recipe.mask, *options), None
 
 
-class _Look(torch.autograd.Function):
+class _Look(torch.autograd.Function):  # type: ignore[misc]
     """Take the matrix of a bias; its gradient is the bias's."""
 
     @staticmethod

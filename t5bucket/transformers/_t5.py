@@ -99,7 +99,7 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
     return compute
 
 
-@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+@torch._dynamo.assume_constant_result
 def _find_constant_scheme(
     find_scheme: Callable[[Any], Buckets], layer: Any, settings: tuple[Any, ...]
 ) -> list[int] | None:

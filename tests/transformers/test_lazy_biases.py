@@ -193,16 +193,20 @@ def test_a_hook_may_look_at_each_bias_in_training(reentrant: bool | None) -> Non
 
 def count(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> tuple[int, int]:
     """Count calls of t5bucket's attention, and matrices that are made of lazy biases."""
-    attended, made = [], []
+    attended: list[Any] = []
+    made: list[Any] = []
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        attended.append(kwargs)
-        return scaled_dot_product_attention(*args, **kwargs)
+    def watched(function: Any, calls: list[Any]) -> Any:
+        def call_and_count(*args: Any, **kwargs: Any) -> Any:
+            calls.append(args)
+            return function(*args, **kwargs)
 
-    compute = _lazy.compute_bias
+        return call_and_count
+
     with monkeypatch.context() as patch:
-        patch.setattr(_lazy, "scaled_dot_product_attention", watched)
-        patch.setattr(_lazy, "compute_bias", lambda *a, **k: made.append(a) or compute(*a, **k))
+        attend = watched(scaled_dot_product_attention, attended)
+        patch.setattr(_lazy, "scaled_dot_product_attention", attend)
+        patch.setattr(_lazy, "compute_bias", watched(compute_bias, made))
         call()
     return len(attended), len(made)
 
