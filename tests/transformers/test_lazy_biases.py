@@ -279,3 +279,22 @@ def test_the_zeros_of_cross_attention_take_no_memory() -> None:
         assert bias.shape == (1, 4, models.TARGET_LENGTH, models.LENGTH)
         assert not bias.any()
         assert bias.untyped_storage().nbytes() == bias.element_size()
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5"])
+def test_padded_batches_allocate_no_matrix_for_each_example(family: str) -> None:
+    length = 400
+    case = models.make(family, implementation="sdpa")
+    texts = {"input_ids": models.tokens(length), "decoder_input_ids": models.tokens(length)}
+    case = case._replace(inputs={**texts, "attention_mask": models.lengths_mask(length)})
+    nbytes = models.BATCH * HEADS * length * length * 4
+
+    def largest() -> int:
+        """Find the largest allocation of an operator of PyTorch, in bytes."""
+        with torch.profiler.profile(profile_memory=True) as profile:
+            run(case)
+        return max(event.self_cpu_memory_usage for event in profile.events())
+
+    assert largest() >= nbytes
+    with accelerated(case.model):
+        assert largest() < nbytes / 2
