@@ -293,7 +293,7 @@ def test_padded_batches_allocate_no_matrix_for_each_example(family: str) -> None
         """Find the largest allocation of an operator of PyTorch, in bytes."""
         with torch.profiler.profile(profile_memory=True) as profile:
             run(case)
-        return max(event.self_cpu_memory_usage for event in profile.events())
+        return int(max(event.self_cpu_memory_usage for event in profile.events()))
 
     assert largest() >= nbytes
     with accelerated(case.model):
