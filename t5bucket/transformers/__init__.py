@@ -63,11 +63,20 @@ def accelerate(model: Model) -> Model:
     same random state, under autocast, and with both kinds of gradient checkpoints.
     Gradients are equal up to rounding.
 
-    A bias is contiguous, and computed once for each pair of lengths. Where ``sdpa``
-    merges bias and mask, all layers share one merged matrix. The tensors that layers
-    read do not change. The rest runs as before: other devices, tracing and compiling,
-    transforms, offsets that are tensors, methods that a subclass overrides, versions of
-    transformers with other signatures.
+    Where transformers has ``sdpa`` and T5's attention, no bias matrix is made: each layer
+    calls `t5bucket.torch.scaled_dot_product_attention`. Layers hand on a tensor that makes
+    the matrix when somebody looks at it, as hooks and a user's own attention function do.
+    Short texts (1 MiB), steps of decoding and training with dropout take the matrix, which
+    is computed once for each pair of lengths. The zeros of cross-attention take no memory.
+    LayoutLMv3 and UDOP's encoder merge bias and mask once for all layers.
+
+    In training a bias has the gradient of its uses outside of attention alone, if a tensor
+    hook or ``retain_grad`` reads it. The weight has the whole gradient.
+
+    ``torch.compile`` puts the operator that computes T5's bias into the graph. The rest
+    runs as before: other devices, tracing and exporting, transforms, offsets that are
+    tensors, methods that a subclass overrides, versions of transformers with other
+    signatures. The tensors that layers read do not change.
 
     A deep copy is accelerated as well. A pickled model is loaded without acceleration.
 

@@ -177,14 +177,20 @@ def _copy_deeply(self: Any, memo: dict[int, Any]) -> Any:
     return twin
 
 
-# ---- replacing methods; torch.compile compiles transformers' code alone ----
+# ---- replacing methods ----
 
 
 def _replace_bias(original: Method, replacement: Method) -> Method:
+    """Replace a method; graphs contain an operator if there is one, else transformers' code."""
+    compiled = getattr(replacement, "compiled", None)
+
     @functools.wraps(original)
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            return original(self, *args, **kwargs)
+            found = None
+            if compiled is not None and not torch.compiler.is_exporting():
+                found = compiled(self, *args, **kwargs)
+            return original(self, *args, **kwargs) if found is None else found
         try:
             return replacement(original, self, *args, **kwargs)
         except NotCoveredError as reason:

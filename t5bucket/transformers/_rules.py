@@ -12,7 +12,7 @@ from torch import nn
 
 from t5bucket._arrays import bfloat16, view_tensor
 from t5bucket._buckets import Buckets
-from t5bucket.torch._tensors import FLOAT_DTYPES, is_eager
+from t5bucket.torch._tensors import EAGER_TYPES, FLOAT_DTYPES, is_eager
 from t5bucket.transformers._layer import Method, NotCoveredError, require
 
 LARGEST_DISTANCE = 1 << 20  # of a rule that is tabulated
@@ -89,9 +89,10 @@ def look_up(buckets: Buckets, relative_positions: Any) -> torch.Tensor:
 # ---- weights ----
 
 
-def check_weight(weight: Any, rows: int, num_buckets: Any) -> None:
+def check_weight(weight: Any, rows: int, num_buckets: Any, is_compiled: bool = False) -> None:
     """Leave a call to transformers unless its weight is one that t5bucket can read."""
-    require(is_eager(weight), "a weight of another device or kind, or one that is traced")
+    is_known = type(weight) in EAGER_TYPES and weight.is_cpu if is_compiled else is_eager(weight)
+    require(is_known, "a weight of another device or kind, or one that is traced")
     require(weight.dtype in FLOAT_DTYPES, f"a weight of {weight.dtype}")
     if weight.dtype == torch.bfloat16:
         try:
@@ -101,7 +102,7 @@ def check_weight(weight: Any, rows: int, num_buckets: Any) -> None:
     require(rows == num_buckets, f"a weight of {rows} rows for {num_buckets} buckets")
 
 
-def find_weight(embedding: Any, num_buckets: Any) -> torch.Tensor:
+def find_weight(embedding: Any, num_buckets: Any, is_compiled: bool = False) -> torch.Tensor:
     """Find the weight of an embedding that only looks up its rows."""
     require(type(embedding) is nn.Embedding, f"a {type(embedding).__name__} as embedding")
     hooks = (
@@ -120,5 +121,5 @@ def find_weight(embedding: Any, num_buckets: Any) -> torch.Tensor:
     )
     require(not hooks and not options, "an embedding with hooks or options")
     weight: torch.Tensor = embedding.weight
-    check_weight(weight, weight.shape[0], num_buckets)
+    check_weight(weight, weight.shape[0], num_buckets, is_compiled)
     return weight

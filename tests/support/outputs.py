@@ -38,6 +38,13 @@ def assert_same_bits(found: Any, expected: Any) -> None:
         assert torch.equal(torch.signbit(a), torch.signbit(b))
 
 
+def assert_same_masks(found: Any, expected: Any) -> None:
+    """Compare all tensors; masks that broadcast to the expected ones have the same effect."""
+    pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
+    whole = [ours.expand_as(theirs) if ours.ndim == 4 else ours for ours, theirs in pairs]
+    assert_same_bits(whole, expected)
+
+
 def loss_of(output: Any) -> Any:
     """Find the loss, or make one of the first tensor."""
     loss = output.get("loss")
@@ -64,13 +71,23 @@ def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any]) -> No
 def watch_sdpa(
     monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any], read: Callable[[Any, bool], Any]
 ) -> list[Any]:
-    """Collect what `read` makes of each mask that sdpa is given, and of is_causal."""
+    """Collect what `read` makes of each mask that sdpa is given, and of is_causal.
+
+    Calls within a call, which t5bucket's own attention makes, do not count.
+    """
     seen: list[Any] = []
+    active: list[Any] = []
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def watched(*args: Any, **kwargs: Any) -> Any:
+        if active:
+            return attend(*args, **kwargs)
         seen.append(read(kwargs["attn_mask"], bool(kwargs["is_causal"])))
-        return attend(*args, **kwargs)
+        active.append(None)
+        try:
+            return attend(*args, **kwargs)
+        finally:
+            active.pop()
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)

@@ -25,7 +25,7 @@ def test_a_traced_model_gives_the_same_bits() -> None:
         assert traced(shorter)["last_hidden_state"].shape == (models.BATCH, 70, 32)
 
 
-@pytest.mark.parametrize("family", ["t5", "umt5", "mpnet"])
+@pytest.mark.parametrize("family", ["t5", "umt5", "mpnet", "pop2piano"])
 def test_compiling_takes_the_whole_graph(family: str) -> None:
     case = models.make(family, padded=True)
     options = {"backend": "eager", "fullgraph": True}
@@ -35,6 +35,34 @@ def test_compiling_takes_the_whole_graph(family: str) -> None:
     found = torch.compile(accelerate(case.model), **options)(**case.inputs)
     assert_same_bits(found.logits, expected.logits)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("family", "count"), [("t5", 2), ("umt5", 6), ("pix2struct", 1), ("mt5", 2)]
+)
+def test_a_graph_has_the_operator_that_computes_biases(family: str, count: int) -> None:
+    case = models.make(family, padded=True)
+    names: list[str] = []
+
+    def collect(graph: Any, inputs: Any) -> Any:
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.compile(accelerate(case.model), backend=collect)(**case.inputs)
+    torch._dynamo.reset()
+    assert sum("t5bucket" in name for name in names) == count
+
+
+def test_a_graph_has_no_operator_where_a_replacement_does_not_cover_a_call() -> None:
+    case = models.make("t5", padded=True)
+    embedding = models.attention_of(case.model).relative_attention_bias
+    embedding.register_forward_hook(lambda module, args, output: output + 1)
+    expected = run(case)
+    torch._dynamo.reset()
+    found = torch.compile(accelerate(case.model), backend="eager")(**case.inputs)
+    torch._dynamo.reset()
+    torch.testing.assert_close(found.logits, expected.logits)
 
 
 def test_an_exported_model_gives_the_same_bits_without_operators_of_t5bucket() -> None:
