@@ -22,7 +22,8 @@ except ImportError:
         "t5bucket.transformers needs transformers: pip install 't5bucket[transformers]'"
     ) from None
 
-from t5bucket.transformers._classes import accelerate_layers, check_model, restore_layers
+from t5bucket import _checks
+from t5bucket.transformers._classes import accelerate_layers, check_model, restore_layers, undo
 from t5bucket.transformers._registry import LAYERS
 
 __all__ = ["accelerate", "accelerated", "restore", "supported_models"]
@@ -30,7 +31,7 @@ __all__ = ["accelerate", "accelerated", "restore", "supported_models"]
 Model = TypeVar("Model", bound="nn.Module")
 
 
-def accelerate(model: Model) -> Model:
+def accelerate(model: Model, *, exact: bool = True) -> Model:
     """Compute a model's relative position biases with t5bucket.
 
     Parameters
@@ -87,7 +88,7 @@ def accelerate(model: Model) -> Model:
     >>> restore(model) is model
     True
     """
-    accelerate_layers(model)
+    accelerate_layers(model, _checks.flag("exact", exact))
     return model
 
 
@@ -117,12 +118,12 @@ def restore(model: Model) -> Model:
     Linear(in_features=1, out_features=1, bias=True)
     """
     check_model(model)
-    restore_layers(model.modules())
+    restore_layers(model)
     return model
 
 
 @contextmanager
-def accelerated(model: Model) -> Iterator[Model]:
+def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     """Compute a model's biases with t5bucket within a ``with`` block.
 
     Parameters
@@ -150,11 +151,11 @@ def accelerated(model: Model) -> Iterator[Model]:
     ...     model(torch.arange(50)[None]).last_hidden_state.shape
     torch.Size([1, 50, 32])
     """
-    changed = accelerate_layers(model)
+    changed = accelerate_layers(model, _checks.flag("exact", exact))
     try:
         yield model
     finally:
-        restore_layers(changed)
+        undo(changed)
 
 
 def supported_models() -> tuple[str, ...]:

@@ -13,12 +13,19 @@ class Layer(NamedTuple):
 
     `biases` replace methods that compute biases or buckets. `attend` replaces the
     ``forward`` of an attention that takes a bias. `relies_on` names further methods:
-    unless they are transformers' own, nothing is replaced.
+    unless they are transformers' own, nothing is replaced. `inexact` come first where
+    equality up to rounding is enough.
     """
 
     biases: dict[str, Method]
     attend: Method | None = None
     relies_on: tuple[str, ...] = ()
+    inexact: dict[str, Method] = {}
+
+
+def is_exact(layer: Any) -> bool:
+    """Whether a layer has to give transformers' bits, accelerated or not."""
+    return getattr(type(layer), "_t5bucket_exact", True)
 
 
 class NotCoveredError(Exception):
