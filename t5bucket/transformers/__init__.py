@@ -151,11 +151,11 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     ...     model(torch.arange(50)[None]).last_hidden_state.shape
     torch.Size([1, 50, 32])
     """
-    changed = accelerate_layers(model, _checks.flag("exact", exact))
+    before = accelerate_layers(model, _checks.flag("exact", exact))
     try:
         yield model
     finally:
-        undo(changed)
+        undo(before)
 
 
 def supported_models() -> tuple[str, ...]:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__package__)
 
 
 def accelerate_layers(model: nn.Module, exact: bool) -> list[tuple[nn.Module, type]]:
-    """Accelerate layers; return those whose class changed, with the class they had."""
+    """Accelerate layers; return them with the class that they had."""
     check_model(model)
     known = [module for module in model.modules() if _find_layer(type(module)) is not None]
     if not known:
@@ -38,19 +38,21 @@ def accelerate_layers(model: nn.Module, exact: bool) -> list[tuple[nn.Module, ty
             type(model).__name__,
             transformers.__version__,
         )
-    return [(module, cls) for module, cls in before if type(module) is not cls]
+    return before
 
 
 def restore_layers(model: nn.Module) -> None:
     """Give accelerated layers their own class again."""
     for module in model.modules():
-        _change_class(module, _find_base(type(module)))
+        if _is_accelerated(type(module)):
+            _change_class(module, _find_base(type(module)))
 
 
-def undo(changed: list[tuple[nn.Module, type]]) -> None:
+def undo(before: list[tuple[nn.Module, type]]) -> None:
     """Give layers the class that they had before, accelerated or not."""
-    for module, before in changed:
-        _change_class(module, before)
+    for module, cls in before:
+        if type(module) is not cls:
+            _change_class(module, cls)
 
 
 def check_model(model: object) -> None:
@@ -84,7 +86,7 @@ def _change_class(module: nn.Module, cls: type) -> None:
     base = _find_base(type(module))
     if _is_accelerated(base):
         _warn_of_derived(base)
-    elif base is _find_base(cls) and type(module) is not cls:
+    elif base is _find_base(cls):
         module.__class__ = cls
 
 

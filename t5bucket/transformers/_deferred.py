@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from t5bucket._buckets import Buckets
+from t5bucket.transformers._layer import NotCoveredError
 
 METADATA = frozenset(
     (
@@ -29,7 +30,7 @@ class Recipe(NamedTuple):
     buckets: Buckets
 
 
-class DeferredBias(torch.Tensor):
+class DeferredBias(torch.Tensor):  # type: ignore[misc] # PyTorch's types are not known
     """A bias of one item in memory. Whatever PyTorch does with it, it does with the matrix.
 
     The matrix is computed when that happens for the first time. From then on it may be
@@ -70,7 +71,15 @@ def defer(recipe: Recipe, shape: tuple[int, ...], make: Callable[[], torch.Tenso
     """Defer a bias; `make` computes it, of the shape that transformers expects."""
     # What reads the memory and not the tensor would find no number.
     item = torch.full((), torch.nan, dtype=recipe.weight.dtype)
-    deferred = item.expand(shape).as_subclass(DeferredBias)
+    deferred: DeferredBias = item.expand(shape).as_subclass(DeferredBias)
     deferred.recipe = recipe
     deferred._make = make
     return deferred
+
+
+def find_recipe(bias: Any) -> Recipe:
+    """Find what a bias is made of, unless the matrix exists."""
+    recipe = bias.recipe if isinstance(bias, DeferredBias) else None
+    if recipe is None:
+        raise NotCoveredError("a bias that is a matrix")
+    return recipe

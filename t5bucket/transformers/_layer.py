@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Method = Callable[..., Any]
@@ -20,7 +21,7 @@ class Layer(NamedTuple):
     biases: dict[str, Method]
     attend: Method | None = None
     relies_on: tuple[str, ...] = ()
-    inexact: dict[str, Method] = {}
+    inexact: Mapping[str, Method] = MappingProxyType({})
 
 
 def is_exact(layer: Any) -> bool:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from t5bucket._buckets import Buckets
 from t5bucket.torch import compute_bias
 from t5bucket.torch._tensors import fill_bias
-from t5bucket.transformers._deferred import DeferredBias, Recipe, defer
+from t5bucket.transformers._deferred import DeferredBias, Recipe, defer, find_recipe
 from t5bucket.transformers._inexact import require_inference, require_unseen_weights
 from t5bucket.transformers._layer import Layer, Method, require
 from t5bucket.transformers._rules import find_rule, find_weight, tabulate
@@ -21,7 +21,7 @@ STRIP_NBYTES = 4 << 20  # of a gated bias, for each thread
 TILE = 256  # rows that PyTorch's kernel computes together
 
 
-def _find_recipe(layer: Any) -> Recipe:
+def _make_recipe(layer: Any) -> Recipe:
     weight = find_weight(layer.rel_attn_embed, layer.num_buckets)
     rule = find_rule(layer, RULE)
     settings = (layer.num_buckets, layer.max_distance)
@@ -31,7 +31,7 @@ def _find_recipe(layer: Any) -> Recipe:
 
 def _compute_bias(original: Method, self: Any, query_length: Any, key_length: Any) -> torch.Tensor:
     require(type(query_length) is type(key_length) is int, "lengths that are no integers")
-    weight, buckets = _find_recipe(self)
+    weight, buckets = _make_recipe(self)
     return compute_bias(weight, query_length, key_length, buckets=buckets)[0]
 
 
@@ -55,15 +55,13 @@ def _attend(
     index: Any = 0,
     **kwargs: Any,
 ) -> Any:
-    require_unseen_weights(self, kwargs.get("output_attentions"))
-    require_inference(self, self.dropout, hidden_states, attention_mask)
+    require_unseen_weights(kwargs.get("output_attentions"), self)
+    require_inference(self, self.training and self.dropout, hidden_states, attention_mask)
     kept = None if attention_mask is None else attention_mask.eq(1)
     require(kept is None or kept.any(dim=1).all(), "an example without a key")
     if position_bias is None:
         position_bias = _defer_bias(self, *hidden_states.shape[:2])
-    is_deferred = isinstance(position_bias, DeferredBias) and position_bias.recipe is not None
-    require(is_deferred, "a bias that is given")
-    attended = _attend_gated(self, hidden_states, kept, position_bias.recipe)
+    attended = _attend_gated(self, hidden_states, kept, find_recipe(position_bias))
     attended = attended.transpose(1, 2).flatten(2)
     output = functional.linear(attended, self.out_proj.weight, self.out_proj.bias)
     return output, None, position_bias
@@ -74,7 +72,7 @@ def _defer_bias(layer: Any, batch: int, length: int) -> DeferredBias:
         bias: torch.Tensor = layer.compute_bias(length, length)
         return bias.repeat(batch, 1, 1)
 
-    return defer(_find_recipe(layer), (batch * layer.num_heads, length, length), make)
+    return defer(_make_recipe(layer), (batch * layer.num_heads, length, length), make)
 
 
 def _attend_gated(
