@@ -12,8 +12,10 @@ from t5bucket._buckets import Buckets
 from t5bucket.torch._tensors import FLOAT_DTYPES, INTEGER_DTYPES
 
 
-def bias_options(weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any) -> float | None:
-    """Check the arguments that both functions take; return the scale as Python's float."""
+def bias_options(
+    weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any, mask_name: str = "mask"
+) -> float | None:
+    """Check the arguments that all functions take; return the scale as Python's float."""
     _checks.flag("causal", causal)
     tensor("weight", weight, FLOAT_DTYPES, "float16, bfloat16, float32 or float64")
     if isinstance(scale, torch.Tensor) and scale.requires_grad:
@@ -23,9 +25,9 @@ def bias_options(weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any) 
         factor = _checks.scale(scale, is_double=weight.dtype == torch.float64)
     _weight_shape(weight, buckets)
     if mask is not None:
-        tensor("mask", mask, (torch.bool, *FLOAT_DTYPES), "boolean or floating-point")
+        tensor(mask_name, mask, (torch.bool, *FLOAT_DTYPES), "boolean or floating-point")
         if mask.requires_grad:
-            raise ValueError("mask must not require a gradient, got one that does")
+            raise ValueError(f"{mask_name} must not require a gradient, got one that does")
     return factor
 
 

@@ -34,7 +34,7 @@ from t5bucket.torch._tensors import (
 Function = Callable[..., torch.Tensor]
 
 
-def _backward_only(function: Function) -> Function:
+def backward_only(function: Function) -> Function:
     """Refuse forward mode, in which PyTorch takes the derivative of an operator for 0."""
 
     @wraps(function)
@@ -64,7 +64,7 @@ def _is_differentiated_forwards(*arguments: Any) -> bool:
 
 
 @torch.library.custom_op("t5bucket::bias", mutates_args=())
-@_backward_only
+@backward_only
 def bias(
     weight: torch.Tensor,
     mask: torch.Tensor | None,
@@ -84,7 +84,7 @@ def bias(
 
 
 @torch.library.custom_op("t5bucket::bias_gradient", mutates_args=())
-@_backward_only
+@backward_only
 def bias_gradient(
     gradient: torch.Tensor,
     mask: torch.Tensor | None,
@@ -106,7 +106,7 @@ def bias_gradient(
 
 
 @torch.library.custom_op("t5bucket::bias_at", mutates_args=())
-@_backward_only
+@backward_only
 def bias_at(
     weight: torch.Tensor,
     query_positions: torch.Tensor,
@@ -124,7 +124,7 @@ def bias_at(
 
 
 @torch.library.custom_op("t5bucket::bias_at_gradient", mutates_args=())
-@_backward_only
+@backward_only
 def bias_at_gradient(
     gradient: torch.Tensor,
     query_positions: torch.Tensor,
@@ -154,7 +154,7 @@ def _new_weight(gradient: torch.Tensor, scheme: Sequence[int]) -> torch.Tensor:
 
 
 @bias.register_fake
-@_backward_only
+@backward_only
 def _(
     weight: torch.Tensor,
     mask: torch.Tensor | None,
@@ -167,7 +167,7 @@ def _(
 
 
 @bias_at.register_fake
-@_backward_only
+@backward_only
 def _(
     weight: torch.Tensor,
     query_positions: torch.Tensor,
@@ -181,13 +181,13 @@ def _(
 
 
 @bias_gradient.register_fake
-@_backward_only
+@backward_only
 def _(gradient: torch.Tensor, mask: Any, scheme: Sequence[int], *_: Any) -> torch.Tensor:
     return _new_weight(gradient, scheme)
 
 
 @bias_at_gradient.register_fake
-@_backward_only
+@backward_only
 def _(
     gradient: torch.Tensor,
     query_positions: Any,

@@ -1,0 +1,178 @@
+# _strips.py - a bias by strips: a few rows of a few heads at a time, which fit the cache.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from t5bucket._arrays import allocate, dtype_of_tensor, view_tensor
+from t5bucket._bias import RelativeAttentionBias
+from t5bucket._buckets import Buckets
+from t5bucket._threads import choose_num_threads
+from t5bucket.torch._tensors import bias_of
+
+MAX_NBYTES = 8 << 20  # of a strip: with keys and values it fits the last cache of most machines
+ROWS = 256  # of a strip, unless one head of them is too large
+LEAST_ROWS = 64
+
+
+class Part(NamedTuple):
+    """A strip's place in the matrix (batch, num_heads, q, k)."""
+
+    batch: slice
+    heads: slice
+    rows: slice
+
+
+class Source(NamedTuple):
+    """What a bias is computed from; tensors have one batch axis, of the attention's size or 1.
+
+    A mask has four axes, positions and segments have two.
+    """
+
+    weight: torch.Tensor
+    mask: torch.Tensor | None
+    query_positions: torch.Tensor | None
+    key_positions: torch.Tensor | None
+    segment_ids: torch.Tensor | None
+    key_segment_ids: torch.Tensor | None
+    buckets: Buckets
+    query_offset: int
+    key_offset: int
+    causal: bool
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all examples have the same bias."""
+        tensors = self[1:6]
+        return all(tensor is None or tensor.shape[0] == 1 for tensor in tensors)
+
+    @property
+    def is_consecutive(self) -> bool:
+        """Whether positions are consecutive, in one sequence."""
+        return self.query_positions is self.segment_ids is None
+
+    def write(self, part: Part, out: NDArray[Any]) -> None:
+        """Write a strip, (batch, num_heads, rows, k)."""
+        bias, options = self._prepare(part, out.nbytes)
+        if self.query_positions is not None:
+            bias.matrix_at(out=out, **options)
+        else:
+            is_single = self.mask is self.segment_ids is None
+            bias.matrix(*out.shape[-2:], out=out[0] if is_single else out, **options)
+
+    def matrix(self, q: int, k: int) -> torch.Tensor:
+        """Compute the whole matrix, (batch or 1, num_heads, q, k)."""
+        batch_size = max([1, *(len(tensor) for tensor in self[1:6] if tensor is not None)])
+        num_heads = self.weight.shape[1]
+        matrix = allocate((batch_size, num_heads, q, k), dtype_of_tensor(self.weight.dtype))
+        self.write(Part(slice(0, batch_size), slice(0, num_heads), slice(0, q)), matrix)
+        return to_tensor(matrix, self.weight.dtype)
+
+    def sum_gradient(self, part: Part, gradient: NDArray[Any]) -> NDArray[Any]:
+        """Compute the gradient of the weight's heads, given that of a strip."""
+        bias, options = self._prepare(part, gradient.nbytes)
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            options["mask"] = None  # what is added carries no gradient
+        if self.query_positions is None:
+            return bias.weight_gradient(gradient, **options)
+        return bias.weight_gradient_at(gradient, **options)
+
+    def _prepare(self, part: Part, nbytes: int) -> tuple[RelativeAttentionBias, dict[str, Any]]:
+        """Find the bias of some heads, and the arguments that its methods take for a strip."""
+        batch, heads, rows = part
+        options: dict[str, Any] = {
+            "causal": self.causal,
+            "mask": None if self.mask is None else view_tensor(_cut(self.mask, part), "mask"),
+            "num_threads": min(choose_num_threads(nbytes), int(torch.get_num_threads())),
+        }
+        if self.segment_ids is not None and self.key_segment_ids is not None:
+            options["segment_ids"] = view_tensor(_of(self.segment_ids, batch)[:, rows])
+            options["key_segment_ids"] = view_tensor(_of(self.key_segment_ids, batch))
+        if self.query_positions is not None and self.key_positions is not None:
+            options["query_positions"] = view_tensor(_of(self.query_positions, batch)[:, rows])
+            options["key_positions"] = view_tensor(_of(self.key_positions, batch))
+        else:
+            options["query_offset"] = self.query_offset + rows.start
+            options["key_offset"] = self.key_offset
+        return bias_of(self.weight[:, heads].contiguous(), self.buckets), options
+
+
+def _of(tensor: torch.Tensor, batch: slice) -> torch.Tensor:
+    """Take some examples of a tensor; one without a batch is every example's."""
+    return tensor if tensor.shape[0] == 1 else tensor[batch]
+
+
+def _cut(mask: torch.Tensor, part: Part) -> torch.Tensor:
+    mask = _of(mask, part.batch)
+    mask = mask if mask.shape[1] == 1 else mask[:, part.heads]
+    return mask if mask.shape[2] == 1 else mask[:, :, part.rows]
+
+
+def write_strips(
+    source: Source, batch_size: int, key_length: int, rows: slice
+) -> Iterator[tuple[Part, torch.Tensor]]:
+    """Write the strips of some rows, one after the other into the same memory.
+
+    A strip has one example, or stands for all examples if they do not differ.
+    """
+    memory = allocate((0,), dtype_of_tensor(source.weight.dtype))
+    for part in _divide(source, batch_size, key_length, rows):
+        shape = (1, *(axis.stop - axis.start for axis in part[1:]), key_length)
+        size = math.prod(shape)
+        if size > memory.size:
+            memory = allocate((size,), memory.dtype)
+        strip = memory[:size].reshape(shape)
+        source.write(part, strip)
+        yield part, to_tensor(strip, source.weight.dtype)
+
+
+def _divide(source: Source, batch_size: int, key_length: int, rows: slice) -> Iterator[Part]:
+    num_heads = source.weight.shape[1]
+    count, heads = _measure(num_heads, key_length * source.weight.element_size(), rows)
+    examples = batch_size if source.is_shared else 1
+    for example in range(0, batch_size, examples):
+        for head in range(0, num_heads, heads):
+            for strip_rows in _cut_rows(rows, count):
+                batch = slice(example, example + examples)
+                yield Part(batch, slice(head, min(head + heads, num_heads)), strip_rows)
+
+
+def _measure(num_heads: int, row_nbytes: int, rows: slice) -> tuple[int, int]:
+    """Choose how many rows and heads a strip has."""
+    count = min(ROWS, rows.stop - rows.start)
+    while count > LEAST_ROWS and count * row_nbytes > MAX_NBYTES:
+        count //= 2
+    # Two heads at least: the kernels compute one alone in another way.
+    return count, min(num_heads, max(2, MAX_NBYTES // max(1, count * row_nbytes)))
+
+
+def _cut_rows(rows: slice, count: int) -> Iterator[slice]:
+    """Cut rows into strips; the last one takes a rest of a few rows."""
+    start = rows.start
+    while rows.stop - start >= count + LEAST_ROWS:
+        yield slice(start, start + count)
+        start += count
+    if start < rows.stop:
+        yield slice(start, rows.stop)
+
+
+def to_array(tensor: torch.Tensor) -> NDArray[Any]:
+    """View a tensor as an array of its items, whatever they mean."""
+    items = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        items = items.view(torch.int16)
+    array: NDArray[Any] = items.numpy()
+    return array
+
+
+def to_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """View an array as a tensor."""
+    if dtype == torch.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(dtype)
+    return torch.from_numpy(array)
