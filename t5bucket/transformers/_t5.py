@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
+from transformers import DynamicCache, EncoderDecoderCache
 
 from t5bucket._buckets import Buckets
 from t5bucket.torch import compute_bias
 from t5bucket.transformers._layer import Layer, Method, require
-from t5bucket.transformers._merge import is_copied_without_gradient, mark_heads_last, merge
+from t5bucket.transformers._lazy import LazyBias, make_lazily
+from t5bucket.transformers._merge import (
+    is_copied_without_gradient,
+    mark_heads_last,
+    merge,
+    no_bias,
+)
 from t5bucket.transformers._rules import find_rule, find_weight, tabulate
+from t5bucket.transformers._sdpa import is_plain
 
 RULE = "_relative_position_bucket"
 
@@ -55,6 +64,8 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         require(device is None or torch.device(device).type == "cpu", f"device {device}")
         weight = find_weight(self.relative_attention_bias, self.relative_attention_num_buckets)
         buckets = find_scheme(self)
+        if weight.dtype == _lazy_dtype.get():
+            return make_lazily(weight, query_length, key_length, buckets, past_seen_tokens)
         bias = compute_bias(
             weight, query_length, key_length, buckets=buckets, query_offset=past_seen_tokens
         )
@@ -62,6 +73,9 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         return bias
 
     return compute
+
+
+# ---- attention, whose bias is made before its keys are known ----
 
 
 def _attend(
@@ -75,24 +89,135 @@ def _attend(
     **kwargs: Any,
 ) -> Any:
     given = {"key_value_states": key_value_states, "cache": cache, **kwargs}
-    if (
-        position_bias is key_value_states is cache is None
-        and "past_key_values" not in kwargs
-        and self.has_relative_attention_bias
-    ):
-        length = hidden_states.shape[1]
-        position_bias = self.compute_bias(
-            length, length, device=hidden_states.device, past_seen_tokens=0
-        )
-    merged = merge(self, hidden_states, mask, position_bias, kwargs)
-    if merged is not None:
-        given |= {"position_bias": merged, "is_causal": False}
-    elif is_copied_without_gradient(position_bias):
-        given |= {"mask": mask, "position_bias": position_bias.detach()}
+    if position_bias is None:
+        position_bias = _make_bias(self, hidden_states, mask, key_value_states, cache, kwargs)
+    bias = _add_mask(self, hidden_states, mask, position_bias, kwargs)
+    if bias is not None:
+        given |= {"position_bias": bias, "is_causal": False}
     else:
-        return original(self, hidden_states, mask=mask, position_bias=position_bias, **given)
-    attended, _, weights = original(self, hidden_states, **given)
-    return attended, position_bias, weights
+        bias = position_bias.look() if type(position_bias) is LazyBias else position_bias
+        given |= {"mask": mask, "position_bias": bias}
+        if is_copied_without_gradient(bias):
+            given["position_bias"] = bias.detach()
+    attended, returned, weights = original(self, hidden_states, **given)
+    return attended, returned if position_bias is None else position_bias, weights
+
+
+def _attend_umt5(
+    original: Method,
+    self: Any,
+    hidden_states: Any,
+    encoder_hidden_states: Any = None,
+    cache: Any = None,
+    attention_mask: Any = None,
+    **kwargs: Any,
+) -> Any:
+    given = {"encoder_hidden_states": encoder_hidden_states, "cache": cache, **kwargs}
+    made = _make_bias(self, hidden_states, attention_mask, encoder_hidden_states, cache, kwargs)
+    bias = _add_mask(self, hidden_states, attention_mask, made, kwargs)
+    if bias is not None:
+        return original(_with_bias(self, bias), hidden_states, is_causal=False, **given)
+    layer = self if made is None else _with_bias(self, made)
+    return original(layer, hidden_states, attention_mask=attention_mask, **given)
+
+
+def _with_bias(layer: Any, bias: torch.Tensor) -> Any:
+    """Copy an attention for one call, with the same parts and a bias that is made already."""
+    twin = object.__new__(type(layer))
+    ready = {"has_relative_attention_bias": True, "compute_bias": lambda *_, **__: bias}
+    twin.__dict__.update({**vars(layer), **ready})
+    return twin
+
+
+def _make_bias(
+    layer: Any, hidden_states: Any, mask: Any, states: Any, cache: Any, kwargs: dict[str, Any]
+) -> torch.Tensor | None:
+    """Make the bias of a layer that is given none; None if it has to do that itself."""
+    if "past_key_values" in kwargs:
+        return None
+    if states is not None:
+        if _is_without_bias(layer, cache) and is_plain(layer, hidden_states, mask, kwargs):
+            return no_bias(layer, hidden_states, states.shape[1])
+        return None
+    past = _count_past(layer, cache)
+    if past is None or not layer.has_relative_attention_bias:
+        return None
+    length = hidden_states.shape[1]
+    is_lazy = _is_lazy(layer, hidden_states, mask, length + past, kwargs)
+    if cache is not None and not is_lazy:
+        return None
+    before = _lazy_dtype.set(hidden_states.dtype if is_lazy else None)
+    try:
+        bias: torch.Tensor = layer.compute_bias(
+            length, length + past, device=hidden_states.device, past_seen_tokens=past
+        )
+    finally:
+        _lazy_dtype.reset(before)
+    return bias
+
+
+def _add_mask(
+    layer: Any, hidden_states: Any, mask: Any, bias: Any, kwargs: dict[str, Any]
+) -> torch.Tensor | None:
+    """Find what ``sdpa`` makes of a bias and a mask; None if it has to do that itself."""
+    if type(bias) is not LazyBias:
+        return merge(layer, hidden_states, mask, bias, kwargs)
+    recipe = bias.recipe
+    if (
+        bias.find_weight() is not None
+        and hidden_states.dtype == recipe.weight.dtype
+        and _is_lazy(layer, hidden_states, mask, recipe.key_length, kwargs)
+    ):
+        return bias.with_mask(mask, causal=mask is None and layer.is_causal)
+    return merge(layer, hidden_states, mask, bias.look(), kwargs)
+
+
+# ---- what is covered ----
+
+MIN_NBYTES = 0  # of a matrix that is not made
+_lazy_dtype: ContextVar[torch.dtype | None] = ContextVar("lazy_dtype", default=None)
+
+
+def _is_lazy(
+    layer: Any, hidden_states: Any, mask: Any, key_length: int, kwargs: dict[str, Any]
+) -> bool:
+    """Whether attention can do without the matrix; dropout cannot."""
+    batch, length = hidden_states.shape[:2]
+    nbytes = layer.n_heads * length * key_length * hidden_states.element_size()
+    if mask is None:
+        is_fit = length == key_length or not layer.is_causal
+    else:
+        shape = (batch, layer.n_heads, length, key_length)
+        is_fit = (
+            mask.ndim == 4
+            and mask.shape[-1] == key_length
+            and all(size in (1, whole) for size, whole in zip(mask.shape, shape, strict=True))
+            and mask.dtype in (torch.bool, hidden_states.dtype)
+        )
+    return (
+        nbytes >= MIN_NBYTES
+        and is_fit
+        and not (layer.training and layer.dropout)
+        and is_plain(layer, hidden_states, mask, kwargs)
+    )
+
+
+def _is_without_bias(layer: Any, cache: Any) -> bool:
+    """Whether a cross-attention adds zeros that require no gradient, to all keys it is given."""
+    is_read = isinstance(cache, EncoderDecoderCache) and cache.is_updated.get(layer.layer_idx)
+    is_checkpoint = layer.training and getattr(layer, "gradient_checkpointing", False)
+    return not (layer.has_relative_attention_bias or is_read or is_checkpoint)
+
+
+def _count_past(layer: Any, cache: Any) -> int | None:
+    """Count the keys of a cache; None if it may hold more than it tells."""
+    if cache is None:
+        return 0
+    kept = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    if type(kept) is not DynamicCache or type(layer.layer_idx) is not int:
+        return None
+    past = kept.get_seq_length(layer.layer_idx)
+    return past if type(past) is int else None
 
 
 T5_ATTENTION = Layer({"compute_bias": _compute_bias_by(t5_scheme)}, attend=_attend)
@@ -106,6 +231,6 @@ LAYERS = {
     "switch_transformers.SwitchTransformersAttention": T5_ATTENTION,
     "t5.T5Attention": T5_ATTENTION,
     "umt5.UMT5Attention": Layer(
-        {"compute_bias": _compute_bias_by(_umt5_scheme)}, relies_on=(RULE,)
+        {"compute_bias": _compute_bias_by(_umt5_scheme)}, attend=_attend_umt5, relies_on=(RULE,)
     ),
 }
