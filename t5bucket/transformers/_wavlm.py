@@ -11,9 +11,14 @@ from torch.nn import functional
 from t5bucket._buckets import Buckets
 from t5bucket.torch import compute_bias
 from t5bucket.torch._tensors import fill_bias
-from t5bucket.transformers._deferred import DeferredBias, Recipe, defer, find_recipe
-from t5bucket.transformers._inexact import require_inference, require_unseen_weights
+from t5bucket.transformers._inexact import (
+    find_recipe,
+    repeat_lazily,
+    require_inference,
+    require_unseen_weights,
+)
 from t5bucket.transformers._layer import Layer, Method, require
+from t5bucket.transformers._lazy import Recipe
 from t5bucket.transformers._rules import find_rule, find_weight, tabulate
 
 RULE = "_relative_positions_bucket"
@@ -21,17 +26,16 @@ STRIP_NBYTES = 4 << 20  # of a gated bias, for each thread
 TILE = 256  # rows that PyTorch's kernel computes together
 
 
-def _make_recipe(layer: Any) -> Recipe:
+def _find_scheme(layer: Any) -> tuple[torch.Tensor, Buckets]:
     weight = find_weight(layer.rel_attn_embed, layer.num_buckets)
     rule = find_rule(layer, RULE)
     settings = (layer.num_buckets, layer.max_distance)
-    buckets: Buckets = tabulate(rule, settings, lambda distances: rule(layer, distances))
-    return Recipe(weight, buckets)
+    return weight, tabulate(rule, settings, lambda distances: rule(layer, distances))
 
 
 def _compute_bias(original: Method, self: Any, query_length: Any, key_length: Any) -> torch.Tensor:
     require(type(query_length) is type(key_length) is int, "lengths that are no integers")
-    weight, buckets = _make_recipe(self)
+    weight, buckets = _find_scheme(self)
     return compute_bias(weight, query_length, key_length, buckets=buckets)[0]
 
 
@@ -60,19 +64,12 @@ def _attend(
     kept = None if attention_mask is None else attention_mask.eq(1)
     require(kept is None or kept.any(dim=1).all(), "an example without a key")
     if position_bias is None:
-        position_bias = _defer_bias(self, *hidden_states.shape[:2])
+        batch, length = hidden_states.shape[:2]
+        position_bias = repeat_lazily(*_find_scheme(self), batch, length, heads_in_batch=True)
     attended = _attend_gated(self, hidden_states, kept, find_recipe(position_bias))
     attended = attended.transpose(1, 2).flatten(2)
     output = functional.linear(attended, self.out_proj.weight, self.out_proj.bias)
     return output, None, position_bias
-
-
-def _defer_bias(layer: Any, batch: int, length: int) -> DeferredBias:
-    def make() -> torch.Tensor:
-        bias: torch.Tensor = layer.compute_bias(length, length)
-        return bias.repeat(batch, 1, 1)
-
-    return defer(_make_recipe(layer), (batch * layer.num_heads, length, length), make)
 
 
 def _attend_gated(
