@@ -23,7 +23,8 @@ from t5bucket.transformers._layer import is_exact  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own versions
 
-WITHOUT_MATRIX = ["mpnet", "wavlm"]  # whose attention is another one
+WITHOUT_MATRIX = ["mpnet", "wavlm"]
+OTHERS = [*WITHOUT_MATRIX, "longt5_local", "switch_transformers"]  # whose attention is another one
 
 
 def assert_close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
@@ -52,7 +53,7 @@ def test_outputs_are_equal_up_to_rounding(family: str, padded: bool, log: Any) -
     assert_same_bits(run(case), expected)
 
 
-@pytest.mark.parametrize("family", WITHOUT_MATRIX)
+@pytest.mark.parametrize("family", OTHERS)
 def test_outputs_in_bfloat16_are_equal_up_to_rounding(family: str, log: Any) -> None:
     case = models.make(family, padded=True)
     case.model.bfloat16()
@@ -113,7 +114,7 @@ def test_strips_of_any_size_give_the_same(
 # ---- what runs as before ----
 
 
-@pytest.mark.parametrize("family", ["t5", "longt5_local", *WITHOUT_MATRIX])
+@pytest.mark.parametrize("family", ["t5", *OTHERS])
 @pytest.mark.parametrize("configured", [False, True])
 def test_attentions_are_the_same_bits(family: str, configured: bool) -> None:
     case = models.make(family, padded=True)
@@ -121,7 +122,9 @@ def test_attentions_are_the_same_bits(family: str, configured: bool) -> None:
     if configured or family == "t5":  # whose sdpa has none
         case.model.set_attn_implementation("eager")
     if configured:
-        case.model.config.output_attentions = True
+        for module in case.model.modules():
+            if hasattr(module, "config"):
+                module.config.output_attentions = True
     else:
         options["output_attentions"] = True
     expected = run(case, **options)
@@ -138,7 +141,7 @@ def test_hidden_states_need_no_matrix(log: Any) -> None:
     assert not fell_back(log)
 
 
-@pytest.mark.parametrize("family", WITHOUT_MATRIX)
+@pytest.mark.parametrize("family", OTHERS)
 def test_training_gives_the_same_bits_and_gradients(family: str) -> None:
     case = models.make(family, padded=True)
     case.model.double()
@@ -226,7 +229,7 @@ def test_a_layer_that_is_not_accelerated_sees_the_matrix(family: str) -> None:
     assert_close(run(case), expected)
 
 
-@pytest.mark.parametrize("family", WITHOUT_MATRIX)
+@pytest.mark.parametrize("family", OTHERS)
 def test_autocast_gives_the_same_bits(family: str) -> None:
     case = models.make(family, padded=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -263,7 +266,7 @@ def test_a_model_with_eager_weights_of_several_dtypes_falls_back(log: Any) -> No
 # ---- modes ----
 
 
-@pytest.mark.parametrize("family", ["t5", *WITHOUT_MATRIX])
+@pytest.mark.parametrize("family", ["t5", *OTHERS])
 def test_accelerating_again_changes_the_mode(family: str) -> None:
     case = models.make(family, padded=True)
     plain, expected = models.classes_of(case.model), run(case)
