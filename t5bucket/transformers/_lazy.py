@@ -103,15 +103,17 @@ class LazyBias(torch.Tensor):
         if self.recipe.is_exposed:
             return None
         with torch._C.DisableTorchFunctionSubclass():
-            if not needs_gradient(self):
-                return self.recipe.weight.detach()
-            is_own = self.node is not None and self.grad_fn is self.node
-        return self.recipe.weight if is_own else None
+            requires_grad, node = self.requires_grad, self.grad_fn
+        if requires_grad and torch.is_grad_enabled():
+            return self.recipe.weight if node is not None and node is self.node else None
+        if requires_grad and self.recipe.weight.shape[1] == 1:
+            return None  # sdpa makes no copy of one head, and has another kernel for it
+        return self.recipe.weight.detach()
 
     def with_mask(self, mask: torch.Tensor | None, causal: bool) -> LazyBias:
         """Add a mask; the result is kept for the next layer."""
         if mask is None and not causal:
-            return self
+            return self if torch.is_grad_enabled() else LazyBias(self.recipe)
         made_from = (causal, version(mask), torch.is_grad_enabled())
         if self.masked is None or self.masked[0] is not mask or self.masked[1] != made_from:
             recipe = replace(self.recipe, mask=shrink(mask), causal=causal, matrix=None)

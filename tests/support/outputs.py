@@ -38,6 +38,13 @@ def assert_same_bits(found: Any, expected: Any) -> None:
         assert torch.equal(torch.signbit(a), torch.signbit(b))
 
 
+def assert_same_masks(found: Any, expected: Any) -> None:
+    """Compare all tensors; masks that broadcast to the expected ones have the same effect."""
+    pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
+    whole = [ours.expand_as(theirs) if ours.ndim == 4 else ours for ours, theirs in pairs]
+    assert_same_bits(whole, expected)
+
+
 def loss_of(output: Any) -> Any:
     """Find the loss, or make one of the first tensor."""
     loss = output.get("loss")

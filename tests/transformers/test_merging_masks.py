@@ -9,7 +9,7 @@ torch: Any = pytest.importorskip("torch")
 transformers: Any = pytest.importorskip("transformers")
 import models  # noqa: E402
 import training  # noqa: E402
-from outputs import assert_same_bits, run, watch_sdpa  # noqa: E402
+from outputs import assert_same_bits, assert_same_masks, run, watch_sdpa  # noqa: E402
 
 from t5bucket.transformers import accelerate, accelerated  # noqa: E402
 
@@ -22,17 +22,6 @@ def given_to_sdpa(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> l
         return watch_sdpa(
             monkeypatch, call, lambda mask, is_causal: (mask, torch.tensor(is_causal))
         )
-
-
-def assert_same_masks(found: list[Any], expected: list[Any]) -> None:
-    """Compare masks; one that broadcasts to transformers' own has the same effect."""
-    for (ours, _), (theirs, _) in zip(found, expected, strict=True):
-        assert torch.broadcast_shapes(ours.shape, theirs.shape) == theirs.shape
-    broadcast = [
-        (ours.expand_as(theirs), is_causal)
-        for (ours, is_causal), (theirs, _) in zip(found, expected, strict=True)
-    ]
-    assert_same_bits(broadcast, expected)
 
 
 def mixed_types(case: models.Case) -> models.Case:
