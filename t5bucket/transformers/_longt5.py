@@ -54,14 +54,14 @@ def _attend_locally(
     output_attentions: Any = False,
 ) -> Any:
     require_unseen_weights(output_attentions, self)
-    given = (hidden_states, mask, position_bias)
-    require_inference(self, self.training and self.dropout, *given)
+    require_inference(self, self.training and self.dropout, hidden_states, mask)
+    is_plain = position_bias is None or is_eager(position_bias)
+    require(is_plain and hidden_states.shape[1] > 0, "a bias of another kind, or no tokens")
     if position_bias is None:
         position_bias = _make_local_bias(self, hidden_states.dtype)
         if mask is not None:
             position_bias = position_bias + torch.where(mask > 0, 0.0, -1e10).transpose(1, 2)
     length = hidden_states.shape[1]
-    require(length > 0, "no tokens")
     before, after = self.block_len, self.block_len + -length % self.block_len
     query, key, value = (
         projection(hidden_states).unflatten(2, (self.n_heads, self.key_value_proj_dim))
