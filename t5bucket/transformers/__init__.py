@@ -39,7 +39,10 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     model : torch.nn.Module
         A model of a family that `supported_models` lists, or any module that holds
         layers of such a model. It is changed in place; transformers' classes are not.
-        A second call changes nothing.
+    exact : bool, optional
+        Whether outputs must have the same bits. If False, they are equal up to rounding
+        (1e-5 relative in float32), and inference is faster. A second call changes an
+        accelerated model to what it says.
 
     Returns
     -------
@@ -49,9 +52,9 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     Raises
     ------
     TypeError
-        If `model` is not a module.
+        If `model` is not a module, or `exact` is not a boolean.
     ValueError
-        If it has no layer that could be accelerated.
+        If the model has no layer that could be accelerated.
 
     See Also
     --------
@@ -60,7 +63,7 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
 
     Notes
     -----
-    Outputs are equal bit for bit, in inference and in training: with dropout and the
+    If `exact`, outputs are equal bit for bit, in inference and in training: with dropout and the
     same random state, under autocast, and with both kinds of gradient checkpoints.
     Gradients are equal up to rounding.
 
@@ -69,6 +72,11 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     read do not change. The rest runs as before: other devices, tracing and compiling,
     transforms, offsets that are tensors, methods that a subclass overrides, versions of
     transformers with other signatures.
+
+    If not `exact`, the attentions of T5 and its relatives cut off padded keys, and MPNet,
+    WavLM, LongT5 and Switch Transformers attend without a matrix for each layer, although
+    transformers has their attention as ``eager`` alone. Training, autocast,
+    ``output_attentions`` and hooks that could see attention weights run as if `exact`.
 
     A deep copy is accelerated as well. A pickled model is loaded without acceleration.
 
@@ -130,11 +138,13 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     ----------
     model : torch.nn.Module
         As in `accelerate`.
+    exact : bool, optional
+        As in `accelerate`.
 
     Yields
     ------
     torch.nn.Module
-        `model`. After the block it is as before, accelerated or not.
+        `model`. After the block it is as before: accelerated, exact or not.
 
     Raises
     ------

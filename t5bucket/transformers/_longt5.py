@@ -61,26 +61,26 @@ def _attend_locally(
         position_bias = _make_local_bias(self, hidden_states.dtype)
         if mask is not None:
             position_bias = position_bias + torch.where(mask > 0, 0.0, -1e10).transpose(1, 2)
-    length = hidden_states.shape[1]
-    before, after = self.block_len, self.block_len + -length % self.block_len
+    return _attend_to_blocks(self, hidden_states, position_bias), position_bias
+
+
+def _attend_to_blocks(layer: Any, hidden_states: torch.Tensor, bias: torch.Tensor) -> Any:
+    length, block_length = hidden_states.shape[1], layer.block_len
+    rest = -length % block_length
     query, key, value = (
-        projection(hidden_states).unflatten(2, (self.n_heads, self.key_value_proj_dim))
-        for projection in (self.q, self.k, self.v)
+        projection(hidden_states).unflatten(2, (layer.n_heads, layer.key_value_proj_dim))
+        for projection in (layer.q, layer.k, layer.v)
     )
-    query = _pad(query, 0, -length % self.block_len).unflatten(1, (-1, self.block_len))
-    key, value = (
-        _pad(tensor, before, after).unfold(1, 3 * self.block_len, self.block_len).mT
+    query = _pad(query, 0, rest).unflatten(1, (-1, block_length)).transpose(2, 3)
+    key, value = (  # three blocks for each block of queries, which overlap in memory
+        _pad(tensor, block_length, block_length + rest).unfold(1, 3 * block_length, block_length).mT
         for tensor in (key, value)
     )
-    biases = position_bias.expand(len(query), *position_bias.shape[1:])
+    examples = zip(query, key, value, bias.expand(len(query), -1, -1, -1, -1), strict=True)
     attended = torch.stack(
-        [
-            functional.scaled_dot_product_attention(*example, scale=1.0).transpose(1, 2)
-            for example in zip(query.transpose(2, 3), key, value, biases, strict=True)
-        ]
+        [functional.scaled_dot_product_attention(*example, scale=1.0) for example in examples]
     )
-    output = self.o(attended.flatten(3).flatten(1, 2)[:, :length])
-    return output, position_bias
+    return layer.o(attended.transpose(2, 3).flatten(3).flatten(1, 2)[:, :length])
 
 
 def _make_local_bias(layer: Any, dtype: torch.dtype) -> torch.Tensor:

@@ -81,6 +81,27 @@ def test_no_matrix_is_computed(family: str, monkeypatch: pytest.MonkeyPatch) -> 
     run(case)
 
 
+@pytest.mark.parametrize("family", ["t5", "umt5", "switch_transformers", "longt5_local", "mpnet"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_attention_is_told_the_mode(
+    family: str, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from t5bucket.transformers import _lazy, _mpnet
+
+    case, told = models.make(family, padded=True), []
+
+    def attend(*args: Any, **kwargs: Any) -> Any:
+        told.append(kwargs["exact"])
+        return original(*args, **kwargs)
+
+    original = _lazy.scaled_dot_product_attention
+    for module in (_lazy, _mpnet):
+        monkeypatch.setattr(module, "scaled_dot_product_attention", attend)
+    run(case._replace(model=accelerate(case.model, exact=exact)))
+    is_eager = family in {"switch_transformers", "longt5_local", "mpnet"}
+    assert set(told) == (set() if exact and is_eager else {exact})
+
+
 @pytest.mark.parametrize("begins", [0, 31])
 @pytest.mark.parametrize("family", WITHOUT_MATRIX)
 def test_any_keys_may_be_padded(family: str, begins: int) -> None:
