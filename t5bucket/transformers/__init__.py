@@ -22,7 +22,8 @@ except ImportError:
         "t5bucket.transformers needs transformers: pip install 't5bucket[transformers]'"
     ) from None
 
-from t5bucket.transformers._classes import accelerate_layers, check_model, restore_layers
+from t5bucket import _checks
+from t5bucket.transformers._classes import accelerate_layers, check_model, restore_layers, undo
 from t5bucket.transformers._registry import LAYERS
 
 __all__ = ["accelerate", "accelerated", "restore", "supported_models"]
@@ -30,7 +31,7 @@ __all__ = ["accelerate", "accelerated", "restore", "supported_models"]
 Model = TypeVar("Model", bound="nn.Module")
 
 
-def accelerate(model: Model) -> Model:
+def accelerate(model: Model, *, exact: bool = True) -> Model:
     """Compute a model's relative position biases with t5bucket.
 
     Parameters
@@ -38,7 +39,10 @@ def accelerate(model: Model) -> Model:
     model : torch.nn.Module
         A model of a family that `supported_models` lists, or any module that holds
         layers of such a model. It is changed in place; transformers' classes are not.
-        A second call changes nothing.
+    exact : bool, optional
+        Whether outputs must have the same bits. If False, they are equal up to rounding
+        (1e-5 relative in float32), and inference is faster. A second call changes an
+        accelerated model to what it says.
 
     Returns
     -------
@@ -48,9 +52,9 @@ def accelerate(model: Model) -> Model:
     Raises
     ------
     TypeError
-        If `model` is not a module.
+        If `model` is not a module, or `exact` is not a boolean.
     ValueError
-        If it has no layer that could be accelerated.
+        If the model has no layer that could be accelerated.
 
     See Also
     --------
@@ -59,7 +63,7 @@ def accelerate(model: Model) -> Model:
 
     Notes
     -----
-    Outputs are equal bit for bit, in inference and in training: with dropout and the
+    If `exact`, outputs are equal bit for bit, in inference and in training: with dropout and the
     same random state, under autocast, and with both kinds of gradient checkpoints.
     Gradients are equal up to rounding.
 
@@ -77,6 +81,11 @@ def accelerate(model: Model) -> Model:
     runs as before: other devices, tracing and exporting, transforms, offsets that are
     tensors, methods that a subclass overrides, versions of transformers with other
     signatures. The tensors that layers read do not change.
+
+    If not `exact`, the attentions of T5 and its relatives cut off padded keys, and MPNet,
+    WavLM, LongT5 and Switch Transformers attend without a matrix for each layer, although
+    transformers has their attention as ``eager`` alone. Training, autocast,
+    ``output_attentions`` and hooks that could see attention weights run as if `exact`.
 
     A deep copy is accelerated as well. A pickled model is loaded without acceleration.
 
@@ -96,7 +105,7 @@ def accelerate(model: Model) -> Model:
     >>> restore(model) is model
     True
     """
-    accelerate_layers(model)
+    accelerate_layers(model, _checks.flag("exact", exact))
     return model
 
 
@@ -126,23 +135,25 @@ def restore(model: Model) -> Model:
     Linear(in_features=1, out_features=1, bias=True)
     """
     check_model(model)
-    restore_layers(model.modules())
+    restore_layers(model)
     return model
 
 
 @contextmanager
-def accelerated(model: Model) -> Iterator[Model]:
+def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     """Compute a model's biases with t5bucket within a ``with`` block.
 
     Parameters
     ----------
     model : torch.nn.Module
         As in `accelerate`.
+    exact : bool, optional
+        As in `accelerate`.
 
     Yields
     ------
     torch.nn.Module
-        `model`. After the block it is as before, accelerated or not.
+        `model`. After the block it is as before: accelerated, exact or not.
 
     Raises
     ------
@@ -159,11 +170,11 @@ def accelerated(model: Model) -> Iterator[Model]:
     ...     model(torch.arange(50)[None]).last_hidden_state.shape
     torch.Size([1, 50, 32])
     """
-    changed = accelerate_layers(model)
+    before = accelerate_layers(model, _checks.flag("exact", exact))
     try:
         yield model
     finally:
-        restore_layers(changed)
+        undo(before)
 
 
 def supported_models() -> tuple[str, ...]:

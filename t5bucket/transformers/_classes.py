@@ -6,7 +6,6 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,14 +13,14 @@ import transformers
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from t5bucket.transformers._layer import Layer, Method, NotCoveredError
+from t5bucket.transformers._layer import Layer, Method, NotCoveredError, is_exact
 from t5bucket.transformers._registry import LAYERS
 
 logger = logging.getLogger(__package__)
 
 
-def accelerate_layers(model: nn.Module) -> list[nn.Module]:
-    """Accelerate the layers that are not accelerated yet; return those."""
+def accelerate_layers(model: nn.Module, exact: bool) -> list[tuple[nn.Module, type]]:
+    """Accelerate layers; return them with the class that they had."""
     check_model(model)
     known = [module for module in model.modules() if _find_layer(type(module)) is not None]
     if not known:
@@ -30,27 +29,30 @@ def accelerate_layers(model: nn.Module) -> list[nn.Module]:
             f"model must have a layer with relative position buckets ({layers}), "
             f"got {type(model).__name__}"
         )
-    changed = [module for module in known if _change_class(module)]
+    before = [(module, type(module)) for module in known]
+    for module in known:
+        _accelerate_layer(module, exact)
     if not any(_is_accelerated(type(module)) for module in known):
         logger.warning(
             "no layer of this %s could be accelerated with transformers %s",
             type(model).__name__,
             transformers.__version__,
         )
-    return changed
+    return before
 
 
-def restore_layers(modules: Iterable[nn.Module]) -> None:
+def restore_layers(model: nn.Module) -> None:
     """Give accelerated layers their own class again."""
-    for module in modules:
-        base = vars(type(module)).get("_t5bucket_base")
-        if base is not None:
-            module.__class__ = base
-        elif _is_accelerated(type(module)):
-            logger.warning(
-                "%s stays accelerated: its class was derived from an accelerated one",
-                type(module).__qualname__,
-            )
+    for module in model.modules():
+        if _is_accelerated(type(module)):
+            _change_class(module, _find_base(type(module)))
+
+
+def undo(before: list[tuple[nn.Module, type]]) -> None:
+    """Give layers the class that they had before, accelerated or not."""
+    for module, cls in before:
+        if type(module) is not cls:
+            _change_class(module, cls)
 
 
 def check_model(model: object) -> None:
@@ -63,19 +65,36 @@ def _is_accelerated(cls: type) -> bool:
     return hasattr(cls, "_t5bucket_base")
 
 
-def _change_class(module: nn.Module) -> bool:
-    """Accelerate a layer; return whether its class changed."""
-    cls = type(module)
-    if _is_accelerated(cls):
-        return False
+def _find_base(cls: type) -> type:
+    """Find the class that an accelerated one was made from; another class is its own base."""
+    base: type = vars(cls).get("_t5bucket_base", cls)
+    return base
+
+
+def _accelerate_layer(module: nn.Module, exact: bool) -> None:
+    base = _find_base(type(module))
     if is_parametrized(module):  # PyTorch replaces its class, too
-        logger.debug("a parametrized %s is left", cls.__qualname__)
-        return False
-    derived = _derive(cls)
-    if derived is None:
-        return False
-    module.__class__ = derived
-    return True
+        logger.debug("a parametrized %s is left", base.__qualname__)
+    elif not _is_accelerated(base):
+        _change_class(module, _derive(base, exact))
+    elif is_exact(module) is not exact:
+        _warn_of_derived(base)
+
+
+def _change_class(module: nn.Module, cls: type) -> None:
+    """Give a layer another class of the same base."""
+    base = _find_base(type(module))
+    if _is_accelerated(base):
+        _warn_of_derived(base)
+    elif base is _find_base(cls):
+        module.__class__ = cls
+
+
+def _warn_of_derived(cls: type) -> None:
+    logger.warning(
+        "%s stays accelerated as it is: its class was derived from an accelerated one",
+        cls.__qualname__,
+    )
 
 
 # ---- which methods can be replaced ----
@@ -91,20 +110,22 @@ def _find_layer(cls: type) -> tuple[type, Layer] | None:
     return None
 
 
-def _derive(base: Any) -> Any:
-    """Derive the accelerated class from a layer's class; None if nothing can be replaced."""
+def _derive(base: Any, exact: bool) -> Any:
+    """Derive the accelerated class from a layer's class, which stays if nothing can be replaced."""
     known, layer = _find_layer(base) or (base, Layer({}))
     if any(not _is_inherited(base, known, name) for name in layer.relies_on):
-        return None
-    wanted = [(name, replacement, _replace_bias) for name, replacement in layer.biases.items()]
+        return base
+    wanted = [(name, replacement, _replace) for name, replacement in layer.biases.items()]
     if layer.attend is not None:
         wanted.append(("forward", layer.attend, _replace_attention))
+    if not exact:
+        wanted += [(name, replacement, _replace) for name, replacement in layer.inexact.items()]
     found = [
         (name, getattr(known, name), replacement, replace)
         for name, replacement, replace in wanted
         if _is_as_expected(base, known, name, replacement)
     ]
-    return _make_class(base, *found) if found else None
+    return _make_class(base, exact, *found) if found else base
 
 
 def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> bool:
@@ -145,7 +166,7 @@ def _is_of_transformers(method: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _make_class(base: Any, *found: tuple[str, Method, Method, Method]) -> Any:
+def _make_class(base: Any, exact: bool, *found: tuple[str, Method, Method, Method]) -> Any:
     """Derive a class that copies as itself, but is pickled as its base."""
 
     def reduce(self: Any, protocol: Any) -> Any:
@@ -161,11 +182,12 @@ def _make_class(base: Any, *found: tuple[str, Method, Method, Method]) -> Any:
         "__doc__": base.__doc__,
         "__reduce_ex__": reduce,
         "_t5bucket_base": base,
+        "_t5bucket_exact": exact,
     }
     if not hasattr(base, "__deepcopy__"):
         namespace["__deepcopy__"] = _copy_deeply
     for name, original, replacement, replace in found:
-        namespace[name] = replace(original, replacement)
+        namespace[name] = replace(namespace.get(name, original), replacement)
     derived: Any = type(base.__name__, (base,), namespace)
     return derived
 
@@ -180,7 +202,7 @@ def _copy_deeply(self: Any, memo: dict[int, Any]) -> Any:
 # ---- replacing methods ----
 
 
-def _replace_bias(original: Method, replacement: Method) -> Method:
+def _replace(original: Method, replacement: Method) -> Method:
     """Replace a method; graphs contain an operator if there is one, else transformers' code."""
     compiled = getattr(replacement, "compiled", None)
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Method = Callable[..., Any]
@@ -13,12 +14,19 @@ class Layer(NamedTuple):
 
     `biases` replace methods that compute biases or buckets. `attend` replaces the
     ``forward`` of an attention that takes a bias. `relies_on` names further methods:
-    unless they are transformers' own, nothing is replaced.
+    unless they are transformers' own, nothing is replaced. `inexact` come first where
+    equality up to rounding is enough.
     """
 
     biases: dict[str, Method]
     attend: Method | None = None
     relies_on: tuple[str, ...] = ()
+    inexact: Mapping[str, Method] = MappingProxyType({})
+
+
+def is_exact(layer: Any) -> bool:
+    """Whether a layer has to give transformers' bits, accelerated or not."""
+    return getattr(type(layer), "_t5bucket_exact", True)
 
 
 class NotCoveredError(Exception):

@@ -36,6 +36,7 @@ class Recipe:
     query_offset: int
     mask: torch.Tensor | None = None
     causal: bool = False
+    exact: bool = True
     matrix: torch.Tensor | None = None
     is_exposed: bool = False
 
@@ -144,10 +145,16 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
 
 
 def make_lazily(
-    weight: torch.Tensor, query_length: int, key_length: int, buckets: Buckets, query_offset: int
+    weight: torch.Tensor,
+    query_length: int,
+    key_length: int,
+    buckets: Buckets,
+    query_offset: int,
+    exact: bool,
 ) -> LazyBias:
     """Make a bias of a copy of a weight: FSDP frees weights between layers."""
-    return _make(Recipe(weight.clone(), buckets, query_length, key_length, query_offset))
+    lengths = (query_length, key_length, query_offset)
+    return _make(Recipe(weight.clone(), buckets, *lengths, exact=exact))
 
 
 def _make(recipe: Recipe) -> LazyBias:
@@ -231,6 +238,7 @@ def _attend(
                 is_causal=recipe.causal,
                 scale=scale,
                 query_offset=recipe.query_offset,
+                exact=recipe.exact,
             )
     given = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
     if enable_gqa:

@@ -108,7 +108,7 @@ def mark_heads_last(bias: torch.Tensor) -> None:
     Our bias is contiguous already, and would keep the requirement. A checkpoint passes
     views of it on: they share the storage.
     """
-    _, num_heads, query_length, key_length = bias.shape
+    *_, num_heads, query_length, key_length = bias.shape
     if num_heads > 1 and (query_length, key_length) != (1, 1):  # else both are contiguous
         storage: Any = bias.untyped_storage()
         storage._t5bucket_heads_last = True

@@ -10,6 +10,8 @@ To add a family, write a module with a dictionary `LAYERS` and add its name belo
   names and defaults. Otherwise `accelerate` leaves the method as it is.
 - A replacement in `Layer.biases` raises `NotCoveredError` where it does not cover a call,
   before it changes anything. Then the original runs.
+- One in `Layer.inexact` does the same, but comes first if ``exact=False``; its original is
+  what runs if ``exact=True``. It may give results that are equal up to rounding.
 - `Layer.attend` always runs the original, with a bias that is cheaper to use.
 - Rules are tabulated from the model's own function (``_rules.py``), so that they are right
   for every version of transformers.

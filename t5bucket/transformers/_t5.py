@@ -12,7 +12,8 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from t5bucket._buckets import Buckets, encode_scheme
 from t5bucket.torch import compute_bias
-from t5bucket.transformers._layer import Layer, Method, NotCoveredError, require
+from t5bucket.transformers._inexact import attend_by_sdpa
+from t5bucket.transformers._layer import Layer, Method, NotCoveredError, is_exact, require
 from t5bucket.transformers._lazy import LazyBias, make_lazily
 from t5bucket.transformers._merge import (
     is_copied_without_gradient,
@@ -66,7 +67,9 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         weight = find_weight(self.relative_attention_bias, self.relative_attention_num_buckets)
         buckets = find_scheme(self)
         if weight.dtype == _lazy_dtype.get():
-            return make_lazily(weight, query_length, key_length, buckets, past_seen_tokens)
+            return make_lazily(
+                weight, query_length, key_length, buckets, past_seen_tokens, is_exact(self)
+            )
         bias = compute_bias(
             weight, query_length, key_length, buckets=buckets, query_offset=past_seen_tokens
         )
@@ -259,6 +262,7 @@ def _count_past(layer: Any, cache: Any) -> int | None:
 
 
 T5_ATTENTION = Layer({"compute_bias": _compute_bias_by(t5_scheme)}, attend=_attend)
+EAGER_T5_ATTENTION = T5_ATTENTION._replace(inexact={"forward": attend_by_sdpa})
 
 LAYERS = {
     "mt5.MT5Attention": T5_ATTENTION,
@@ -266,7 +270,7 @@ LAYERS = {
         {"compute_bias": _compute_bias_by(_pix2struct_scheme)}, attend=_attend
     ),
     "pop2piano.Pop2PianoAttention": T5_ATTENTION,
-    "switch_transformers.SwitchTransformersAttention": T5_ATTENTION,
+    "switch_transformers.SwitchTransformersAttention": EAGER_T5_ATTENTION,
     "t5.T5Attention": T5_ATTENTION,
     "umt5.UMT5Attention": Layer(
         {"compute_bias": _compute_bias_by(_umt5_scheme)}, attend=_attend_umt5, relies_on=(RULE,)
