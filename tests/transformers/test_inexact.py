@@ -86,6 +86,7 @@ def test_no_matrix_is_computed(family: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_attention_is_told_the_mode(
     family: str, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from t5bucket import torch as with_torch
     from t5bucket.transformers import _lazy, _mpnet
 
     case, told = models.make(family, padded=True), []
@@ -94,7 +95,7 @@ def test_attention_is_told_the_mode(
         told.append(kwargs["exact"])
         return original(*args, **kwargs)
 
-    original = _lazy.scaled_dot_product_attention
+    original = with_torch.scaled_dot_product_attention
     for module in (_lazy, _mpnet):
         monkeypatch.setattr(module, "scaled_dot_product_attention", attend)
     run(case._replace(model=accelerate(case.model, exact=exact)))

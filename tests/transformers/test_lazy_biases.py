@@ -32,7 +32,7 @@ def make_pair(requires_grad: bool = False) -> tuple[Any, Any, Any]:
     """Make a bias, its matrix, and their weight."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(32, HEADS, generator=generator, requires_grad=requires_grad)
-    lazy = _lazy.make_lazily(weight, LENGTH, LENGTH, BUCKETS, 0)
+    lazy = _lazy.make_lazily(weight, LENGTH, LENGTH, BUCKETS, 0, exact=True)
     return lazy, compute_bias(weight, LENGTH, LENGTH, buckets=BUCKETS), weight
 
 
