@@ -16,8 +16,7 @@ from t5bucket.torch._kernels import (
     attend_by_matrix,
     attend_by_strips,
     math_kernel,
-    reverse_query,
-    reverse_rows,
+    reverse,
     view_reversed_bias,
 )
 from t5bucket.torch._known import are_diagonals_known, are_strips_known, count_features
@@ -127,7 +126,7 @@ def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> tor
         return None
     q, k = inputs.query.shape[2], inputs.key.shape[2]
     bias = view_reversed_bias(source, q, q, k)
-    query = reverse_query(inputs, q)
+    query = reverse(inputs.query)
     step = len(query) if len(ranges) == 1 else 1
     for example, keys in enumerate(ranges):
         batch = slice(example, example + step)
@@ -138,7 +137,7 @@ def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> tor
             attn_mask=bias[..., keys],
             scale=inputs.scale,
         )
-        reverse_rows(query[batch], attended)  # whose own rows are not needed any more
+        query[batch] = reverse(attended)  # its own rows are not needed any more
     return query
 
 

@@ -18,11 +18,10 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from t5bucket.torch._strips import Part, Source, to_array, write_strips
+from t5bucket.torch._strips import Part, Source, write_strips
 from t5bucket.torch._tensors import fill_bias
 
 TILE = 32  # rows of the flash kernel's smallest tile; the larger ones are multiples
@@ -81,42 +80,26 @@ def attend_by_diagonals(
     q, size = inputs.query.shape[2:]
     split = q - _count_last_rows(q)
     bias = view_reversed_bias(source, split, q, inputs.key.shape[2])
-    query = reverse_query(inputs, split, num_features)
-    key, value = inputs.key, inputs.value
+    query, key, value = reverse(inputs.query[:, :, :split]), inputs.key, inputs.value
     if padded is not None:
-        query[..., size:] = 0
+        query = pad(query.transpose(1, 2), (0, num_features)).transpose(1, 2)
         query[..., size] = 1
-        key, value = _add_features(inputs, padded, num_features)
-    attended = kernel(query[:, :, :split], key, value, attn_mask=bias, scale=find_scale(inputs))
-    attended = attended[..., :size]
-    del key, value
-    result = _order_result(attended, query)
-    if split < q:
-        _attend_last(inputs, source, kernel, split, result)
+        key, value = pad(key, (0, num_features)), pad(value, (0, num_features))
+        key[..., size].masked_fill_(padded[:, None], -large_number(key.dtype))
+    attended = kernel(query, key, value, attn_mask=bias, scale=find_scale(inputs))
+    del query, key, value
+    attended = reverse(attended[..., :size])
+    if split == q:
+        return attended
+    result = _new_result(attended, len(attended), q, attended.shape[1])
+    result[:, :, :split] = attended
+    _attend_last(inputs, source, kernel, split, result)
     return result
 
 
-def reverse_query(inputs: Inputs, split: int, num_features: int = 0) -> torch.Tensor:
-    """Copy the first rows of the query in reverse order, into memory for all rows."""
-    batch_size, num_heads, q, size = inputs.query.shape
-    query = inputs.query.new_empty(batch_size, q, num_heads, size + num_features).transpose(1, 2)
-    reverse_rows(query[:, :, :split, :size], inputs.query[:, :, :split])
-    return query
-
-
-def _order_result(attended: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """Put rows into their own order; into the memory of the query, if they fit there."""
-    batch_size, num_heads, q, size = query.shape
-    result = query
-    if (size, query.dtype) != (attended.shape[3], attended.dtype):
-        result = _new_result(attended, batch_size, q, num_heads)
-    reverse_rows(result[:, :, : attended.shape[2]], attended)
-    return result
-
-
-def reverse_rows(out: torch.Tensor, rows: torch.Tensor) -> None:
-    """Copy rows in reverse order."""
-    np.copyto(to_array(out), to_array(rows)[:, :, ::-1])
+def reverse(rows: torch.Tensor) -> torch.Tensor:
+    """Copy rows in reverse order; in memory heads come after rows."""
+    return rows.transpose(1, 2).flip(1).contiguous().transpose(1, 2)
 
 
 def _count_last_rows(q: int) -> int:
@@ -143,16 +126,6 @@ def view_reversed_bias(source: Source, split: int, q: int, k: int) -> torch.Tens
         source.causal,
     )
     return diagonals.as_strided((1, diagonals.shape[1], split, k), (0, length, 1, 1), q - split)
-
-
-def _add_features(
-    inputs: Inputs, padded: torch.Tensor, num_features: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Copy key and value with the features that mask padded keys."""
-    key, value = (pad(tensor, (0, num_features)) for tensor in inputs[1:3])
-    size = inputs.key.shape[3]
-    key[..., size].masked_fill_(padded[:, None], -large_number(key.dtype))
-    return key, value
 
 
 def large_number(dtype: torch.dtype) -> float:

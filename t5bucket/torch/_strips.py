@@ -174,15 +174,6 @@ def _cut_rows(rows: slice, count: int) -> Iterator[slice]:
         yield slice(start, rows.stop)
 
 
-def to_array(tensor: torch.Tensor) -> NDArray[Any]:
-    """View a tensor as an array of its items, whatever they mean."""
-    items = tensor.detach()
-    if tensor.dtype == torch.bfloat16:
-        items = items.view(torch.int16)
-    array: NDArray[Any] = items.numpy()
-    return array
-
-
 def to_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
     """View an array as a tensor."""
     if dtype == torch.bfloat16:

@@ -17,6 +17,7 @@ from t5bucket.transformers._layer import Layer, Method, NotCoveredError, is_exac
 from t5bucket.transformers._registry import LAYERS
 
 logger = logging.getLogger(__package__)
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
 
 
 def accelerate_layers(model: nn.Module, exact: bool) -> list[tuple[nn.Module, type]]:
@@ -210,7 +211,7 @@ def _replace(original: Method, replacement: Method) -> Method:
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             found = None
-            if compiled is not None and not torch.compiler.is_exporting():
+            if compiled is not None and not _is_exporting():
                 found = compiled(self, *args, **kwargs)
             return original(self, *args, **kwargs) if found is None else found
         try:

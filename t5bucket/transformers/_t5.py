@@ -84,10 +84,8 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         past_seen_tokens: Any = 0,
     ) -> torch.Tensor | None:
         """Compute the bias in a graph; None if transformers has to do it."""
-        settings = (
-            getattr(self, "is_decoder", None),
-            *_sizes(self),
-        )  # read, so that the graph depends on them
+        # Settings are read here, so that the graph depends on them.
+        settings = (getattr(self, "is_decoder", None), *_sizes(self))
         scheme = _find_constant_scheme(find_scheme, self, settings)
         if scheme is None or isinstance(past_seen_tokens, torch.Tensor):
             return None
