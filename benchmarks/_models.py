@@ -61,8 +61,7 @@ def find_model(implementation: str, name: str, exact: bool = True) -> Any:
         return model
     _, _, ours = import_frameworks()
     weights = {id(parameter): parameter for parameter in model.parameters()}
-    options = {} if exact else {"exact": False}
-    return ours.accelerate(copy.deepcopy(model, weights), **options)
+    return ours.accelerate(copy.deepcopy(model, weights), exact=exact)
 
 
 # ---- tasks ----

@@ -22,6 +22,7 @@ from t5bucket.torch._kernels import (
 from t5bucket.torch._known import are_diagonals_known, are_strips_known, count_features
 from t5bucket.torch._padding import find_padded_keys
 from t5bucket.torch._strips import Source
+from t5bucket.torch._tensors import broadcast_batch
 
 SMALL_NBYTES = 1 << 20  # a matrix of this size is a strip itself
 FLASH = 1  # the number of the kernel in PyTorch
@@ -43,7 +44,7 @@ def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> tor
 
 def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, ...]]:
     """Give all tensors one batch axis; return the batch axes that they had."""
-    batch = tuple(torch.broadcast_shapes(*(tensor.shape[:-3] for tensor in inputs[:3])))
+    batch = broadcast_batch(*inputs[:3])
     query, key, value = (_flatten(tensor, batch, 3) for tensor in inputs[:3])
     given: dict[str, Any] = source._asdict()
     for name, num_axes in NUM_AXES.items():

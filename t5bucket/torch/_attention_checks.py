@@ -8,7 +8,7 @@ import torch
 
 from t5bucket import _checks as common
 from t5bucket.torch import _checks
-from t5bucket.torch._tensors import FLOAT_DTYPES, INTEGER_DTYPES
+from t5bucket.torch._tensors import FLOAT_DTYPES, INTEGER_DTYPES, broadcast_batch
 
 FLOATS = "float16, bfloat16, float32 or float64"
 Pair = tuple["torch.Tensor | None", "torch.Tensor | None"]
@@ -41,11 +41,10 @@ def _check_size(name: str, tensor: torch.Tensor, axis: int, whose: str, size: An
 
 
 def _broadcast(*tensors: torch.Tensor) -> tuple[Any, ...]:
-    shapes = [tensor.shape[:-3] for tensor in tensors]
     try:
-        return tuple(torch.broadcast_shapes(*shapes))
+        return broadcast_batch(*tensors)
     except RuntimeError:
-        given = ", ".join(str(tuple(shape)) for shape in shapes)
+        given = ", ".join(str(tuple(tensor.shape[:-3])) for tensor in tensors)
         raise ValueError(
             f"query, key and value must broadcast on their batch axes, got {given}"
         ) from None

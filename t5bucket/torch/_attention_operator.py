@@ -14,6 +14,7 @@ from t5bucket.torch._attention_gradient import differentiate
 from t5bucket.torch._kernels import Inputs
 from t5bucket.torch._operators import backward_only
 from t5bucket.torch._strips import Source
+from t5bucket.torch._tensors import broadcast_batch
 
 NUM_TENSORS = 9  # which come first: query, key, value and those of the source
 
@@ -110,7 +111,7 @@ def attention_gradient(
 @attention.register_fake
 @backward_only
 def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
-    batch = torch.broadcast_shapes(*(tensor.shape[:-3] for tensor in (query, key, value)))
+    batch = broadcast_batch(query, key, value)
     num_heads, q, _size = query.shape[-3:]
     return query.new_empty(*batch, q, num_heads, value.shape[-1]).transpose(-2, -3)
 

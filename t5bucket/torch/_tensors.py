@@ -105,6 +105,14 @@ def batch_axes(mask: torch.Tensor | None, *positions: torch.Tensor) -> tuple[Any
         ) from None
 
 
+def broadcast_batch(*tensors: torch.Tensor) -> tuple[Any, ...]:
+    """Batch axes of tensors of shape (..., num_heads, length, size); mostly they are equal."""
+    first, *others = (tensor.shape[:-3] for tensor in tensors)
+    if all(shape == first for shape in others):
+        return tuple(first)
+    return tuple(torch.broadcast_shapes(first, *others))
+
+
 def result_shape(weight: torch.Tensor, batch: tuple[Any, ...], q: Any, k: Any) -> tuple[Any, ...]:
     """Shape of a result, with one batch axis at least."""
     return (*(batch or (1,)), weight.shape[1], q, k)
