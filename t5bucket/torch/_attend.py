@@ -20,7 +20,7 @@ from t5bucket.torch._kernels import (
     view_reversed_bias,
 )
 from t5bucket.torch._known import are_diagonals_known, are_strips_known, count_features
-from t5bucket.torch._padding import find_padded_keys
+from t5bucket.torch._padding import find_padded_keys, shrink
 from t5bucket.torch._strips import Source
 from t5bucket.torch._tensors import broadcast_batch
 
@@ -107,6 +107,7 @@ def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.T
         return None
     if source.mask is None:
         return attend_by_diagonals(inputs, source)
+    source = source._replace(mask=shrink(source.mask))
     padded = find_padded_keys(inputs, source)
     if padded is None:
         return None

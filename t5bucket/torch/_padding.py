@@ -10,6 +10,15 @@ from t5bucket.torch._strips import Source
 UNDERFLOW = 800.0  # exp(-UNDERFLOW) is 0 in every dtype
 
 
+def shrink(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Reduce a mask of four axes that is the same for all queries to one row for each example."""
+    if mask is None or mask.ndim != 4 or mask.shape[2] < 2:
+        return mask
+    row = mask[:, :, :1]
+    is_same = torch.equal(mask[:, :, -1:], row) and torch.equal(mask, row.expand_as(mask))
+    return row.clone() if is_same else mask
+
+
 def find_padded_keys(inputs: Inputs, source: Source) -> torch.Tensor | None:
     """Find the keys that a mask hides from all queries, (batch or 1, k).
 

@@ -19,8 +19,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from t5bucket._buckets import Buckets, encode_scheme
 from t5bucket.torch import compute_bias, scaled_dot_product_attention
+from t5bucket.torch._padding import shrink
 from t5bucket.torch._tensors import is_eager, needs_gradient
-from t5bucket.transformers._merge import mark_heads_last, shrink, version
+from t5bucket.transformers._merge import mark_heads_last, version
 
 Function = Callable[..., Any]
 

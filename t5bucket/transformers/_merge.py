@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
+from t5bucket.torch._padding import shrink
 from t5bucket.torch._tensors import is_eager, needs_gradient
 from t5bucket.transformers._sdpa import is_plain, merge_boolean, merge_by_sdpa
 
@@ -88,14 +89,6 @@ def version(tensor: torch.Tensor | None) -> int | None:
 def no_bias(layer: Any, hidden_states: torch.Tensor, key_length: int) -> torch.Tensor:
     """Make the zeros that cross-attention has as its bias, in the memory of one."""
     return hidden_states.new_zeros(1).expand(1, layer.n_heads, hidden_states.shape[1], key_length)
-
-
-def shrink(mask: Any) -> Any:
-    """Reduce a mask that only tells which keys are padding to one row for each example."""
-    if mask is None or mask.ndim != 4 or mask.shape[-2] < 2:
-        return mask
-    row = mask[:, :, :1]
-    return row.clone() if torch.equal(mask, row.expand_as(mask)) else mask
 
 
 # ---- the storage mark: sdpa has another kernel for a mask that requires a gradient ----

@@ -126,6 +126,9 @@ CASES: dict[str, Callable[[int, int, Any], Case]] = {
     "cache": lambda q, k, dtype: masked(q, k, None, is_causal=True, query_offset=max(0, k - q)),
     "padding": lambda q, k, dtype: masked(q, k, right_padding(k)),
     "left padding": lambda q, k, dtype: masked(q, k, right_padding(k).flip(-1)),
+    "padding of all pairs": lambda q, k, dtype: masked(
+        q, k, right_padding(k).expand(-1, -1, q, -1).contiguous()
+    ),
     "holes": lambda q, k, dtype: masked(q, k, any_pairs(k, BATCH, 1, 1)),
     "causal padding": lambda q, k, dtype: masked(q, k, right_padding(k), is_causal=True),
     "causal left padding": lambda q, k, dtype: masked(
