@@ -32,9 +32,16 @@ class Parts(NamedTuple):
 
 
 class GraphBias(torch.Tensor):  # type: ignore[misc]
-    """A bias that knows its parts, until somebody else may have access to its memory."""
+    """A bias that knows its parts, until somebody else may have access to its memory.
 
-    parts: Parts | None
+    It exists in graphs alone. Where it leaves one, as at a graph break, PyTorch makes the
+    object and sets its attributes: then it becomes a tensor like any other.
+    """
+
+    def _become_plain(self, parts: Parts | None) -> None:
+        self.__class__ = torch.Tensor
+
+    parts = property(lambda self: None, _become_plain)  # in a graph, what was set there
 
     @classmethod
     def __torch_function__(
@@ -65,26 +72,21 @@ def with_parts(matrix: torch.Tensor, parts: Parts) -> torch.Tensor:
 
 def _find_parts(function: Function, *args: Any) -> Parts | None:
     """Find the parts of the result where transformers' ``sdpa`` adds a mask to a bias."""
+    minimum = None
     if function is torch.where and len(args) == 3:
         mask, bias, minimum = args
-        is_masking = (
-            isinstance(bias, GraphBias)
-            and type(minimum) is float
-            and minimum == torch.finfo(bias.dtype).min
-        )
     elif function is torch.Tensor.add and len(args) == 2:
         bias, mask = args
-        is_masking = (
-            isinstance(bias, GraphBias)
-            and isinstance(mask, torch.Tensor)
-            and mask.dtype == bias.dtype
-            and not mask.requires_grad
-        )
     else:
         return None
-    if not is_masking or bias.parts is None or bias.parts.mask is not None or mask.ndim != 4:
+    if not isinstance(bias, GraphBias) or not isinstance(mask, torch.Tensor) or mask.ndim != 4:
         return None
-    return bias.parts._replace(mask=mask)
+    if function is torch.where:
+        is_mask = type(minimum) is float and minimum == torch.finfo(bias.dtype).min
+    else:
+        is_mask = mask.dtype == bias.dtype and not mask.requires_grad
+    parts: Parts | None = bias.parts
+    return parts._replace(mask=mask) if is_mask and parts and parts.mask is None else None
 
 
 def _attend(

@@ -95,7 +95,8 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         bias: torch.Tensor = torch.ops.t5bucket.bias(
             weight, None, scheme, *lengths, False, None, False
         )
-        if bias.numel() * bias.element_size() < MIN_NBYTES:
+        is_checkpoint = self.training and getattr(self, "gradient_checkpointing", False)
+        if is_checkpoint or bias.numel() * bias.element_size() < MIN_NBYTES:
             return bias
         return with_parts(bias, Parts(weight.clone(), scheme, past_seen_tokens, is_exact(self)))
 
