@@ -77,8 +77,10 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     In training a bias has the gradient of its uses outside of attention alone, if a tensor
     hook or ``retain_grad`` reads it. The weight has the whole gradient.
 
-    ``torch.compile`` puts the operator that computes T5's bias into the graph. The rest
-    runs as before: other devices, tracing and exporting, transforms, offsets that are
+    A graph of ``torch.compile`` has t5bucket's attention where T5 and its relatives have
+    ``sdpa``, and no bias matrix, unless something else reads it, or the text is short. It
+    keeps the operator that computes T5's bias for dropout, autocast, ``eager`` attention and
+    checkpoints, and where a bias leaves its graph. The rest runs as before: other devices, tracing and exporting, transforms, offsets that are
     tensors, methods that a subclass overrides, versions of transformers with other
     signatures. The tensors that layers read do not change.
 

@@ -226,9 +226,10 @@ def _replace(original: Method, replacement: Method) -> Method:
 def _replace_attention(original: Method, replacement: Method) -> Method:
     @functools.wraps(original)
     def forward(self: nn.Module, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original(self, hidden_states, *args, **kwargs)
         # A step of decoding has one row, where merging would cost more than it saves.
-        is_step = hidden_states.shape[1] == 1 and not _requires_grad(kwargs.get("position_bias"))
-        if is_step or torch.compiler.is_compiling():
+        if hidden_states.shape[1] == 1 and not _requires_grad(kwargs.get("position_bias")):
             return original(self, hidden_states, *args, **kwargs)
         return replacement(original, self, hidden_states, *args, **kwargs)
 

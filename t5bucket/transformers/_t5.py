@@ -12,6 +12,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from t5bucket._buckets import Buckets, encode_scheme
 from t5bucket.torch import compute_bias
+from t5bucket.transformers._compiled import Parts, with_parts
 from t5bucket.transformers._inexact import attend_by_sdpa
 from t5bucket.transformers._layer import Layer, Method, NotCoveredError, is_exact, require
 from t5bucket.transformers._lazy import LazyBias, make_lazily
@@ -94,7 +95,10 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         bias: torch.Tensor = torch.ops.t5bucket.bias(
             weight, None, scheme, *lengths, False, None, False
         )
-        return bias
+        is_checkpoint = self.training and getattr(self, "gradient_checkpointing", False)
+        if is_checkpoint or bias.numel() * bias.element_size() < MIN_NBYTES:
+            return bias
+        return with_parts(bias, Parts(weight.clone(), scheme, past_seen_tokens, is_exact(self)))
 
     compute.compiled = compute_compiled  # type: ignore[attr-defined]
     return compute
