@@ -80,9 +80,10 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     A graph of ``torch.compile`` has t5bucket's attention where T5 and its relatives have
     ``sdpa``, and no bias matrix, unless something else reads it, or the text is short. It
     keeps the operator that computes T5's bias for dropout, autocast, ``eager`` attention and
-    checkpoints, and where a bias leaves its graph. The rest runs as before: other devices, tracing and exporting, transforms, offsets that are
-    tensors, methods that a subclass overrides, versions of transformers with other
-    signatures. The tensors that layers read do not change.
+    checkpoints, and where a bias leaves its graph. The rest runs as before: other devices,
+    tracing and exporting, transforms, offsets that are tensors, methods that a subclass
+    overrides, versions of transformers with other signatures. The tensors that layers read
+    do not change.
 
     If not `exact`, the attentions of T5 and its relatives cut off padded keys, and MPNet,
     WavLM, LongT5 and Switch Transformers attend without a matrix for each layer, although
