@@ -19,7 +19,12 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
-FAMILIES = [("t5", 6), ("mt5", 6), ("umt5", 6), ("pop2piano", 6), ("pix2struct", 2)]
+FAMILIES = [
+    ("t5", 6),
+    ("umt5", 6),
+    ("pix2struct", 2),
+    *(pytest.param(name, 6, marks=pytest.mark.slow) for name in ("mt5", "pop2piano")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +78,12 @@ def test_a_compiled_model_attends_without_a_matrix(
 
 @pytest.mark.parametrize(
     ("family", "reentrant", "attentions"),
-    [("t5", None, 6), ("t5", False, 0), ("umt5", None, 6), ("umt5", False, 6)],
+    [
+        ("t5", None, 6),
+        pytest.param("t5", False, 0, marks=pytest.mark.slow),
+        pytest.param("umt5", None, 6, marks=pytest.mark.slow),
+        ("umt5", False, 6),
+    ],
 )
 def test_gradients_of_a_compiled_model_are_close(
     family: str, reentrant: bool | None, attentions: int
@@ -90,7 +100,7 @@ def test_gradients_of_a_compiled_model_are_close(
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("family", ["t5", "umt5"])
+@pytest.mark.parametrize("family", ["t5", pytest.param("umt5", marks=pytest.mark.slow)])
 def test_a_graph_serves_texts_of_other_lengths(family: str) -> None:
     case = make(family)
     texts = [
@@ -182,7 +192,10 @@ def test_a_hook_sees_the_matrix() -> None:
 # ---- biases that leave a graph ----
 
 
-@pytest.mark.parametrize("stacks", [["encoder"], ["decoder"], ["encoder", "decoder"]])
+@pytest.mark.parametrize(
+    "stacks",
+    [pytest.param(["encoder"], marks=pytest.mark.slow), ["decoder"], ["encoder", "decoder"]],
+)
 def test_blocks_may_be_compiled_one_by_one(stacks: list[str]) -> None:
     case = make("t5")
     expected = run(case)
