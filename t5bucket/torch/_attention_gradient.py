@@ -86,9 +86,8 @@ def _differentiate_strip(
     weights, of_weights = memory.like(bias)
     scores = bias.baddbmm_(query, key.mT, alpha=scale)
     torch.softmax(scores, -1, out=weights)
-    if (
-        not scores[..., 0].isfinite().all()
-    ):  # as PyTorch's kernel: a query without keys has no weights
+    if not scores[..., :1].isfinite().all():
+        # A query without keys has no weights, as in PyTorch's kernel.
         weights.masked_fill_((scores == -torch.inf).all(-1, keepdim=True), 0)
     of_query, of_key, of_value = totals
     of_value.baddbmm_(weights.mT, gradient)

@@ -212,3 +212,11 @@ def test_inputs_that_change_before_the_backward_pass_are_an_error() -> None:
     query.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
+
+
+@pytest.mark.parametrize(("q", "k"), [(0, 5), (5, 0)])
+def test_no_length_is_special(q: int, k: int) -> None:
+    inputs = make_inputs(q=q, k=k)
+    query, key, value, weight = inputs
+    scaled_dot_product_attention(query, key, value, weight, buckets=BUCKETS).sum().backward()
+    assert all(not tensor.grad.any() for tensor in inputs)
