@@ -6,15 +6,13 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from t5bucket._arrays import allocate, dtype_of_tensor, view_tensor
+from t5bucket._arrays import view_tensor
 from t5bucket._bias import RelativeAttentionBias
 from t5bucket._buckets import Buckets
-from t5bucket._threads import choose_num_threads
-from t5bucket.torch._tensors import bias_of
+from t5bucket.torch._tensors import allocate_both, bias_of, count_threads
 
 MAX_NBYTES = 8 << 20  # of a strip: with keys and values it fits the last cache of most machines
 ROWS = 256  # of a strip, unless one head of them is too large
@@ -79,9 +77,9 @@ class Source(NamedTuple):
         """Compute the whole matrix, (batch or 1, num_heads, q, k)."""
         batch_size = max([1, *(len(tensor) for tensor in self[1:6] if tensor is not None)])
         num_heads = self.weight.shape[1]
-        matrix = allocate((batch_size, num_heads, q, k), dtype_of_tensor(self.weight.dtype))
-        self.write(Part(slice(0, batch_size), slice(0, num_heads), slice(0, q)), matrix)
-        return to_tensor(matrix, self.weight.dtype)
+        matrix, out = allocate_both((batch_size, num_heads, q, k), self.weight.dtype)
+        self.write(Part(slice(0, batch_size), slice(0, num_heads), slice(0, q)), out)
+        return matrix
 
     def sum_gradient(self, part: Part, gradient: NDArray[Any]) -> NDArray[Any]:
         """Compute the gradient of the weight's heads, given that of a strip."""
@@ -98,7 +96,7 @@ class Source(NamedTuple):
         options: dict[str, Any] = {
             "causal": self.causal,
             "mask": None if self.mask is None else view_tensor(_cut(self.mask, part), "mask"),
-            "num_threads": min(choose_num_threads(nbytes), int(torch.get_num_threads())),
+            "num_threads": count_threads(nbytes),
         }
         if self.segment_ids is not None and self.key_segment_ids is not None:
             options["segment_ids"] = view_tensor(_of(self.segment_ids, batch)[:, rows])
@@ -130,16 +128,15 @@ def write_strips(
 
     A strip has one example, or stands for all examples if they do not differ.
     """
-    memory = allocate((0,), dtype_of_tensor(source.weight.dtype))
+    memory, array = allocate_both((0,), source.weight.dtype)
     parts = _divide(source, batch_size, key_length, rows, max_nbytes or MAX_NBYTES)
     for part in parts:
         shape = (1, *(axis.stop - axis.start for axis in part[1:]), key_length)
         size = math.prod(shape)
-        if size > memory.size:
-            memory = allocate((size,), memory.dtype)
-        strip = memory[:size].reshape(shape)
-        source.write(part, strip)
-        yield part, to_tensor(strip, source.weight.dtype)
+        if size > len(array):
+            memory, array = allocate_both((size,), source.weight.dtype)
+        source.write(part, array[:size].reshape(shape))
+        yield part, memory[:size].view(shape)
 
 
 def _divide(
@@ -172,10 +169,3 @@ def _cut_rows(rows: slice, count: int) -> Iterator[slice]:
         start += count
     if start < rows.stop:
         yield slice(start, rows.stop)
-
-
-def to_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
-    """View an array as a tensor."""
-    if dtype == torch.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(dtype)
-    return torch.from_numpy(array)

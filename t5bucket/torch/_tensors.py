@@ -71,9 +71,13 @@ def kernel_options(
         array = view_tensor(mask, "mask")
         if linear_part and mask.dtype != torch.bool:
             array = np.broadcast_to(True, array.shape)
-    nbytes = matrix.numel() * matrix.element_size()
-    num_threads = min(choose_num_threads(nbytes), int(torch.get_num_threads()))
+    num_threads = count_threads(matrix.numel() * matrix.element_size())
     return {"mask": array, "causal": causal, "scale": scale, "num_threads": num_threads}
+
+
+def count_threads(nbytes: int) -> int:
+    """Choose the number of threads for a matrix: no more than PyTorch has."""
+    return min(choose_num_threads(nbytes), int(torch.get_num_threads()))
 
 
 def bias_of(weight: torch.Tensor, buckets: Buckets) -> RelativeAttentionBias:
@@ -125,7 +129,7 @@ def allocate_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(allocate(shape, dtype_of_tensor(dtype)))
 
 
-def _allocate(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, NDArray[Any]]:
+def allocate_both(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, NDArray[Any]]:
     """Allocate a tensor; return it with an array of the same memory."""
     array = allocate(shape, dtype_of_tensor(dtype))
     items = array.view(np.int16) if dtype == torch.bfloat16 else array
@@ -150,7 +154,7 @@ def fill_bias(
     """Compute the bias of consecutive positions, or its linear part."""
     batch = batch_axes(mask)
     shape = result_shape(weight, batch, query_length, key_length)
-    result, out = _allocate(shape, weight.dtype)
+    result, out = allocate_both(shape, weight.dtype)
     bias_of(weight, buckets).matrix(
         query_length,
         key_length,
@@ -177,7 +181,7 @@ def fill_bias_at(
     """Compute the bias of explicit positions, or its linear part; add it to `onto` if given."""
     batch = batch_axes(mask, query_positions, key_positions)
     shape = result_shape(weight, batch, query_positions.shape[-1], key_positions.shape[-1])
-    result, out = _allocate(shape, weight.dtype) if onto is None else (onto, view_tensor(onto))
+    result, out = allocate_both(shape, weight.dtype) if onto is None else (onto, view_tensor(onto))
     bias_of(weight, buckets).matrix_at(
         view_tensor(query_positions, "query_positions"),
         view_tensor(key_positions, "key_positions"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from t5bucket._buckets import Buckets
 from t5bucket.torch._tensors import is_eager, needs_gradient
-from t5bucket.transformers._layer import Method, NotCoveredError, require
+from t5bucket.transformers._layer import Method, NotCoveredError, make_twin, require
 from t5bucket.transformers._lazy import LazyBias, Recipe
 
 RECORDER = "transformers.utils.output_capturing"
@@ -62,8 +62,7 @@ def attend_by_sdpa(
     require_unseen_weights(kwargs.get("output_attentions") or config.output_attentions, self)
     dropout = self.training and self.dropout
     require_inference(self, dropout, hidden_states, mask, key_value_states)
-    twin = object.__new__(type(self))  # of the same parts, for this call
-    twin.__dict__.update(vars(self), config=SimpleNamespace(_attn_implementation="sdpa"))
+    twin = make_twin(self, config=SimpleNamespace(_attn_implementation="sdpa"))
     given = {"key_value_states": key_value_states, "position_bias": position_bias, "cache": cache}
     return original(twin, hidden_states, mask=mask, **given, **kwargs)
 

@@ -29,6 +29,13 @@ def is_exact(layer: Any) -> bool:
     return getattr(type(layer), "_t5bucket_exact", True)
 
 
+def make_twin(layer: Any, **changed: Any) -> Any:
+    """Copy a layer for one call, with the same parts and some attributes of its own."""
+    twin = object.__new__(type(layer))
+    twin.__dict__.update({**vars(layer), **changed})
+    return twin
+
+
 class NotCoveredError(Exception):
     """Why a call goes to transformers' own method."""
 

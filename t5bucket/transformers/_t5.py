@@ -14,7 +14,14 @@ from t5bucket._buckets import Buckets, encode_scheme
 from t5bucket.torch import compute_bias
 from t5bucket.transformers._compiled import Parts, with_parts
 from t5bucket.transformers._inexact import attend_by_sdpa
-from t5bucket.transformers._layer import Layer, Method, NotCoveredError, is_exact, require
+from t5bucket.transformers._layer import (
+    Layer,
+    Method,
+    NotCoveredError,
+    is_exact,
+    make_twin,
+    require,
+)
 from t5bucket.transformers._lazy import LazyBias, make_lazily
 from t5bucket.transformers._merge import (
     is_copied_without_gradient,
@@ -165,11 +172,8 @@ def _attend_umt5(
 
 
 def _with_bias(layer: Any, bias: torch.Tensor) -> Any:
-    """Copy an attention for one call, with the same parts and a bias that is made already."""
-    twin = object.__new__(type(layer))
-    ready = {"has_relative_attention_bias": True, "compute_bias": lambda *_, **__: bias}
-    twin.__dict__.update({**vars(layer), **ready})
-    return twin
+    """Copy an attention for one call, with a bias that is made already."""
+    return make_twin(layer, has_relative_attention_bias=True, compute_bias=lambda *_, **__: bias)
 
 
 def _make_bias(
