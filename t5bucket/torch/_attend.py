@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from t5bucket.torch._blocks import attend_by_blocks, find_range
 from t5bucket.torch._kernels import (
     LEAST_QUERIES,
     Inputs,
@@ -19,7 +20,12 @@ from t5bucket.torch._kernels import (
     reverse,
     view_reversed_bias,
 )
-from t5bucket.torch._known import are_diagonals_known, are_strips_known, count_features
+from t5bucket.torch._known import (
+    are_blocks_known,
+    are_diagonals_known,
+    are_strips_known,
+    count_features,
+)
 from t5bucket.torch._padding import find_padded_keys, shrink
 from t5bucket.torch._strips import Source
 from t5bucket.torch._tensors import broadcast_batch
@@ -105,8 +111,9 @@ def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.T
     dtype, size = inputs.query.dtype, inputs.query.shape[3]
     if not source.is_consecutive or (exact and not are_diagonals_known(dtype, size)):
         return None
+    attend = attend_by_blocks if are_blocks_known(dtype, size) else attend_by_diagonals
     if source.mask is None:
-        return attend_by_diagonals(inputs, source)
+        return attend(inputs, source)
     source = source._replace(mask=shrink(source.mask))
     padded = find_padded_keys(inputs, source)
     if padded is None:
@@ -118,14 +125,17 @@ def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.T
     num_features = count_features(dtype, size)
     if not num_features:
         return None
-    return attend_by_diagonals(inputs, source, padded=padded, num_features=num_features)
+    return attend(inputs, source, padded=padded, num_features=num_features)
 
 
 def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> torch.Tensor | None:
     """Attend to the keys between the padded ones; None if padded keys lie between others."""
-    ranges = [_find_range(row) for row in padded.tolist()]
-    if None in ranges:
-        return None
+    ranges = []
+    for row in padded.tolist():
+        keys = find_range(row)
+        if any(row[keys]):
+            return None
+        ranges.append(keys)
     q, k = inputs.query.shape[2], inputs.key.shape[2]
     bias = view_reversed_bias(source, q, q, k)
     query = reverse(inputs.query)
@@ -141,10 +151,3 @@ def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> tor
         )
         query[batch] = reverse(attended)  # its own rows are not needed any more
     return query
-
-
-def _find_range(padded: list[bool]) -> slice | None:
-    """Find the keys between padded ones; None if padded keys lie between them."""
-    first = padded.index(False)
-    last = len(padded) - padded[::-1].index(False)
-    return None if any(padded[first:last]) else slice(first, last)

@@ -91,7 +91,7 @@ def attend_by_diagonals(
     attended = reverse(attended[..., :size])
     if split == q:
         return attended
-    result = _new_result(attended, len(attended), q, attended.shape[1])
+    result = new_result(attended, len(attended), attended.shape[1], q)
     result[:, :, :split] = attended
     _attend_last(inputs, source, kernel, split, result)
     return result
@@ -162,14 +162,14 @@ def attend_by_strips(
     for part, strip in write_strips(source, batch_size, inputs.key.shape[2], slice(0, split)):
         attended = _attend_part(inputs, part, strip, kernel)
         if not len(result):
-            result = _new_result(attended, batch_size, q, num_heads)
+            result = new_result(attended, batch_size, num_heads, q)
         result[part] = attended
     if split < q:
         _attend_last(inputs, source, kernel, split, result)
     return result
 
 
-def _new_result(like: torch.Tensor, batch_size: int, q: int, num_heads: int) -> torch.Tensor:
+def new_result(like: torch.Tensor, batch_size: int, num_heads: int, q: int) -> torch.Tensor:
     """Allocate a result in the flash kernel's order: heads after rows."""
     return like.new_empty(batch_size, q, num_heads, like.shape[3]).transpose(1, 2)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from t5bucket._buckets import Buckets
+from t5bucket.torch._blocks import BLOCK, attend_by_blocks
 from t5bucket.torch._kernels import (
     Inputs,
     Kernel,
@@ -46,6 +47,16 @@ def are_diagonals_known(dtype: torch.dtype, size: int) -> bool:
 
 
 @cache
+def are_blocks_known(dtype: torch.dtype, size: int) -> bool:
+    """Whether blocks of hidden keys change no bit, for heads of this size."""
+    lengths = ((97, 2 * BLOCK + 2),)
+    return are_diagonals_known(dtype, size) and all(
+        _is_equal(dtype, size, kernel, attend_by_blocks, lengths=lengths)
+        for kernel in (_flash_output, _flash_logsumexp)
+    )
+
+
+@cache
 def count_features(dtype: torch.dtype, size: int) -> int:
     """Count the features with which padded keys are masked and the bits are equal; 0 if none."""
 
@@ -77,14 +88,19 @@ def _has_no_packing(dtype: torch.dtype) -> bool:
 
 
 def _is_equal(
-    dtype: torch.dtype, size: int, kernel: Kernel, attend: Any, padded: bool = False
+    dtype: torch.dtype,
+    size: int,
+    kernel: Kernel,
+    attend: Any,
+    padded: bool = False,
+    lengths: tuple[tuple[int, int], ...] = LENGTHS,
 ) -> bool:
     """Whether a way to attend has the bits of the matrix, for lengths with odd ends."""
     try:
         with torch.no_grad():
             return all(
                 torch.equal(attend(*case, kernel=kernel), attend_by_matrix(*case, kernel=kernel))
-                for case in (_make_case(dtype, size, q, k, padded) for q, k in LENGTHS)
+                for case in (_make_case(dtype, size, q, k, padded) for q, k in lengths)
             )
     except (AttributeError, RuntimeError) as error:  # another version of PyTorch
         logger.debug("PyTorch %s: %s", torch.__version__, error)

@@ -50,7 +50,7 @@ class Source(NamedTuple):
         taken: dict[str, Any] = self._asdict()
         for name in self._fields[1:6]:
             if taken[name] is not None:
-                taken[name] = _of(taken[name], only)
+                taken[name] = take(taken[name], only)
         return self._replace(**taken)
 
     @property
@@ -99,24 +99,24 @@ class Source(NamedTuple):
             "num_threads": count_threads(nbytes),
         }
         if self.segment_ids is not None and self.key_segment_ids is not None:
-            options["segment_ids"] = view_tensor(_of(self.segment_ids, batch)[:, rows])
-            options["key_segment_ids"] = view_tensor(_of(self.key_segment_ids, batch))
+            options["segment_ids"] = view_tensor(take(self.segment_ids, batch)[:, rows])
+            options["key_segment_ids"] = view_tensor(take(self.key_segment_ids, batch))
         if self.query_positions is not None and self.key_positions is not None:
-            options["query_positions"] = view_tensor(_of(self.query_positions, batch)[:, rows])
-            options["key_positions"] = view_tensor(_of(self.key_positions, batch))
+            options["query_positions"] = view_tensor(take(self.query_positions, batch)[:, rows])
+            options["key_positions"] = view_tensor(take(self.key_positions, batch))
         else:
             options["query_offset"] = self.query_offset + rows.start
             options["key_offset"] = self.key_offset
         return bias_of(self.weight[:, heads].contiguous(), self.buckets), options
 
 
-def _of(tensor: torch.Tensor, batch: slice) -> torch.Tensor:
+def take(tensor: torch.Tensor, batch: slice) -> torch.Tensor:
     """Take some examples of a tensor; one without a batch is every example's."""
     return tensor if tensor.shape[0] == 1 else tensor[batch]
 
 
 def _cut(mask: torch.Tensor, part: Part) -> torch.Tensor:
-    mask = _of(mask, part.batch)
+    mask = take(mask, part.batch)
     mask = mask if mask.shape[1] == 1 else mask[:, part.heads]
     return mask if mask.shape[2] == 1 else mask[:, :, part.rows]
 

@@ -334,7 +334,8 @@ def other_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return tuple(tensor + place * 1e-3 for tensor in flash(query, *arguments)[:1]) * 2
 
     monkeypatch.setattr(_known, "_flash", attend)
-    caches = (_known.are_diagonals_known, _known.are_strips_known, _known.count_features)
+    names = ("are_diagonals_known", "are_strips_known", "are_blocks_known", "count_features")
+    caches = [getattr(_known, name) for name in names]
     for function in caches:
         function.cache_clear()
     yield
