@@ -31,7 +31,7 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lengths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """List the numbers of examples, queries and keys that are attended to at once."""
-    found = []
+    found: list[tuple[int, ...]] = []
     attend = _blocks.attend_by_diagonals
 
     def record(inputs: Any, *arguments: Any) -> Any:
