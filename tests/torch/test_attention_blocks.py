@@ -11,6 +11,7 @@ torch: Any = pytest.importorskip("torch")
 from t5bucket.torch import (  # noqa: E402
     _attend,
     _blocks,
+    _kernels,
     _known,
     compute_bias,
     scaled_dot_product_attention,
@@ -32,7 +33,7 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def lengths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """List the numbers of examples, queries and keys that are attended to at once."""
     found: list[tuple[int, ...]] = []
-    attend = _blocks.attend_by_diagonals
+    attend = _kernels.attend_by_diagonals
 
     def record(inputs: Any, *arguments: Any) -> Any:
         found.append((len(inputs.query), inputs.query.shape[2], inputs.key.shape[2]))
