@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from t5bucket.torch._strips import Part, Source, write_strips
 from t5bucket.torch._tensors import fill_bias
@@ -80,11 +80,12 @@ def attend_by_diagonals(
     q, size = inputs.query.shape[2:]
     split = q - _count_last_rows(q)
     bias = view_reversed_bias(source, split, q, inputs.key.shape[2])
-    query, key, value = reverse(inputs.query[:, :, :split]), inputs.key, inputs.value
-    if padded is not None:
-        query = pad(query.transpose(1, 2), (0, num_features)).transpose(1, 2)
+    query, key, value = inputs.query[:, :, :split], inputs.key, inputs.value
+    if padded is None:
+        query = reverse(query)
+    else:
+        query, key, value = _widen([query.flip(2), key, value], num_features)
         query[..., size] = 1
-        key, value = pad(key, (0, num_features)), pad(value, (0, num_features))
         key[..., size].masked_fill_(padded[:, None], -large_number(key.dtype))
     attended = kernel(query, key, value, attn_mask=bias, scale=find_scale(inputs))
     del query, key, value
@@ -95,6 +96,24 @@ def attend_by_diagonals(
     result[:, :, :split] = attended
     _attend_last(inputs, source, kernel, split, result)
     return result
+
+
+def _widen(tensors: list[torch.Tensor], num_features: int) -> list[torch.Tensor]:
+    """Copy tensors, and give them some more features, which are 0.
+
+    The copies share one array: the system's allocator keeps it from call to call, where it
+    would return several to the system, whose pages take as long as the copies.
+    """
+    shapes = [(*tensor.shape[:3], tensor.shape[3] + num_features) for tensor in tensors]
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = tensors[0].new_empty(sum(sizes))
+    copies = []
+    for tensor, shape, part in zip(tensors, shapes, memory.split(sizes), strict=True):
+        copy = part.view(shape)
+        copy[..., : tensor.shape[3]] = tensor
+        copy[..., tensor.shape[3] :] = 0
+        copies.append(copy)
+    return copies
 
 
 def reverse(rows: torch.Tensor) -> torch.Tensor:
