@@ -24,6 +24,7 @@ from t5bucket.torch._known import (
     are_blocks_known,
     are_diagonals_known,
     are_strips_known,
+    choose_lengths,
     count_features,
 )
 from t5bucket.torch._padding import find_padded_keys, shrink
@@ -109,9 +110,10 @@ def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torc
 def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.Tensor | None:
     """Attend to consecutive positions; None if the mask does not allow it."""
     dtype, size = inputs.query.dtype, inputs.query.shape[3]
-    if not source.is_consecutive or (exact and not are_diagonals_known(dtype, size)):
+    lengths = choose_lengths(dtype, inputs.query.shape[2])
+    if not source.is_consecutive or (exact and not are_diagonals_known(dtype, size, lengths)):
         return None
-    attend = attend_by_blocks if are_blocks_known(dtype, size) else attend_by_diagonals
+    attend = attend_by_blocks if are_blocks_known(dtype, size, lengths) else attend_by_diagonals
     if source.mask is None:
         return attend(inputs, source)
     source = source._replace(mask=shrink(source.mask))
@@ -122,7 +124,7 @@ def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.T
         attended = _attend_trimmed(inputs, source, padded)
         if attended is not None:
             return attended
-    num_features = count_features(dtype, size)
+    num_features = count_features(dtype, size, lengths)
     if not num_features:
         return None
     return attend(inputs, source, padded=padded, num_features=num_features)

@@ -78,7 +78,7 @@ def attend_by_diagonals(
     changes no bit of the scores.
     """
     q, size = inputs.query.shape[2:]
-    split = q - _count_last_rows(q)
+    split = q - count_last_rows(q)
     bias = view_reversed_bias(source, split, q, inputs.key.shape[2])
     query, key, value = inputs.query[:, :, :split], inputs.key, inputs.value
     if padded is None:
@@ -121,7 +121,7 @@ def reverse(rows: torch.Tensor) -> torch.Tensor:
     return rows.transpose(1, 2).flip(1).contiguous().transpose(1, 2)
 
 
-def _count_last_rows(q: int) -> int:
+def count_last_rows(q: int) -> int:
     """Count the rows that keep their order: those beyond the last multiple of a half tile."""
     tile = 256 if q >= 768 else 64 if q >= 192 else 32  # of the flash kernel
     rest = q % tile
@@ -176,7 +176,7 @@ def attend_by_strips(
     """Attend with any bias, for some heads and some rows at a time."""
     batch_size, num_heads, q, _ = inputs.query.shape
     keeps_last = q >= LEAST_QUERIES and kernel is not math_kernel
-    split = q - _count_last_rows(q) if keeps_last else q
+    split = q - count_last_rows(q) if keeps_last else q
     result = inputs.query[:0]
     for part, strip in write_strips(source, batch_size, inputs.key.shape[2], slice(0, split)):
         attended = _attend_part(inputs, part, strip, kernel)

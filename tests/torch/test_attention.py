@@ -319,9 +319,12 @@ def test_padded_keys_are_cut_off_if_bits_do_not_matter(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_this_pytorch_gives_equal_bits(dtype: Any) -> None:
-    assert _known.are_diagonals_known(dtype, SIZE)
-    assert _known.count_features(dtype, SIZE)
-    assert _known.are_strips_known(dtype, SIZE, by_pytorch)
+    for q in (512, 513):
+        lengths = _known.choose_lengths(dtype, q)
+        assert (lengths is None) == (q == 513 and _known.has_second_way(dtype))
+        assert _known.are_diagonals_known(dtype, SIZE, lengths) == (lengths is not None)
+        assert bool(_known.count_features(dtype, SIZE, lengths)) == (lengths is not None)
+    assert _known.are_strips_known(dtype, SIZE, by_pytorch) != _known.has_second_way(dtype)
 
 
 @pytest.fixture
@@ -357,7 +360,7 @@ def test_another_kernel_gets_the_matrix_and_a_message_says_so(
     with caplog.at_level(logging.DEBUG, "t5bucket.torch"):
         check(CASES[case](130, 140, torch.float32), make_inputs(130, 140))
     assert calls
-    assert "takes the matrix" in caplog.text
+    assert "attention takes the matrix, not strips" in caplog.text
 
 
 # ---- bad input ----
