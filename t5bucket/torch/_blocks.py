@@ -61,7 +61,7 @@ def _find_pieces(inputs: Inputs, source: Source, padded: torch.Tensor | None) ->
     batch_size, _, q, _ = inputs.query.shape
     k = inputs.key.shape[2]
     whole = Piece(slice(0, batch_size), slice(0, q), slice(0, k))
-    if k <= BLOCK or not _can_cut(inputs, source, padded):
+    if k <= BLOCK or (padded is None and not source.causal):
         return [whole]
     examples = [(whole.batch, whole.keys)]
     if padded is not None:
@@ -74,13 +74,12 @@ def _find_pieces(inputs: Inputs, source: Source, padded: torch.Tensor | None) ->
         for batch, keys in examples
         for start, stop in zip([0, *ends], ends, strict=False)
     ]
-    return pieces if any(piece.keys != whole.keys for piece in pieces) else [whole]
+    is_cut = any(piece.keys != whole.keys for piece in pieces)
+    return pieces if is_cut and _can_cut(inputs, source) else [whole]
 
 
-def _can_cut(inputs: Inputs, source: Source, padded: torch.Tensor | None) -> bool:
+def _can_cut(inputs: Inputs, source: Source) -> bool:
     """Whether the weights of hidden keys are 0, and 0 times their values is 0."""
-    if padded is None and not source.causal:
-        return False
     if source.causal:
         least = torch.finfo(inputs.query.dtype).max
         if source.query_offset < source.key_offset or not are_hidden(least, inputs, source):
