@@ -32,6 +32,7 @@ from t5bucket.torch._strips import Source
 from t5bucket.torch._tensors import broadcast_batch
 
 SMALL_NBYTES = 1 << 20  # a matrix of this size is a strip itself
+LEAST_SIZE = 8  # of heads: the math kernel computes smaller ones in another way
 FLASH = 1  # the number of the kernel in PyTorch
 
 
@@ -43,10 +44,23 @@ def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> tor
     uses_flash = not is_trained and _chooses_flash(inputs)
     kernel: Kernel = scaled_dot_product_attention if uses_flash else math_kernel
     flat, flat_source, batch = flatten(inputs, source)
+    if 0 in batch:
+        return allocate_result(inputs)
     attended = _attend(flat, flat_source, kernel, exact)
+    if attended is None:
+        # As they are: the math kernel computes what is broadcast in another way.
+        attended = attend_by_matrix(inputs if batch else flat, flat_source, kernel)
     if attended.ndim - 3 == len(batch):
         return attended
     return attended.reshape(*batch, *attended.shape[1:])
+
+
+def allocate_result(inputs: Inputs) -> torch.Tensor:
+    """Allocate a result: heads come after queries in memory."""
+    query, key, value, _ = inputs
+    num_heads, q, _ = query.shape[-3:]
+    shape = (*broadcast_batch(query, key, value), q, num_heads, value.shape[-1])
+    return query.new_empty(shape).transpose(-2, -3)
 
 
 def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, ...]]:
@@ -58,7 +72,7 @@ def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, 
         tensor = given[name]
         if tensor is not None:
             tensor = tensor.reshape((1,) * (num_axes - tensor.ndim) + tensor.shape)
-            has_batch = tensor.numel() > tensor.shape[-num_axes:].numel()
+            has_batch = tensor.shape[:-num_axes].numel() != 1
             given[name] = _flatten(tensor, batch if has_batch else (), num_axes)
     return Inputs(query, key, value, inputs.scale), Source(**given), batch
 
@@ -92,19 +106,29 @@ def _chooses_flash(inputs: Inputs) -> bool:
     return bool(choose(query, key, value, attn_mask=mask, scale=scale) == FLASH)
 
 
-def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torch.Tensor:
+def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torch.Tensor | None:
+    """Attend by diagonals or by strips; None if the matrix is better or has other bits."""
     batch_size, num_heads, q, size = inputs.query.shape
-    dtype, k = inputs.query.dtype, inputs.key.shape[2]
+    k = inputs.key.shape[2]
     count = num_heads * q * k * (1 if source.is_shared else batch_size)
     if q == 1 or count * inputs.query.element_size() <= SMALL_NBYTES or not size:
-        return attend_by_matrix(inputs, source, kernel)
+        return None
     if kernel is not math_kernel and q >= LEAST_QUERIES:
         attended = _attend_by_diagonals(inputs, source, exact)
         if attended is not None:
             return attended
-    if exact and not are_strips_known(dtype, size, kernel):
-        return attend_by_matrix(inputs, source, kernel)
+    if exact and not _are_strips_equal(inputs, source, kernel):
+        return None
     return attend_by_strips(inputs, source, kernel)
+
+
+def _are_strips_equal(inputs: Inputs, source: Source, kernel: Kernel) -> bool:
+    """Whether strips give the bits of the matrix, for these inputs."""
+    num_heads, _, size = inputs.query.shape[1:]
+    dtype = inputs.query.dtype
+    if kernel is math_kernel and (dtype == torch.float64 or num_heads < 2 or size < LEAST_SIZE):
+        return False
+    return are_strips_known(dtype, size, kernel, source.is_shared)
 
 
 def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.Tensor | None:

@@ -107,8 +107,13 @@ def scaled_dot_product_attention(
     is tried once on small cases for each dtype and head size. If they do not, the matrix
     is used, and a message of level DEBUG goes to the logger ``t5bucket.torch``.
 
-    Gradients are equal up to rounding, in linear memory. The second derivative takes the
-    matrix, and so do transforms of ``torch.func``, forward mode and autocast.
+    Inputs without a batch give what a batch of one gives. With ``exact=False``, padded keys
+    and values that are not finite have no effect.
+
+    Gradients are equal up to rounding, in linear memory. With float64, or one head, the
+    forward pass of training needs the matrix for its bits, unless ``exact=False``. The second
+    derivative takes the matrix, and so do transforms of ``torch.func``, forward mode and
+    autocast.
 
     Examples
     --------
@@ -123,12 +128,11 @@ def scaled_dot_product_attention(
     """
     check_tensors(query, key, value, weight, buckets, attn_mask)
     dropout_p, scale = check_options(dropout_p, is_causal, scale, exact)
-    positions = check_positions(
+    offsets, positions = check_positions(
         query, key, query_offset, key_offset, query_positions, key_positions
     )
     segments = check_segments(query, key, segment_ids, key_segment_ids, query_positions)
     tensors = (weight, attn_mask, *positions, *segments)
-    offsets = (query_offset, key_offset)
     inputs = Inputs(query, key, value, scale)
     is_trained = needs_gradient(weight)
     if is_transformed() or dropout_p or torch.is_autocast_enabled("cpu"):

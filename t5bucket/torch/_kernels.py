@@ -15,14 +15,14 @@ same bits as with the matrix; ``_known.py`` checks it on small cases.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from t5bucket.torch._strips import Part, Source, write_strips
-from t5bucket.torch._tensors import fill_bias
+from t5bucket.torch._strips import MAX_NBYTES, Part, Source, write_strips
+from t5bucket.torch._tensors import broadcast_batch, fill_bias
 
 TILE = 32  # rows of the flash kernel's smallest tile; the larger ones are multiples
 LEAST_QUERIES = 2 * TILE  # of which some are reversed
@@ -58,7 +58,7 @@ def find_scale(inputs: Inputs) -> float:
     """Return the factor of the scores, by default that of PyTorch's function."""
     if inputs.scale is not None:
         return inputs.scale
-    return 1 / math.sqrt(inputs.query.shape[-1])
+    return 1 / math.sqrt(max(1, inputs.query.shape[-1]))
 
 
 # ---- the bias as a view of its diagonals ----
@@ -122,7 +122,11 @@ def reverse(rows: torch.Tensor) -> torch.Tensor:
 
 
 def count_last_rows(q: int) -> int:
-    """Count the rows that keep their order: those beyond the last multiple of a half tile."""
+    """Count the rows that keep their order, so that the others are reversed in whole tiles.
+
+    The rest of the last tile keeps its order if it has less than 32 rows. A longer one loses
+    what is beyond a multiple of 16, and 16 rows more.
+    """
     tile = 256 if q >= 768 else 64 if q >= 192 else 32  # of the flash kernel
     rest = q % tile
     if rest < TILE:
@@ -178,14 +182,25 @@ def attend_by_strips(
     keeps_last = q >= LEAST_QUERIES and kernel is not math_kernel
     split = q - count_last_rows(q) if keeps_last else q
     result = inputs.query[:0]
-    for part, strip in write_strips(source, batch_size, inputs.key.shape[2], slice(0, split)):
-        attended = _attend_part(inputs, part, strip, kernel)
-        if not len(result):
-            result = new_result(attended, batch_size, num_heads, q)
-        result[part] = attended
+    for strip_part, strip in write_strips(source, batch_size, inputs.key.shape[2], slice(0, split)):
+        for part in _divide_batch(strip_part, strip, kernel):
+            attended = _attend_part(inputs, part, strip, kernel)
+            if not len(result):
+                result = new_result(attended, batch_size, num_heads, q)
+            result[part] = attended
     if split < q:
         _attend_last(inputs, source, kernel, split, result)
     return result
+
+
+def _divide_batch(part: Part, strip: torch.Tensor, kernel: Kernel) -> Iterator[Part]:
+    """Divide the examples that share a strip: the math kernel makes arrays of each one's size."""
+    batch = part.batch
+    count = batch.stop - batch.start
+    if kernel is math_kernel:
+        count = max(1, MAX_NBYTES // strip.nbytes)
+    for start in range(batch.start, batch.stop, count):
+        yield part._replace(batch=slice(start, min(start + count, batch.stop)))
 
 
 def new_result(like: torch.Tensor, batch_size: int, num_heads: int, q: int) -> torch.Tensor:
@@ -196,7 +211,10 @@ def new_result(like: torch.Tensor, batch_size: int, num_heads: int, q: int) -> t
 def attend_by_matrix(
     inputs: Inputs, source: Source, kernel: Kernel = scaled_dot_product_attention
 ) -> torch.Tensor:
-    """Attend with the whole matrix."""
-    matrix = source.matrix(inputs.query.shape[2], inputs.key.shape[2])
+    """Attend with the whole matrix; the inputs may have any batch axes."""
+    matrix = source.matrix(inputs.query.shape[-2], inputs.key.shape[-2])
+    if len(matrix) > 1:
+        batch = broadcast_batch(*inputs[:3])
+        matrix = matrix.reshape(*batch, *matrix.shape[1:])
     attended = kernel(*inputs[:3], attn_mask=matrix, scale=inputs.scale)
-    return attended.transpose(1, 2).contiguous().transpose(1, 2)
+    return attended.transpose(-2, -3).contiguous().transpose(-2, -3)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__package__)
 Lengths = tuple[tuple[int, int], ...]  # of queries and keys
 LENGTHS: Lengths = ((97, 514), (801, 70))  # with last tiles and blocks of few rows and keys
 WHOLE_TILES: Lengths = ((128, 514), (768, 70))
+LEAST_SIZE = 16  # of heads with more features: the bits of smaller ones differ now and then
 
 
 def choose_lengths(dtype: torch.dtype, q: int) -> Lengths | None:
@@ -47,13 +48,14 @@ def has_second_way(dtype: torch.dtype) -> bool:
 
 
 @cache
-def are_strips_known(dtype: torch.dtype, size: int, kernel: Kernel) -> bool:
-    """Whether strips give the bits of the matrix, for heads of this size."""
+def are_strips_known(dtype: torch.dtype, size: int, kernel: Kernel, is_shared: bool) -> bool:
+    """Whether strips give the bits of the matrix, of all examples or of one at a time."""
+    padded = not is_shared  # so that each example has a bias of its own
     is_flash = kernel is not math_kernel
     kernels = (_flash_output, _flash_logsumexp) if is_flash else (kernel,)
     return _report(
         not (is_flash and has_second_way(dtype))
-        and all(_is_equal(dtype, size, kernel, attend_by_strips) for kernel in kernels),
+        and all(_is_equal(dtype, size, kernel, attend_by_strips, padded) for kernel in kernels),
         f"strips of {dtype}, heads of size {size}",
         "the matrix",
     )
@@ -92,7 +94,7 @@ def count_features(dtype: torch.dtype, size: int, lengths: Lengths | None) -> in
         padded = ~source.mask[:, 0, 0]
         return attend_by_diagonals(inputs, source, kernel, padded, num_features)
 
-    if lengths is None or not are_diagonals_known(dtype, size, lengths):
+    if size < LEAST_SIZE or lengths is None or not are_diagonals_known(dtype, size, lengths):
         return 0
     for num_features in (8, 2):
         kernels = (_flash_output, _flash_logsumexp)
@@ -135,10 +137,10 @@ def _make_case(
     buckets = Buckets()
 
     def make(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randn(shape, generator=generator, device="cpu").to(dtype)
 
     query, key, value = (make(2, n, 2, size).transpose(1, 2) for n in (q, k, k))
-    mask = torch.rand(2, 1, 1, k, generator=generator) < 0.7 if padded else None
+    mask = torch.rand(2, 1, 1, k, generator=generator, device="cpu") < 0.7 if padded else None
     source = Source(
         make(buckets.num_buckets, 2), mask, None, None, None, None, buckets, 3, 0, not padded
     )

@@ -17,6 +17,7 @@ from t5bucket.torch._tensors import allocate_both, bias_of, count_threads
 MAX_NBYTES = 8 << 20  # of a strip: with keys and values it fits the last cache of most machines
 ROWS = 256  # of a strip, unless one head of them is too large
 LEAST_ROWS = 64
+LEAST_HEADS = 2  # the math kernel computes one alone in another way
 
 
 class Part(NamedTuple):
@@ -143,29 +144,28 @@ def _divide(
     source: Source, batch_size: int, key_length: int, rows: slice, max_nbytes: int
 ) -> Iterator[Part]:
     num_heads = source.weight.shape[1]
-    count, heads = _measure(num_heads, key_length * source.weight.element_size(), rows, max_nbytes)
+    count, heads = _measure(key_length * source.weight.element_size(), rows, max_nbytes)
     examples = batch_size if source.is_shared else 1
     for example in range(0, batch_size, examples):
-        for head in range(0, num_heads, heads):
-            for strip_rows in _cut_rows(rows, count):
-                batch = slice(example, example + examples)
-                yield Part(batch, slice(head, min(head + heads, num_heads)), strip_rows)
+        batch = slice(example, example + examples)
+        for strip_heads in _cut_axis(slice(0, num_heads), heads, LEAST_HEADS):
+            for strip_rows in _cut_axis(rows, count, LEAST_ROWS):
+                yield Part(batch, strip_heads, strip_rows)
 
 
-def _measure(num_heads: int, row_nbytes: int, rows: slice, max_nbytes: int) -> tuple[int, int]:
+def _measure(row_nbytes: int, rows: slice, max_nbytes: int) -> tuple[int, int]:
     """Choose how many rows and heads a strip has."""
     count = min(ROWS, rows.stop - rows.start)
     while count > LEAST_ROWS and count * row_nbytes > max_nbytes:
         count //= 2
-    # Two heads at least: the kernels compute one alone in another way.
-    return count, min(num_heads, max(2, max_nbytes // max(1, count * row_nbytes)))
+    return count, max(LEAST_HEADS, max_nbytes // max(1, count * row_nbytes))
 
 
-def _cut_rows(rows: slice, count: int) -> Iterator[slice]:
-    """Cut rows into strips; the last one takes a rest of a few rows."""
-    start = rows.start
-    while rows.stop - start >= count + LEAST_ROWS:
+def _cut_axis(axis: slice, count: int, least: int) -> Iterator[slice]:
+    """Cut rows or heads into strips; the last one takes a rest of fewer than `least`."""
+    start = axis.start
+    while axis.stop - start >= count + least:
         yield slice(start, start + count)
         start += count
-    if start < rows.stop:
-        yield slice(start, rows.stop)
+    if start < axis.stop:
+        yield slice(start, axis.stop)
