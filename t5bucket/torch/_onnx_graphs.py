@@ -1,4 +1,4 @@
-# _onnx_graphs.py - the operators of t5bucket as graphs of ONNX's standard operators.
+# _onnx_graphs.py - a bias, and attention with it, of ONNX's standard operators.
 # SPDX-License-Identifier: BSD-3-Clause
 """A bias is a row of heads for each relative position, and an index of each pair into the rows.
 
@@ -14,12 +14,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
-import torch
 from onnxscript import ir
 from onnxscript import opset18 as op
 
+from t5bucket._arrays import finite_minimum
 from t5bucket._buckets import Buckets, decode_scheme, step_function
 from t5bucket._checks import INT64_MAX, INT64_MIN
 from t5bucket._rule import LIMIT
@@ -27,6 +26,14 @@ from t5bucket._rule import LIMIT
 MAX_ROWS = 1 << 20  # of relative positions whose buckets are stored in a file
 WIDE = {ir.DataType.FLOAT16: ir.DataType.FLOAT, ir.DataType.BFLOAT16: ir.DataType.FLOAT}
 Length = Any  # an integer, or the value of one that is not known before a run
+
+
+class Table(NamedTuple):
+    """A row of heads for each relative position from `first` to `last`; beyond, it is the same."""
+
+    rows: Any
+    first: int
+    last: int
 
 
 class Lookup(NamedTuple):
@@ -38,129 +45,33 @@ class Lookup(NamedTuple):
     present: Length
 
 
-# ---- operators ----
-
-
-def translate_bias(
+def make_bias(
     weight: Any,
-    mask: Any,
-    scheme: Sequence[int],
-    query_length: Length,
-    key_length: Length,
-    query_offset: Length,
-    key_offset: Length,
-    causal: bool,
-    scale: float | None,
-    linear_part: bool,
-) -> Any:
-    """Translate ``t5bucket::bias``."""
-    _require_whole(linear_part)
-    _check_mask(weight, mask, query_length, key_length)
-    lengths = (query_length, key_length, query_offset, key_offset)
-    table = _tabulate(weight, scheme, scale, causal and not _is_added(mask))
-    return _narrow(_apply(_look_up(table, *lengths), mask, causal, weight.dtype), weight.dtype)
-
-
-def translate_bias_at(
-    weight: Any,
-    query_positions: Any,
-    key_positions: Any,
     mask: Any,
     scheme: Sequence[int],
     causal: bool,
     scale: float | None,
-    linear_part: bool,
+    look_up: Callable[[Table], Lookup],
 ) -> Any:
-    """Translate ``t5bucket::bias_at``."""
-    _require_whole(linear_part)
-    _check_mask(weight, mask, query_positions.shape[-1], key_positions.shape[-1])
-    table = _tabulate(weight, scheme, scale, causal and not _is_added(mask))
-    lookup = _look_up_at(table, query_positions, key_positions)
-    return _narrow(_apply(lookup, mask, causal, weight.dtype), weight.dtype)
-
-
-def translate_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    weight: Any,
-    mask: Any,
-    query_positions: Any,
-    key_positions: Any,
-    segment_ids: Any,
-    key_segment_ids: Any,
-    scheme: Sequence[int],
-    query_offset: Length,
-    key_offset: Length,
-    causal: bool,
-    scale: float | None,
-    exact: bool,
-    is_trained: bool,
-) -> Any:
-    """Translate ``t5bucket::attention``."""
-    table = _tabulate(weight, scheme, None, causal and not _is_added(mask))
-    if query_positions is None:
-        lengths = (_size(query, -2), _size(key, -2))
-        lookup = _look_up(table, *lengths, query_offset, key_offset)
-    else:
-        lookup = _look_up_at(table, query_positions, key_positions)
-    bias = _apply(lookup, mask, causal, weight.dtype)
-    if segment_ids is not None:
-        query_ids, key_ids = _make_pairs(segment_ids, key_segment_ids)
-        is_same = op.Unsqueeze(op.Equal(query_ids, key_ids), [-3])
-        bias = op.Where(is_same, bias, _masked_value(weight.dtype))
-    if len(query.shape) == len(key.shape) == len(value.shape) == 3:
-        bias = op.Squeeze(bias, [0])
-    return _attend(query, key, value, bias, scale, _is_added(mask))
-
-
-def refuse_gradient(*arguments: Any) -> Any:
-    """Refuse an operator that computes gradients."""
-    raise NotImplementedError(
-        "a gradient of t5bucket's operators cannot be exported to ONNX: "
-        "export a module that computes no gradients"
-    )
-
-
-TRANSLATIONS: dict[str, Callable[..., Any]] = {
-    "attention": translate_attention,
-    "attention_gradient": refuse_gradient,
-    "bias": translate_bias,
-    "bias_at": translate_bias_at,
-    "bias_at_gradient": refuse_gradient,
-    "bias_gradient": refuse_gradient,
-}
-
-
-def _require_whole(linear_part: bool) -> None:
-    """Refuse the linear part of a bias, which is the gradient of a gradient."""
-    if linear_part:
-        refuse_gradient()
-
-
-def _check_mask(weight: Any, mask: Any, query_length: Length, key_length: Length) -> None:
-    """Check the sizes of a mask that are known; the operator does so when it is called."""
+    """Make a bias, (..., num_heads, q, k), rounded to the weight's type, in the wide one."""
+    dtype = weight.dtype
+    lookup = look_up(_tabulate(weight, scheme, scale, causal and not is_added(mask)))
+    n = lookup.num_axes
+    pairs = op.Gather(lookup.rows, lookup.index)  # heads are last
+    bias = op.Transpose(pairs, perm=[*range(n - 2), n, n - 2, n - 1])
     if mask is None:
-        return
-    wanted = (weight.shape[1], query_length, key_length)
-    sizes = zip(reversed(mask.shape), reversed(wanted), strict=False)
-    if any(isinstance(n, int) and isinstance(m, int) and m not in (1, n) for m, n in sizes):
-        shapes = [
-            ", ".join(str(n) if isinstance(n, int) else "?" for n in shape)
-            for shape in (wanted, mask.shape)
-        ]
-        raise ValueError(f"mask must broadcast to (..., {shapes[0]}), got shape ({shapes[1]})")
+        return bias
+    if not is_added(mask):
+        return op.Where(mask, bias, masked_value(dtype))
+    mask = mask if mask.dtype == dtype else op.Cast(mask, to=dtype)
+    bias = _round(op.Add(bias, _widen(mask, dtype)), dtype)
+    if causal:  # after the sum, which would change the masked value
+        future = op.Unsqueeze(op.Greater(lookup.index, lookup.present), [-3])
+        bias = op.Where(future, masked_value(dtype), bias)
+    return bias
 
 
 # ---- a row for each relative position ----
-
-
-class Table(NamedTuple):
-    """The rows of relative positions from `first` to `last`; beyond, they do not change."""
-
-    rows: Any
-    first: int
-    last: int
 
 
 def _tabulate(weight: Any, scheme: Sequence[int], scale: float | None, causal: bool) -> Table:
@@ -173,7 +84,7 @@ def _tabulate(weight: Any, scheme: Sequence[int], scale: float | None, causal: b
         rows = _round(op.Mul(rows, _number(scale, dtype)), dtype)
     if causal:
         future = _constant(relative_position[:, None] > 0)
-        rows = op.Where(future, _masked_value(dtype), rows)
+        rows = op.Where(future, masked_value(dtype), rows)
     return Table(rows, first, last)
 
 
@@ -189,12 +100,12 @@ def _find_range(buckets: Buckets) -> tuple[int, int]:
     return first, last
 
 
-def _look_up(
-    table: Table,
+def look_up(
     query_length: Length,
     key_length: Length,
     query_offset: Length,
     key_offset: Length,
+    table: Table,
 ) -> Lookup:
     """Look up the bias of consecutive positions by ``index[i, j] = q - 1 - i + j``."""
     offset = key_offset - query_offset
@@ -208,10 +119,10 @@ def _look_up(
     return Lookup(op.Gather(table.rows, numbers), index, 3, -start)
 
 
-def _look_up_at(table: Table, query_positions: Any, key_positions: Any) -> Lookup:
+def look_up_at(query_positions: Any, key_positions: Any, table: Table) -> Lookup:
     """Look up the bias of explicit positions, whose differences may exceed int64."""
     num_axes = max(len(query_positions.shape), len(key_positions.shape)) + 1
-    query, key = _make_pairs(query_positions, key_positions)
+    query, key = make_pairs(query_positions, key_positions)
     start, stop = op.Add(query, table.first), op.Add(query, table.last)  # these may wrap around
     lower = op.Where(op.Greater(start, query), INT64_MIN, start)
     upper = op.Where(op.Less(stop, query), INT64_MAX, stop)
@@ -221,32 +132,16 @@ def _look_up_at(table: Table, query_positions: Any, key_positions: Any) -> Looku
     return Lookup(table.rows, index, num_axes, -table.first)
 
 
-def _make_pairs(of_query: Any, of_key: Any) -> tuple[Any, Any]:
+def make_pairs(of_query: Any, of_key: Any) -> tuple[Any, Any]:
     """Give integers of queries and of keys axes in which they broadcast to pairs."""
     of_query, of_key = (op.Cast(value, to=ir.DataType.INT64) for value in (of_query, of_key))
     return op.Unsqueeze(of_query, [-1]), op.Unsqueeze(of_key, [-2])
 
 
-# ---- the matrix, and attention with it ----
+# ---- attention ----
 
 
-def _apply(lookup: Lookup, mask: Any, causal: bool, dtype: Any) -> Any:
-    """Compute a bias, which is rounded to a type, in the wide one."""
-    n = lookup.num_axes
-    pairs = op.Gather(lookup.rows, lookup.index)  # (..., q, k, num_heads)
-    bias = op.Transpose(pairs, perm=[*range(n - 2), n, n - 2, n - 1])
-    if _is_added(mask):
-        mask = mask if mask.dtype == dtype else op.Cast(mask, to=dtype)
-        bias = _round(op.Add(bias, _widen(mask, dtype)), dtype)
-        if causal:
-            future = op.Unsqueeze(op.Greater(lookup.index, lookup.present), [-3])
-            bias = op.Where(future, _masked_value(dtype), bias)
-    elif mask is not None:
-        bias = op.Where(mask, bias, _masked_value(dtype))
-    return bias
-
-
-def _attend(
+def attend(
     query: Any, key: Any, value: Any, bias: Any, scale: float | None, may_have_no_keys: bool
 ) -> Any:
     """Attend; a query whose scores are all -inf has no keys, and the result 0."""
@@ -257,21 +152,21 @@ def _attend(
     if may_have_no_keys:
         has_no_keys = op.Equal(op.ReduceMax(scores, [-1]), _number(-math.inf, dtype))
         attended = op.Where(has_no_keys, _number(0.0, dtype), attended)
-    return _narrow(attended, dtype)
+    return narrow(attended, dtype)
 
 
 def _scale(query: Any, scale: float | None) -> Any:
     """Scale the query, in the wide type; the size of a head may not be known before a run."""
-    size, wide = _size(query, -1), _widen(query, query.dtype)
+    size, wide = size_of(query, -1), _widen(query, query.dtype)
     if scale is None and not isinstance(size, int):
         return op.Div(wide, op.Sqrt(op.CastLike(size, wide)))
-    return op.Mul(wide, _number(1 / math.sqrt(size) if scale is None else scale, query.dtype))
+    return op.Mul(wide, _number(1 / math.sqrt(size or 1) if scale is None else scale, query.dtype))
 
 
 # ---- types and sizes ----
 
 
-def _is_added(mask: Any) -> bool:
+def is_added(mask: Any) -> bool:
     return mask is not None and mask.dtype != ir.DataType.BOOL
 
 
@@ -280,19 +175,19 @@ def _widen(value: Any, dtype: Any) -> Any:
     return op.Cast(value, to=WIDE[dtype]) if dtype in WIDE else value
 
 
-def _narrow(value: Any, dtype: Any) -> Any:
+def narrow(value: Any, dtype: Any) -> Any:
     """Convert to a type from the one in which its values are added and multiplied."""
     return op.Cast(value, to=dtype) if dtype in WIDE else value
 
 
 def _round(value: Any, dtype: Any) -> Any:
     """Round to a type, and keep the wide one."""
-    return _widen(_narrow(value, dtype), dtype)
+    return _widen(narrow(value, dtype), dtype)
 
 
-def _masked_value(dtype: Any) -> Any:
+def masked_value(dtype: Any) -> Any:
     """Make the finite minimum of a type, in the wide one."""
-    return _number(float(ml_dtypes.finfo(dtype.numpy()).min), dtype)
+    return _number(float(finite_minimum(dtype.numpy())[0]), dtype)
 
 
 def _number(number: float, dtype: Any) -> Any:
@@ -303,7 +198,7 @@ def _constant(array: Any) -> Any:
     return op.Constant(value=ir.tensor(array))
 
 
-def _size(value: Any, axis: int) -> Length:
+def size_of(value: Any, axis: int) -> Length:
     """Find a size, which may not be known before a run."""
     size = value.shape[axis]
     if isinstance(size, int):

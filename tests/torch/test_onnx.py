@@ -1,0 +1,366 @@
+# test_onnx.py - the operators of PyTorch as graphs of ONNX, in ONNX Runtime.
+# SPDX-License-Identifier: BSD-3-Clause
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch")
+from onnx_runtime import Function, count_operators, export, is_standard, start  # noqa: E402
+
+import t5bucket as tb  # noqa: E402
+from t5bucket.torch import (  # noqa: E402
+    compute_bias,
+    compute_bias_at,
+    onnx_translations,
+    scaled_dot_product_attention,
+)
+
+BUCKETS = tb.Buckets(32, 128)
+NUM_HEADS, Q, K = 3, 20, 30
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+SOME_DTYPES = [*DTYPES[:2], *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES[2:])]
+SCHEMES = [
+    BUCKETS,
+    tb.Buckets(8, 9, False),
+    tb.Buckets.from_function(lambda d: abs(d) % 3, max_distance=10, num_buckets=4),
+    tb.Buckets.from_function(lambda d: 1 * (d > 50), max_distance=60, num_buckets=2),
+    tb.Buckets.from_function(lambda d: 1 * (d > -50), max_distance=60, num_buckets=2),
+    tb.Buckets.from_function(lambda d: 0 * d + 1, max_distance=3, num_buckets=2),
+]
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of PyTorch's exporter, about its own parts
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def weight_of(buckets: tb.Buckets = BUCKETS, dtype: Any = torch.float32) -> Any:
+    return torch.randn(buckets.num_buckets, NUM_HEADS).to(dtype)
+
+
+def make_masks(dtype: Any) -> list[Any]:
+    shapes = [(2, 1, 1, K), (Q, K), (5, NUM_HEADS, Q, K)]
+    noise = [torch.randn(shape) for shape in shapes]
+    return [*(items > 0 for items in noise), *(items.to(dtype) for items in noise)]
+
+
+def inputs_of(q: int = Q, k: int = K, size: int = 8, batch: int = 2) -> tuple[Any, ...]:
+    return tuple(torch.randn(batch, NUM_HEADS, length, size) for length in (q, k, k))
+
+
+def assert_equal_bits(found: Any, expected: Any) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert found.numpy().tobytes() == expected.contiguous().numpy().tobytes()
+
+
+# ---- biases ----
+
+
+@pytest.mark.parametrize("dtype", SOME_DTYPES, ids=str)
+def test_biases_have_the_same_bits_with_every_mask(dtype: Any) -> None:
+    masks = make_masks(dtype)
+
+    def compute(weight: Any, *given: Any) -> Any:
+        options = [(causal, scale) for causal in (False, True) for scale in (None, 0.3)]
+        return [
+            compute_bias(
+                weight, Q, K, buckets=BUCKETS, query_offset=4, mask=mask, causal=causal, scale=scale
+            ).to(wide)
+            for mask in (None, *given)
+            for causal, scale in options
+        ]
+
+    # NumPy has no bfloat16: it goes in and out as float32, which changes no bit.
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    given = [mask if mask.dtype == torch.bool else mask.to(wide) for mask in masks]
+    module = Function(
+        lambda weight, *given: compute(
+            weight, *(mask if mask.dtype == torch.bool else mask.to(dtype) for mask in given)
+        ),
+        weight_of(dtype=dtype),
+    )
+    program = export(module, tuple(given))
+    assert is_standard(program)
+    found, expected = start(program)(*given), module(*given)
+    assert len(found) == 28
+    for one, other in zip(found, expected, strict=True):
+        assert_equal_bits(one, other)
+
+
+def test_a_mask_of_another_dtype_is_rounded_to_the_weights() -> None:
+    def compute(half: Any, single: Any, mask: Any) -> Any:
+        masks = [mask.to(dtype) for dtype in DTYPES]
+        weights = [weight for weight in (half, single) for _ in masks]
+        return [
+            compute_bias(weight, Q, K, buckets=BUCKETS, mask=mask)
+            for weight, mask in zip(weights, masks * 2, strict=True)
+        ]
+
+    module = Function(compute, weight_of(dtype=torch.float16), weight_of())
+    mask = torch.randn(2, 1, Q, K).double()
+    for found, expected in zip(start(export(module, (mask,)))(mask), module(mask), strict=True):
+        assert_equal_bits(found, expected)
+
+
+def test_lengths_and_offsets_may_be_known_at_run_time_alone() -> None:
+    def compute(*tensors: Any) -> Any:
+        *weights, new, past = tensors
+        lengths = (new.shape[0], past.shape[0] + new.shape[0])
+        options: dict[str, Any] = {"query_offset": past.shape[0], "causal": True}
+        far: dict[str, Any] = {"query_offset": 2**63 - 1, "key_offset": -(2**63)}
+        return [
+            *(
+                compute_bias(weight, *lengths, buckets=buckets, key_offset=5)
+                for weight, buckets in zip(weights, SCHEMES, strict=True)
+            ),
+            compute_bias(weights[0], *lengths, buckets=BUCKETS, **options),
+            compute_bias(weights[0], *lengths, buckets=BUCKETS, **far),
+        ]
+
+    module = Function(compute, *map(weight_of, SCHEMES))
+    given = (torch.zeros(7), torch.zeros(9))
+    program = export(module, given, dynamic_shapes=(({0: "new"}, {0: "past"}),))
+    assert is_standard(program)
+    run = start(program)
+    for new, past in ((7, 9), (1, 300), (300, 100), (200, 0), (0, 5), (0, 0)):
+        given = (torch.zeros(new), torch.zeros(past))
+        for found, expected in zip(run(*given), module(*given), strict=True):
+            assert_equal_bits(found, expected)
+
+
+def test_a_bucket_is_found_for_each_diagonal_not_for_each_pair() -> None:
+    module = Function(
+        lambda weight, x: compute_bias(weight, x.shape[0], x.shape[0], buckets=BUCKETS), weight_of()
+    )
+    program = export(module, (torch.zeros(70),), dynamic_shapes=(({0: "n"},),))
+    (clip,) = [node for node in program.model.graph if node.op_type == "Clip"]
+    assert len(clip.outputs[0].shape) == 1
+    rows = [value.shape for value in program.model.graph.initializers.values()]
+    assert [183, NUM_HEADS] in rows  # from -91 to 91, where the last buckets begin
+
+
+EXTREMES = [-(2**63), 2**63 - 1, 2**63 - 5, 7 - 2**63, 2**62, -(2**62), -100, -1, 0, 1, 2, 100]
+
+
+def test_explicit_positions_have_the_same_bits_however_far_apart() -> None:
+    def compute(*tensors: Any) -> Any:
+        *weights, far, small, added, boolean = tensors
+        one_sequence = [
+            compute_bias_at(weight, far, buckets=buckets)
+            for weight, buckets in zip(weights, SCHEMES, strict=True)
+        ]
+        options: dict[str, Any] = {"buckets": BUCKETS, "causal": True, "scale": 0.3}
+        return [
+            *one_sequence,
+            *(compute_bias_at(weights[0], small, far, mask=m, **options) for m in (added, boolean)),
+            compute_bias_at(weights[0], far, small, **options),
+        ]
+
+    module = Function(compute, *map(weight_of, SCHEMES))
+    far, small = torch.tensor(EXTREMES), torch.randint(-100, 100, (2, 5), dtype=torch.int8)
+    added = torch.randn(5, 12)
+    given = (far, small, added, added > 0)
+    shapes = (({0: "far"}, {0: "batch"}, {1: "far"}, {1: "far"}),)
+    program = export(module, given, dynamic_shapes=shapes)
+    assert is_standard(program)
+    fewer = (far[3:], small[:1], added[:, 3:], added[:, 3:] > 0)
+    run = start(program)
+    for inputs in (given, fewer):
+        for found, expected in zip(run(*inputs), module(*inputs), strict=True):
+            assert_equal_bits(found, expected)
+
+
+# ---- attention ----
+
+
+def attend_in_every_way(weight: Any, *tensors: Any) -> list[Any]:
+    """Attend with masks, segments, positions, and inputs of few axes."""
+    query, key, value, padding, added, empty, positions, segments = tensors
+    segments = {"segment_ids": segments, "key_segment_ids": segments[:1].expand(1, Q)}
+    ways: list[dict[str, Any]] = [
+        {},
+        {"is_causal": True, "query_offset": 3, "scale": 1.0},
+        {"attn_mask": padding},
+        {"attn_mask": padding, "is_causal": True},
+        {"attn_mask": added},
+        {"attn_mask": added, "is_causal": True, "key_offset": 3},
+        {"attn_mask": empty},
+        {"attn_mask": empty, "is_causal": True},
+        {"query_positions": positions, "is_causal": True},
+        {**segments, "is_causal": True},
+        {**segments, "attn_mask": added},
+    ]
+    results = [
+        scaled_dot_product_attention(query, key, value, weight, buckets=BUCKETS, **way)
+        for way in ways
+    ]
+    few = (query[0], key[0], value[0])
+    return [
+        *results,
+        scaled_dot_product_attention(*few, weight, buckets=BUCKETS),
+        scaled_dot_product_attention(query, *few[1:], weight, buckets=BUCKETS),
+        scaled_dot_product_attention(few[0], key[:1], value, weight, buckets=BUCKETS),
+    ]
+
+
+@pytest.mark.parametrize("dtype", SOME_DTYPES, ids=str)
+def test_attention_is_equal_up_to_rounding(dtype: Any) -> None:
+    empty = torch.where(torch.rand(2, NUM_HEADS, Q, Q) > 0.95, 0, -torch.inf)  # many rows
+    padding = torch.rand(2, 1, 1, Q) > 0.4
+    padding[1] = False
+    given = (
+        *inputs_of(Q, Q),
+        padding,
+        torch.randn(2, 1, Q, Q),
+        empty,
+        torch.randint(0, 99, (2, Q)),
+        torch.randint(0, 3, (2, Q)),
+    )
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def attend(weight: Any, *tensors: Any) -> list[Any]:
+        cast = [item.to(dtype) if item.is_floating_point() else item for item in tensors]
+        return [result.to(wide) for result in attend_in_every_way(weight, *cast)]
+
+    module = Function(attend, weight_of(dtype=dtype))
+    program = export(module, given)
+    assert is_standard(program)
+    tolerance = {torch.bfloat16: 2e-2, torch.float16: 2e-3, torch.float32: 3e-6}.get(dtype, 1e-12)
+    found = start(program)(*given)
+    assert len(found) == 14
+    for one, other in zip(found, module(*given), strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("opset_version", [18, 23])
+def test_attention_of_any_length_and_head_size(opset_version: int) -> None:
+    def attend(weight: Any, query: Any, key: Any, value: Any) -> Any:
+        return scaled_dot_product_attention(query, key, value, weight, buckets=BUCKETS)
+
+    module = Function(attend, weight_of())
+    of_query, of_key = ({0: "batch", 2: length, 3: "size"} for length in ("q", "k"))
+    shapes = ((of_query, of_key, of_key),)
+    options: dict[str, Any] = {"dynamic_shapes": shapes, "opset_version": opset_version}
+    program = export(module, inputs_of(), **options)
+    run = start(program)
+    assert program.model.opset_imports[""] == opset_version
+    for q, k, size in ((Q, K, 8), (1, 1, 4), (150, 170, 8), (5, 0, 8), (0, 5, 8)):
+        given = inputs_of(q, k, size)
+        (found,) = run(*given)
+        torch.testing.assert_close(found, module(*given), rtol=3e-6, atol=3e-6)
+
+
+class Layer(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, embedding: Any) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.project = torch.nn.Linear(8 * NUM_HEADS, 8 * NUM_HEADS)
+
+    def forward(self, hidden_states: Any, padding: Any) -> Any:
+        heads = self.project(hidden_states).unflatten(-1, (NUM_HEADS, 8)).transpose(1, 2)
+        weight = self.embedding.weight
+        attended = scaled_dot_product_attention(
+            heads, heads, heads, weight, buckets=BUCKETS, attn_mask=padding
+        )
+        return hidden_states + attended.transpose(1, 2).flatten(2)
+
+
+class Encoder(torch.nn.Module):  # type: ignore[misc]
+    """Layers that share a weight; one of them in a branch, which is a graph of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        embedding = torch.nn.Embedding(32, NUM_HEADS)
+        self.layers = torch.nn.ModuleList(Layer(embedding) for _ in range(4))
+
+    def forward(self, states: Any, padding: Any) -> Any:
+        padding = padding[:, None, None, :]
+        for layer in self.layers[:3]:
+            states = layer(states, padding)
+        return torch.cond(
+            states.sum() > 0, lambda x: self.layers[3](x, padding), lambda x: x - 1, (states,)
+        )
+
+
+def test_layers_that_share_a_weight_share_one_bias() -> None:
+    def make(batch: int, length: int, sign: int) -> tuple[Any, Any]:
+        states = torch.randn(batch, length, 8 * NUM_HEADS) + sign
+        return states, torch.rand(batch, length) > 0.3
+
+    module = Encoder()
+    axes = {0: "batch", 1: "length"}
+    program = export(module, make(2, 20, 1), dynamic_shapes=(axes, axes))
+    assert count_operators(program, "Softmax") == 3
+    assert count_operators(program, "Clip") == 1
+    run = start(program)
+    for sign in (1, -1):
+        given = make(3, 50, sign)
+        torch.testing.assert_close(run(*given)[0], module(*given), rtol=1e-5, atol=1e-5)
+
+
+# ---- bad input ----
+
+
+def refused(compute: Callable[..., Any], *inputs: Any) -> str:
+    """Return the message with which a module is refused."""
+    with pytest.raises(torch.onnx.OnnxExporterError) as caught:
+        export(Function(compute, weight_of()), inputs or (torch.zeros(1),))
+    return str(caught.value)
+
+
+def test_buckets_of_too_many_relative_positions_are_refused() -> None:
+    far = tb.Buckets(32, 2**40)
+    message = refused(lambda weight, x: compute_bias(weight, 5, 5, buckets=far))
+    assert "buckets must not change beyond a range of 1048576 relative positions" in message
+
+
+def test_a_mask_that_does_not_broadcast_is_refused() -> None:
+    message = refused(
+        lambda weight, mask: compute_bias(weight, 5, 6, buckets=BUCKETS, mask=mask),
+        torch.zeros(2, 1, 5, 5),
+    )
+    assert "mask must broadcast to (..., 3, 5, 6), got shape (2, 1, 5, 5)" in message
+
+
+def test_operators_that_compute_gradients_are_refused() -> None:
+    operators = torch.ops.t5bucket
+    scheme = [32, 128, 1]
+    message = refused(
+        lambda weight, gradient: operators.bias_gradient(gradient, None, scheme, 0, 0, False, None),
+        torch.zeros(1, NUM_HEADS, 5, 5),
+    )
+    assert "a gradient of t5bucket's operators cannot be exported to ONNX" in message
+    message = refused(
+        lambda weight, x: operators.bias(weight, None, scheme, 5, 5, 0, 0, False, None, True)
+    )
+    assert "a gradient of t5bucket's operators cannot be exported to ONNX" in message
+
+
+def test_the_table_names_every_operator() -> None:
+    names = {name.name() for name in onnx_translations()}
+    kinds = ("attention", "bias", "bias_at")
+    assert names == {f"t5bucket::{kind}{end}" for kind in kinds for end in ("", "_gradient")}
+    assert onnx_translations() is not onnx_translations()
+
+
+def test_without_onnx_script_the_extra_is_named() -> None:
+    script = """
+import sys
+sys.modules["onnxscript"] = None
+import t5bucket.torch
+try:
+    t5bucket.torch.onnx_translations()
+except ImportError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "pip install 't5bucket[onnx]'" in printed
