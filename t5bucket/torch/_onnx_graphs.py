@@ -55,7 +55,7 @@ def make_bias(
 ) -> Any:
     """Make a bias, (..., num_heads, q, k), rounded to the weight's type, in the wide one."""
     dtype = weight.dtype
-    lookup = look_up(_tabulate(weight, scheme, scale, causal and not is_added(mask)))
+    lookup = look_up(_tabulate(weight, scheme, scale, causal))
     n = lookup.num_axes
     pairs = op.Gather(lookup.rows, lookup.index)  # heads are last
     bias = op.Transpose(pairs, perm=[*range(n - 2), n, n - 2, n - 1])
@@ -65,7 +65,7 @@ def make_bias(
         return op.Where(mask, bias, masked_value(dtype))
     mask = mask if mask.dtype == dtype else op.Cast(mask, to=dtype)
     bias = _round(op.Add(bias, _widen(mask, dtype)), dtype)
-    if causal:  # after the sum, which would change the masked value
+    if causal:  # once more: the sum has changed the masked value
         future = op.Unsqueeze(op.Greater(lookup.index, lookup.present), [-3])
         bias = op.Where(future, masked_value(dtype), bias)
     return bias
