@@ -41,8 +41,8 @@ class Lookup(NamedTuple):
 
     rows: Any
     index: Any
-    num_axes: int  # of the index
-    present: Length
+    num_axes: int  # of the index: (..., q, k)
+    present: Length  # the row of relative position 0
 
 
 def make_bias(
@@ -91,7 +91,7 @@ def _tabulate(weight: Any, scheme: Sequence[int], scale: float | None, causal: b
 def _find_range(buckets: Buckets) -> tuple[int, int]:
     """Find the relative positions that have buckets of their own; 0 and 1 are among them."""
     starts, _ = step_function(buckets)
-    first, last = min(0, *starts[:1], 0) - 1, max(1, *starts[-1:], 1)
+    first, last = min([0, *starts[:1]]) - 1, max([1, *starts[-1:]])
     if last - first >= MAX_ROWS:
         raise ValueError(
             f"buckets must not change beyond a range of {MAX_ROWS} relative positions to be "
