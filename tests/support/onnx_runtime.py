@@ -25,9 +25,11 @@ class Function(torch.nn.Module):  # type: ignore[misc]
 
 
 def export(module: Any, inputs: tuple[Any, ...], **options: Any) -> Any:
-    """Export a module with our translations."""
+    """Export a module with our translations; from now on it needs no gradients."""
     options = {"custom_translation_table": onnx_translations(), **options}
-    return torch.onnx.export(module.eval(), inputs, dynamo=True, verbose=False, **options)
+    return torch.onnx.export(
+        module.eval().requires_grad_(False), inputs, dynamo=True, verbose=False, **options
+    )
 
 
 def start(program: Any) -> Callable[..., list[Any]]:

@@ -23,12 +23,6 @@ class FirstOutput(torch.nn.Module):  # type: ignore[misc]
         return self.model(**dict(zip(self.names, inputs, strict=True)))[0]
 
 
-@pytest.fixture(autouse=True)
-def no_gradients() -> Any:
-    with torch.no_grad():
-        yield
-
-
 def nodes_of(case: models.Case, **options: Any) -> list[str]:
     """Export a model; list its graph's nodes, with all that they take and give."""
     program = export(FirstOutput(case), tuple(case.inputs.values()), **options)
