@@ -56,8 +56,8 @@ NIGHTLY = [
 ]  # fmt: skip
 
 OPTIONAL_PACKAGES = [
-    "dask[array]", "distributed", "jax", "numpydoc", "pandas", "torch==2.13.0", "transformers>=5",
-    "zarr",
+    "dask[array]", "distributed", "jax", "numpydoc", "onnxruntime", "onnxscript", "pandas",
+    "torch==2.13.0", "transformers>=5", "zarr",
 ]  # fmt: skip
 OLDEST_PYTHON, OLDEST_NUMPY = "3.11", "numpy==1.25.*"
 NUMPY_OF_PYTHON = {OLDEST_PYTHON: OLDEST_NUMPY, "3.12": "numpy", "3.13": "numpy"}
