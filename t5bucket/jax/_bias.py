@@ -1,0 +1,139 @@
+# _bias.py - the bias of all pairs of consecutive positions, and its derivatives.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from t5bucket._buckets import Buckets
+from t5bucket.jax import _checks
+from t5bucket.jax._buckets import number_diagonals
+
+ROWS, UNROLLED = 8, 4  # of gradients: rows that are summed at once; steps of a loop. See CONTRIBUTING
+
+
+def compute_bias(
+    weight: Any,
+    query_length: int,
+    key_length: int,
+    *,
+    buckets: Buckets,
+    query_offset: Any = 0,
+    key_offset: Any = 0,
+    heads_first: bool = False,
+) -> jax.Array:
+    """Bias of all pairs of consecutive query and key positions.
+
+    Parameters
+    ----------
+    weight : array_like, shape (num_buckets, num_heads)
+        float16, bfloat16, float32 or float64; ``(num_heads, num_buckets)`` with
+        `heads_first`. Gradients flow into it.
+    query_length, key_length : int
+        Number of positions (tokens), at least 0; static.
+    buckets : Buckets
+        The scheme that `weight` was trained with.
+    query_offset, key_offset : int or scalar array of int, optional
+        Position of query 0 and of key 0; may be traced.
+    heads_first : bool, optional
+        Whether the first axis of `weight` is the heads, as in T5X.
+
+    Returns
+    -------
+    jax.Array of `weight`'s dtype, shape (num_heads, query_length, key_length)
+        Bit for bit that of `RelativeAttentionBias.matrix`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or shape, or out of its limits.
+
+    Notes
+    -----
+    The bias is linear in `weight`. It can be differentiated any number of times, in
+    reverse and in forward mode; gradients are summed in float32, those of float64 in
+    float64. As everywhere in JAX, float64 needs ``jax_enable_x64``.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import t5bucket as tb
+    >>> from t5bucket.jax import compute_bias
+    >>> def total(weight):
+    ...     return compute_bias(weight, 2, 3, buckets=tb.Buckets(4, 2)).sum()
+    >>> jax.jit(jax.grad(total))(jnp.zeros((4, 2)))  # the number of pairs of each bucket
+    Array([[2., 2.],
+           [1., 1.],
+           [0., 0.],
+           [3., 3.]], dtype=float32)
+    """
+    _checks.scheme(buckets)
+    by_head = _checks.weight(weight, heads_first, buckets.num_buckets)
+    lengths = (
+        _checks.length("query_length", query_length),
+        _checks.length("key_length", key_length),
+    )
+    offsets = _checks.offsets(query_offset, key_offset)
+    if 0 in lengths:
+        return jnp.zeros((by_head.shape[0], *lengths), by_head.dtype)
+    numbers = number_diagonals(buckets, *lengths, *offsets)
+    return _compiled_expand(by_head, numbers, *lengths)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _expand(by_head: jax.Array, numbers: jax.Array, query_length: int, key_length: int) -> Any:
+    """Expand the weights of the diagonals, ``bias[h, i, j] = d[h, query_length - 1 - i + j]``."""
+    # XLA would fuse a lookup into the windows, and look each pair up. It fuses no concatenation.
+    last = _take(by_head, numbers[-1:])
+    diagonals = jnp.concatenate([_take(by_head, numbers), last], axis=1)
+
+    def window(begin: Any) -> Any:
+        return lax.dynamic_slice_in_dim(diagonals, begin, key_length, axis=1)
+
+    return jax.vmap(window, out_axes=1)(jnp.arange(query_length - 1, -1, -1))
+
+
+@_expand.defjvp
+def _(query_length: int, key_length: int, primals: Any, tangents: Any) -> Any:
+    """Differentiate; JAX transposes what computes the tangent."""
+    by_head, numbers = primals
+    dtype = by_head.dtype
+    wide = tangents[0].astype(jnp.promote_types(dtype, jnp.float32))
+    tangent = _expand_linear(_take(wide, numbers), query_length, key_length)
+    return _expand(by_head, numbers, query_length, key_length), tangent.astype(dtype)
+
+
+# Where nothing else is compiled, its operations need not make a matrix each.
+_compiled_expand = jax.jit(_expand, static_argnums=(2, 3))
+
+
+def _expand_linear(diagonals: jax.Array, query_length: int, key_length: int) -> jax.Array:
+    """Expand diagonals in a way whose transpose, the sums by diagonal, is fast.
+
+    Blocks of rows are windows of the diagonals, and rows are windows of these. So the
+    transpose adds the rows of a block, and then block after block to the diagonals.
+    """
+    num_blocks, num_rest = divmod(query_length, ROWS)
+    length = key_length + ROWS - 1
+    rest = [diagonals[:, begin : begin + key_length] for begin in reversed(range(num_rest))]
+    parts = [jnp.stack(rest, axis=1)] if rest else []
+    if num_blocks:
+
+        def window(carry: Any, begin: Any) -> Any:
+            return carry, lax.dynamic_slice_in_dim(carry, begin, length, axis=1)
+
+        begins = query_length - ROWS * jnp.arange(1, num_blocks + 1)
+        _, blocks = lax.scan(window, diagonals, begins, unroll=UNROLLED)
+        rows = [blocks[..., begin : begin + key_length] for begin in reversed(range(ROWS))]
+        stacked = jnp.stack(rows, axis=1)  # (blocks, ROWS, heads, keys)
+        parts.insert(0, jnp.moveaxis(stacked, 2, 0).reshape(-1, num_blocks * ROWS, key_length))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _take(by_head: jax.Array, numbers: jax.Array) -> jax.Array:
+    return by_head.at[:, numbers].get(mode="promise_in_bounds")
