@@ -88,14 +88,12 @@ def compute_bias(
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _expand(by_head: jax.Array, numbers: jax.Array, query_length: int, key_length: int) -> Any:
     """Expand the weights of the diagonals, ``bias[h, i, j] = d[h, query_length - 1 - i + j]``."""
-    # XLA would fuse a lookup into the windows, and look each pair up. It fuses no concatenation.
-    last = _take(by_head, numbers[-1:])
-    diagonals = jnp.concatenate([_take(by_head, numbers), last], axis=1)
-
-    def window(begin: Any) -> Any:
-        return lax.dynamic_slice_in_dim(diagonals, begin, key_length, axis=1)
-
-    return jax.vmap(window, out_axes=1)(jnp.arange(query_length - 1, -1, -1))
+    # As integers, since XLA converts bfloat16 on its way, which changes NaNs. And XLA would fuse
+    # a lookup into the windows, and look each pair up again; it does not fuse a concatenation.
+    items = lax.bitcast_convert_type(by_head, f"uint{8 * by_head.dtype.itemsize}")
+    diagonals = jnp.concatenate([_take(items, numbers), _take(items, numbers[-1:])], axis=1)
+    bias = _cut_windows(diagonals, jnp.arange(query_length - 1, -1, -1), key_length)
+    return lax.bitcast_convert_type(bias, by_head.dtype)
 
 
 @_expand.defjvp
@@ -115,25 +113,34 @@ _compiled_expand = jax.jit(_expand, static_argnums=(2, 3))
 def _expand_linear(diagonals: jax.Array, query_length: int, key_length: int) -> jax.Array:
     """Expand diagonals in a way whose transpose, the sums by diagonal, is fast.
 
-    Blocks of rows are windows of the diagonals, and rows are windows of these. So the
-    transpose adds the rows of a block, and then block after block to the diagonals.
+    Rows are windows of blocks, and blocks windows of the diagonals. So the transpose adds
+    the rows of each block in one pass, and then block after block to the diagonals.
     """
-    num_blocks, num_rest = divmod(query_length, ROWS)
-    length = key_length + ROWS - 1
-    rest = [diagonals[:, begin : begin + key_length] for begin in reversed(range(num_rest))]
-    parts = [jnp.stack(rest, axis=1)] if rest else []
-    if num_blocks:
+    num_rest = query_length % (ROWS * UNROLLED)
+    rest = _cut_windows(diagonals, jnp.arange(num_rest - 1, -1, -1), key_length)
+    if num_rest == query_length:
+        return rest
 
-        def window(carry: Any, begin: Any) -> Any:
-            return carry, lax.dynamic_slice_in_dim(carry, begin, length, axis=1)
+    def cut_block(carry: Any, begin: Any) -> Any:
+        return carry, lax.dynamic_slice_in_dim(carry, begin, key_length + ROWS - 1, axis=1)
 
-        begins = query_length - ROWS * jnp.arange(1, num_blocks + 1)
-        _, blocks = lax.scan(window, diagonals, begins, unroll=UNROLLED)
-        rows = [blocks[..., begin : begin + key_length] for begin in reversed(range(ROWS))]
-        stacked = jnp.stack(rows, axis=1)  # (blocks, ROWS, heads, keys)
-        parts.insert(0, jnp.moveaxis(stacked, 2, 0).reshape(-1, num_blocks * ROWS, key_length))
-    return jnp.concatenate(parts, axis=1)
+    begins = jnp.arange(query_length - ROWS, num_rest - 1, -ROWS)
+    _, blocks = lax.scan(cut_block, diagonals, begins, unroll=UNROLLED)
+    rows = [blocks[..., begin : begin + key_length] for begin in range(ROWS - 1, -1, -1)]
+    stacked = jnp.stack(rows, axis=1)  # (blocks, ROWS, num_heads, key_length)
+    first = jnp.moveaxis(stacked, 2, 0).reshape(-1, query_length - num_rest, key_length)
+    return jnp.concatenate([first, rest], axis=1)
+
+
+def _cut_windows(diagonals: jax.Array, begins: jax.Array, length: int) -> jax.Array:
+    """Cut windows out of the diagonals: (num_heads, windows, length)."""
+
+    def cut(begin: Any) -> Any:
+        return lax.dynamic_slice_in_dim(diagonals, begin, length, axis=1)
+
+    return jax.vmap(cut, out_axes=1)(begins)
 
 
 def _take(by_head: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Take columns whose numbers are known to be in bounds."""
     return by_head.at[:, numbers].get(mode="promise_in_bounds")
