@@ -13,7 +13,10 @@ from t5bucket._buckets import Buckets
 from t5bucket.jax import _checks
 from t5bucket.jax._buckets import number_diagonals
 
-ROWS, UNROLLED = 8, 4  # of gradients: rows that are summed at once; steps of a loop. See CONTRIBUTING
+ROWS, UNROLLED = (
+    8,
+    4,
+)  # of gradients: rows that are summed at once; steps of a loop. See CONTRIBUTING
 
 
 def compute_bias(
@@ -38,7 +41,8 @@ def compute_bias(
     buckets : Buckets
         The scheme that `weight` was trained with.
     query_offset, key_offset : int or scalar array of int, optional
-        Position of query 0 and of key 0; may be traced.
+        Position of query 0 and of key 0; may be traced. The difference of traced ones
+        saturates at the limits of int32 (of int64, with ``jax_enable_x64``).
     heads_first : bool, optional
         Whether the first axis of `weight` is the heads, as in T5X.
 

@@ -63,10 +63,10 @@ def number_diagonals(
         offset = key_offset - query_offset
         return make_bucket_block(buckets, last_row, columns, offset, np.dtype(np.int32))[0]
     relative = _subtract(key_offset, query_offset)
-    # Beyond these limits nothing changes, and the sum stays within the dtype.
+    # Beyond these limits no bucket changes, and between them no sum exceeds the dtype.
     dtype, limits = relative.dtype.type, np.iinfo(relative.dtype)
-    starts, _ = step_function(buckets)
-    first, last = (starts[0], starts[-1]) if starts else (0, 0)
+    starts, _ = _cut_rule(buckets, np.dtype(dtype))
+    first, last = (int(starts[0]), int(starts[-1])) if len(starts) else (0, 0)
     lowest = max(first - key_length, limits.min + query_length)
     highest = min(last + query_length, limits.max - key_length)
     relative = lax.clamp(dtype(lowest), relative, dtype(highest))
@@ -85,13 +85,13 @@ def _look_up(relative_position: jax.Array, buckets: Buckets) -> jax.Array:
     """Look the bucket of each relative position up."""
     if relative_position.dtype.itemsize < 4:  # with room for a difference
         relative_position = relative_position.astype(jnp.int32)
-    dtype = np.dtype(relative_position.dtype)
+    dtype = np.dtype(relative_position.dtype.name)  # C has two types of 64 bits
     starts, numbers = _cut_rule(buckets, dtype)
     if len(starts) == 0:
         return jnp.full(relative_position.shape, numbers[0])
     first, last = starts[0] - dtype.type(1), starts[-1]
     if int(last) - int(first) < MAX_TABLE:
-        widths = np.concatenate([[1], np.diff(starts), [1]])
+        widths = [1, *np.diff(starts).astype(int), 1]
         table = jnp.asarray(np.repeat(numbers, widths))
         index = (lax.clamp(first, relative_position, last) - first).astype(jnp.int32)
     else:

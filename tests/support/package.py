@@ -22,5 +22,5 @@ MODULES = sorted(
 FRAMEWORKS = {
     name: name.split(".")[1]
     for name in MODULES
-    if name.split(".")[1] in ("dask", "torch", "transformers")
+    if name.split(".")[1] in ("dask", "jax", "torch", "transformers")
 }
