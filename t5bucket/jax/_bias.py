@@ -77,41 +77,45 @@ def compute_bias(
            [3., 3.]], dtype=float32)
     """
     _checks.scheme(buckets)
-    by_head = _checks.weight(weight, heads_first, buckets.num_buckets)
+    weight, heads_first = _checks.weight(weight, heads_first, buckets.num_buckets)
     lengths = (
         _checks.length("query_length", query_length),
         _checks.length("key_length", key_length),
     )
     offsets = _checks.offsets(query_offset, key_offset)
     if 0 in lengths:
-        return jnp.zeros((by_head.shape[0], *lengths), by_head.dtype)
+        return jnp.zeros((weight.shape[0 if heads_first else 1], *lengths), weight.dtype)
     numbers = number_diagonals(buckets, *lengths, *offsets)
-    return _compiled_expand(by_head, numbers, *lengths)
+    return _compiled_expand(weight, numbers, *lengths, heads_first)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _expand(by_head: jax.Array, numbers: jax.Array, query_length: int, key_length: int) -> Any:
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _expand(
+    weight: jax.Array, numbers: jax.Array, query_length: int, key_length: int, heads_first: bool
+) -> Any:
     """Expand the weights of the diagonals, ``bias[h, i, j] = d[h, query_length - 1 - i + j]``."""
-    # As integers, since XLA converts bfloat16 on its way, which changes NaNs. And XLA would fuse
-    # a lookup into the windows, and look each pair up again; it does not fuse a concatenation.
-    items = lax.bitcast_convert_type(by_head, f"uint{8 * by_head.dtype.itemsize}")
-    diagonals = jnp.concatenate([_take(items, numbers), _take(items, numbers[-1:])], axis=1)
+    # As integers, since XLA converts bfloat16 on its way, which changes NaNs. They are made before
+    # a transposition: XLA would lose the layout of a constant.
+    items = lax.bitcast_convert_type(weight, f"uint{8 * weight.dtype.itemsize}")
+    # XLA would fuse a lookup into the windows, and look each pair up. It fuses no concatenation.
+    parts = [_take(items, part, heads_first) for part in (numbers, numbers[-1:])]
+    diagonals = jnp.concatenate(parts, axis=1)
     bias = _cut_windows(diagonals, jnp.arange(query_length - 1, -1, -1), key_length)
-    return lax.bitcast_convert_type(bias, by_head.dtype)
+    return lax.bitcast_convert_type(bias, weight.dtype)
 
 
 @_expand.defjvp
-def _(query_length: int, key_length: int, primals: Any, tangents: Any) -> Any:
+def _(query_length: int, key_length: int, heads_first: bool, primals: Any, tangents: Any) -> Any:
     """Differentiate; JAX transposes what computes the tangent."""
-    by_head, numbers = primals
-    dtype = by_head.dtype
-    wide = tangents[0].astype(jnp.promote_types(dtype, jnp.float32))
-    tangent = _expand_linear(_take(wide, numbers), query_length, key_length)
-    return _expand(by_head, numbers, query_length, key_length), tangent.astype(dtype)
+    weight, numbers = primals
+    wide = tangents[0].astype(jnp.promote_types(weight.dtype, jnp.float32))
+    tangent = _expand_linear(_take(wide, numbers, heads_first), query_length, key_length)
+    bias = _expand(weight, numbers, query_length, key_length, heads_first)
+    return bias, tangent.astype(weight.dtype)
 
 
 # Where nothing else is compiled, its operations need not make a matrix each.
-_compiled_expand = jax.jit(_expand, static_argnums=(2, 3))
+_compiled_expand = jax.jit(_expand, static_argnums=(2, 3, 4))
 
 
 def _expand_linear(diagonals: jax.Array, query_length: int, key_length: int) -> jax.Array:
@@ -120,19 +124,14 @@ def _expand_linear(diagonals: jax.Array, query_length: int, key_length: int) -> 
     Rows are windows of blocks, and blocks windows of the diagonals. So the transpose adds
     the rows of each block in one pass, and then block after block to the diagonals.
     """
-    num_rest = query_length % (ROWS * UNROLLED)
+    num_rest = query_length % ROWS
     rest = _cut_windows(diagonals, jnp.arange(num_rest - 1, -1, -1), key_length)
     if num_rest == query_length:
         return rest
-
-    def cut_block(carry: Any, begin: Any) -> Any:
-        return carry, lax.dynamic_slice_in_dim(carry, begin, key_length + ROWS - 1, axis=1)
-
     begins = jnp.arange(query_length - ROWS, num_rest - 1, -ROWS)
-    _, blocks = lax.scan(cut_block, diagonals, begins, unroll=UNROLLED)
+    blocks = _cut_windows(diagonals, begins, key_length + ROWS - 1)
     rows = [blocks[..., begin : begin + key_length] for begin in range(ROWS - 1, -1, -1)]
-    stacked = jnp.stack(rows, axis=1)  # (blocks, ROWS, num_heads, key_length)
-    first = jnp.moveaxis(stacked, 2, 0).reshape(-1, query_length - num_rest, key_length)
+    first = jnp.stack(rows, axis=2).reshape(-1, query_length - num_rest, key_length)
     return jnp.concatenate([first, rest], axis=1)
 
 
@@ -145,6 +144,7 @@ def _cut_windows(diagonals: jax.Array, begins: jax.Array, length: int) -> jax.Ar
     return jax.vmap(cut, out_axes=1)(begins)
 
 
-def _take(by_head: jax.Array, numbers: jax.Array) -> jax.Array:
-    """Take columns whose numbers are known to be in bounds."""
+def _take(weight: jax.Array, numbers: jax.Array, heads_first: bool) -> jax.Array:
+    """Take the weights of buckets whose numbers are in bounds: (num_heads, numbers)."""
+    by_head = weight if heads_first else weight.T
     return by_head.at[:, numbers].get(mode="promise_in_bounds")

@@ -33,8 +33,8 @@ def positions(value: Any) -> Any:
     return value
 
 
-def weight(value: Any, heads_first: Any, num_buckets: int) -> jax.Array:
-    """Check weights; return them with the heads first."""
+def weight(value: Any, heads_first: Any, num_buckets: int) -> tuple[jax.Array, bool]:
+    """Check weights and their layout."""
     heads_first = _checks.flag("heads_first", heads_first)
     value = _unwrap(value)
     if isinstance(value, jax.Array):
@@ -42,8 +42,7 @@ def weight(value: Any, heads_first: Any, num_buckets: int) -> jax.Array:
     else:
         value = jnp.asarray(_checks.weight(value))
     _checks.weight_length(value.shape, heads_first, num_buckets)
-    by_head: jax.Array = value if heads_first else value.T
-    return by_head
+    return value, heads_first
 
 
 def length(name: str, value: Any) -> int:
