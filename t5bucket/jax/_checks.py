@@ -40,7 +40,8 @@ def weight(value: Any, heads_first: Any, num_buckets: int) -> tuple[jax.Array, b
     if isinstance(value, jax.Array):
         _checks.weight_form(value)
     else:
-        value = jnp.asarray(_checks.weight(value))
+        array = _checks.weight(value)
+        value = jnp.array(array.astype(array.dtype.newbyteorder("=")))
     _checks.weight_length(value.shape, heads_first, num_buckets)
     return value, heads_first
 

@@ -9,7 +9,7 @@ import pytest
 import reference
 from hypothesis import given
 from numpy.typing import NDArray
-from strategies import FLOAT_DTYPES, INTEGERS, float_dtypes, offsets, schemes
+from strategies import FLOAT_DTYPES, INTEGERS, LAYOUTS, float_dtypes, offsets, relayout, schemes
 
 import t5bucket as tb
 
@@ -127,6 +127,15 @@ def test_bits_are_those_of_numpys_matrix(
         assert np.array_equal(reference.bits(np.asarray(found)), reference.bits(expected))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_of_numpy_may_have_any_layout(layout: str) -> None:
+    weight = relayout(reference.random_weight(32, 3, np.float32), layout)
+    found = np.asarray(compute_bias(weight, 5, 6, buckets=BUCKETS))
+    assert np.array_equal(
+        reference.bits(found), reference.bits(numpy_matrix(weight, BUCKETS, 5, 6))
+    )
+
+
 @given(schemes, float_dtypes, offsets, offsets)
 def test_bits_are_those_of_numpys_matrix_for_any_scheme_and_static_offsets(
     buckets: Any, dtype: Any, query_offset: int, key_offset: int
@@ -173,6 +182,18 @@ def test_one_offset_may_be_traced_and_the_other_static(dtype: str) -> None:
         assert np.array_equal(step(np.dtype(dtype).type(past)), expected)
         expected = numpy_matrix(weight, BUCKETS, 4, 30, query_offset=-9, key_offset=past)
         assert np.array_equal(shifted(np.dtype(dtype).type(past)), expected)
+
+
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_a_weight_may_be_a_constant_of_the_program(heads_first: bool) -> None:
+    """XLA folds what it can, and has lost the layout of transposed constants."""
+    weight = reference.random_weight(32, 3, np.float32)
+    weight = np.ascontiguousarray(weight.T) if heads_first else weight
+    named = {"buckets": BUCKETS, "heads_first": heads_first}
+    expected = numpy_matrix(weight, BUCKETS, 5, 30, heads_first=heads_first)
+    for constant in (weight, jnp.asarray(weight)):
+        call = jax.jit(lambda past, w=constant: compute_bias(w, 5, 30, query_offset=past, **named))
+        assert np.array_equal(reference.bits(np.asarray(call(0))), reference.bits(expected))
 
 
 def test_decoding_compiles_once_for_all_steps() -> None:
