@@ -69,22 +69,30 @@ def t5_bucket_function() -> tuple[Any, Any]:
     return t5_attention(make_weight())._relative_position_bucket, import_torch()
 
 
-def jax_buckets(source: NDArray[Any]) -> Call:
-    """Compile T5X's function of relative positions for these positions."""
+def import_jax() -> tuple[Any, Any]:
+    """Import JAX and its functions of NumPy's names."""
     try:
         import jax
         import jax.numpy as jnp
     except ImportError as error:
         raise NotImplementedError(str(error)) from error
+    return jax, jnp
+
+
+def t5x_buckets(relative_position: Any, numpy: Any) -> Any:
+    """Compute buckets by T5X's formula, with the functions of NumPy or of JAX."""
     half, exact = NUM_BUCKETS // 2, NUM_BUCKETS // 4
     scale = exact / np.log(MAX_DISTANCE / exact)
+    distance = numpy.abs(relative_position)
+    ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
+    large = exact + (numpy.log(ratio) * scale).astype(np.int32)
+    numbers = numpy.where(distance < exact, distance, numpy.minimum(large, half - 1))
+    return numbers + (relative_position > 0) * half
 
-    def compute(d: Any) -> Any:
-        distance = jnp.abs(d)
-        large = exact + (jnp.log(distance.astype(jnp.float32) / exact) * scale).astype(jnp.int32)
-        buckets = jnp.where(distance < exact, distance, jnp.minimum(large, half - 1))
-        return buckets + (d > 0) * half
 
-    compiled = jax.jit(compute)
+def jax_buckets(source: NDArray[Any]) -> Call:
+    """Compile T5X's function of relative positions for these positions."""
+    jax, jnp = import_jax()
+    compiled = jax.jit(lambda relative_position: t5x_buckets(relative_position, jnp))
     positions = jnp.asarray(source)
     return lambda: compiled(positions).block_until_ready()

@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from benchmarks import _attention_rows, _model_rows, _tasks
+from benchmarks import _attention_rows, _jax, _model_rows, _tasks
 from t5bucket.cli import bench
 from t5bucket.cli._measure import (
     HEADER,
@@ -141,6 +141,7 @@ def make_parser() -> argparse.ArgumentParser:
                 PEERS,
                 _attention_rows.PEERS,
                 _model_rows.LEGEND,
+                _jax.LEGEND,
             )
         ),
     )
@@ -154,6 +155,11 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="measure whole models of transformers instead, with and without t5bucket: an hour;\n"
         "with --attention, both",
+    )
+    parser.add_argument(
+        "--jax",
+        action="store_true",
+        help="measure the bias of JAX instead, next to T5X's formula: half a minute",
     )
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="only the tasks that have this in their names"
@@ -170,6 +176,8 @@ def choose_rows(options: argparse.Namespace) -> tuple[list[Row], str]:
         groups.append((_attention_rows.ROWS, _attention_rows.PEERS))
     if options.models:
         groups.append((_model_rows.ROWS, _model_rows.LEGEND))
+    if options.jax:
+        groups.append((_jax.ROWS, _jax.LEGEND))
     rows = [row for group, _ in groups or [(ROWS, "")] for row in group]
     legends = [legend for _, legend in groups]
     return [row for row in rows if options.only in row.task], "\n\n".join([LEGEND, *legends])

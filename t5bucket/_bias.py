@@ -88,7 +88,7 @@ class RelativeAttentionBias:
             raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
         heads_first = _checks.flag("heads_first", heads_first)
         array = _checks.weight(weight)
-        _check_length(array.shape, heads_first, buckets.num_buckets)
+        _checks.weight_length(array.shape, heads_first, buckets.num_buckets)
         self._buckets = buckets
         self._heads_first = heads_first
         self._num_heads = int(array.shape[0 if heads_first else 1])
@@ -792,20 +792,6 @@ def compute_bias(
     buckets = Buckets(num_buckets, max_distance, bidirectional)
     bias = RelativeAttentionBias(weight, buckets)
     return bias.matrix(query_length, key_length, query_offset=query_offset, out=out)
-
-
-def _check_length(shape: tuple[int, ...], heads_first: bool, num_buckets: int) -> None:
-    length = shape[1 if heads_first else 0]
-    if length == num_buckets:
-        return
-    axis = "column" if heads_first else "row"
-    reason = ""
-    if length == num_buckets - 1:
-        reason = f": buckets 0 to n_b = {length} make n_b + 1 = {num_buckets} parameters, not n_b"
-    raise ValueError(
-        f"weight must have one {axis} for each of the {num_buckets} buckets, "
-        f"got {length} {axis}s{reason}"
-    )
 
 
 def _restore(weight: NDArray[Any], buckets: Buckets, heads_first: bool) -> RelativeAttentionBias:

@@ -195,13 +195,33 @@ def weight(value: ArrayLike) -> NDArray[Any]:
         if isinstance(value, list | tuple):  # lists of different lengths
             raise ValueError(f"weight must have two axes, got {value!r}") from None
         raise
+    weight_form(array)
+    return array
+
+
+def weight_form(array: Any) -> None:
+    """Check the dtype and the shape of weights, in an array of whatever framework."""
     if array.dtype.name not in FLOAT_NAMES:
         raise TypeError(f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}")
     if array.ndim != 2:
         raise ValueError(f"weight must have two axes, buckets and heads, got shape {array.shape}")
     if array.size == 0:
         raise ValueError(f"weight must not be empty, got shape {array.shape}")
-    return array
+
+
+def weight_length(shape: tuple[int, ...], heads_first: bool, num_buckets: int) -> None:
+    """Check that a weight has a row, or a column, for each bucket."""
+    length = shape[1 if heads_first else 0]
+    if length == num_buckets:
+        return
+    axis = "column" if heads_first else "row"
+    reason = ""
+    if length == num_buckets - 1:
+        reason = f": buckets 0 to n_b = {length} make n_b + 1 = {num_buckets} parameters, not n_b"
+    raise ValueError(
+        f"weight must have one {axis} for each of the {num_buckets} buckets, "
+        f"got {length} {axis}s{reason}"
+    )
 
 
 def num_rows(array: NDArray[Any], heads_first: bool, bidirectional: bool) -> int:

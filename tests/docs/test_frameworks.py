@@ -19,7 +19,7 @@ PROGRAMS = [
 def run(program: Block, folder: Path, **environment: str) -> str:
     path = folder / "program.py"
     path.write_text(program.source)
-    for package in ("torch", "transformers", "dask", "onnxruntime"):
+    for package in ("torch", "transformers", "dask", "jax", "onnxruntime"):
         if re.search(rf"^(import|from|from t5bucket\.) ?{package}", program.source, re.MULTILINE):
             pytest.importorskip(package)
     result = subprocess.run(
@@ -46,7 +46,7 @@ def test_what_a_map_function_holds_is_pickled_to_the_same_bytes_everywhere(tmp_p
     assert len(printed.pop()) > 50
 
 
-@pytest.mark.parametrize("name", ["torch", "transformers", "dask"])
+@pytest.mark.parametrize("name", ["torch", "transformers", "dask", "jax"])
 def test_without_its_framework_a_module_names_the_extra(name: str) -> None:
     script = f"""
 import sys
@@ -60,7 +60,7 @@ except ImportError as error:
     assert f"pip install 't5bucket[{name}]'" in run_script(script)
 
 
-@pytest.mark.parametrize("name", ["torch", "transformers", "dask", "matplotlib"])
+@pytest.mark.parametrize("name", ["torch", "transformers", "dask", "jax", "matplotlib"])
 def test_importing_the_package_does_not_import_a_framework(name: str) -> None:
     printed = run_script(f"import sys, t5bucket; print({name!r} in sys.modules)")
     assert printed.strip() == "False"

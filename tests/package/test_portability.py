@@ -45,6 +45,7 @@ USED_OF_FRAMEWORKS = {
     "transformers": ["transformers.modeling_utils"],
     "dask": ["dask.array"],
     "onnxscript": ["onnxscript"],
+    "jax": ["jax.numpy"],
 }
 
 

@@ -22,6 +22,6 @@ MODULES = sorted(
 FRAMEWORKS = {
     name: name.split(".")[1]
     for name in MODULES
-    if name.split(".")[1] in ("dask", "torch", "transformers")
+    if name.split(".")[1] in ("dask", "jax", "torch", "transformers")
 }
 FRAMEWORKS |= {name: "onnxscript" for name in MODULES if name.startswith("t5bucket.torch._onnx")}

@@ -1,0 +1,88 @@
+# _checks.py - checks of the arguments that may be arrays of JAX, known or traced.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5bucket import _checks
+from t5bucket._buckets import Buckets
+
+MAX_BUCKETS = 1 << 31  # numbers are int32
+
+
+def scheme(buckets: Any) -> None:
+    """Check that bucket numbers are int32."""
+    if not isinstance(buckets, Buckets):
+        raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
+    if buckets.num_buckets > MAX_BUCKETS:
+        raise ValueError(
+            f"buckets must have at most {MAX_BUCKETS} buckets, got {buckets.num_buckets}"
+        )
+
+
+def positions(value: Any) -> Any:
+    """Check relative positions: an array of JAX, or one of NumPy, which has 64 bits at any time."""
+    value = _unwrap(value)
+    if not isinstance(value, jax.Array):
+        return _checks.integers("relative_position", value)
+    _integer_dtype("relative_position", value)
+    return value
+
+
+def weight(value: Any, heads_first: Any, num_buckets: int) -> tuple[jax.Array, bool]:
+    """Check weights and their layout."""
+    heads_first = _checks.flag("heads_first", heads_first)
+    value = _unwrap(value)
+    if isinstance(value, jax.Array):
+        _checks.weight_form(value)
+    else:
+        array = _checks.weight(value)
+        value = jnp.array(array.astype(array.dtype.newbyteorder("=")))
+    _checks.weight_length(value.shape, heads_first, num_buckets)
+    return value, heads_first
+
+
+def length(name: str, value: Any) -> int:
+    """Check a length, which JAX has to know when it traces."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} must be static, got {value}")
+    return _checks.integer(name, value, 0)
+
+
+def offsets(query_offset: Any, key_offset: Any) -> tuple[Any, Any]:
+    """Check offsets: two of Python's integers, or two arrays if one of them is an array."""
+    named = {"query_offset": _unwrap(query_offset), "key_offset": _unwrap(key_offset)}
+    if not any(isinstance(value, jax.Array) for value in named.values()):
+        query, key = (_checks.integer(name, value) for name, value in named.items())
+    else:
+        query, key = (_offset_array(name, value) for name, value in named.items())
+    return query, key
+
+
+def _offset_array(name: str, value: Any) -> jax.Array:
+    """Check an offset that is an array, or stands next to one."""
+    dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.int64))  # int32, unless x64 is enabled
+    limits = np.iinfo(dtype)
+    if not isinstance(value, jax.Array):
+        return jnp.asarray(_checks.integer(name, value, limits.min, limits.max), dtype)
+    _integer_dtype(name, value)
+    if value.shape != ():
+        raise ValueError(f"{name} must be a scalar, got shape {value.shape}")
+    if not np.can_cast(value.dtype, dtype):
+        raise TypeError(f"{name} must have a dtype that {dtype} can hold, got {value.dtype}")
+    return value.astype(dtype)
+
+
+def _integer_dtype(name: str, array: jax.Array) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+
+
+def _unwrap(value: Any) -> Any:
+    """Take the array out of an object that JAX's functions accept, such as Flax's parameters."""
+    convert = getattr(value, "__jax_array__", None)
+    return value if convert is None else convert()
