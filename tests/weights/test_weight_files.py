@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from reference import BFLOAT16
 
 import t5bucket as tb
-from t5bucket import _weight_files
+from t5bucket._weights import npy
 
 load = tb.RelativeAttentionBias.load
 DATA = files("t5bucket") / "data" / "all-mpnet-base-v2.relative_attention_bias.safetensors"
@@ -164,7 +164,9 @@ def test_no_candidate_lists_what_there_is(tmp_path: Path) -> None:
 
 def test_a_wrong_tensor_name_lists_what_there_is(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", {"table": make_weight()})
-    with pytest.raises(ValueError, match=r"tensor must be one of 'table' in .*, got 'tabel'"):
+    with pytest.raises(
+        ValueError, match=r"tensor must be one of 'table' \(32, 2\) in .*, got 'tabel'"
+    ):
         load(path, tensor="tabel")
 
 
@@ -218,18 +220,15 @@ def test_udops_axes_have_settings_of_their_own(tmp_path: Path) -> None:
 # ---- bad files ----
 
 
-def test_missing_files_and_folders_are_os_errors(tmp_path: Path) -> None:
+def test_missing_files_are_os_errors(tmp_path: Path) -> None:
     for name in ("x.npy", "x.npz", "x.safetensors"):
         with pytest.raises(FileNotFoundError):
-            load(tmp_path / name)
-        (tmp_path / name).mkdir()
-        with pytest.raises(IsADirectoryError):
             load(tmp_path / name)
 
 
 def test_unknown_suffixes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must end in one of \.safetensors, \.npy, \.npz, got"):
-        load(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"must .* end in one of \.safetensors, \.npy, .*, got"):
+        load(tmp_path / "flax_model.msgpack")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -384,7 +383,7 @@ def test_a_header_is_read_again_if_another_thread_disturbed_the_parser(
     failures: int, is_read: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "x.npy", {T5: make_weight()})
-    read = _weight_files.NPY_HEADER_READERS[1, 0]
+    read = npy.HEADER_READERS[1, 0]
     calls = itertools.count()
 
     def disturbed(header: Any) -> Any:
@@ -393,7 +392,7 @@ def test_a_header_is_read_again_if_another_thread_disturbed_the_parser(
             raise SystemError("AST constructor recursion depth mismatch (before=39, after=35)")
         return read(header)
 
-    monkeypatch.setitem(_weight_files.NPY_HEADER_READERS, (1, 0), disturbed)
+    monkeypatch.setitem(npy.HEADER_READERS, (1, 0), disturbed)
     if is_read:
         assert np.array_equal(load(path).weight, make_weight())
     else:
