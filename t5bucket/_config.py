@@ -50,7 +50,7 @@ def read_config(config: object) -> Settings:
     settings = _only(parts)
     if settings is None:
         raise ValueError(
-            f"config must be one of its parts, {_list(parts)}, got {_describe(config)}"
+            f"config must be one of its parts: {_list(parts)}, got {_describe(config)}"
         )
     return settings
 
@@ -96,8 +96,10 @@ def _list_parts(config: object) -> Iterator[tuple[str, object]]:
     """List what may be configurations within one."""
     values = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
     for key, value in values.items():
+        # Pix2Struct's vision_config has settings that its model does not read.
+        is_read = isinstance(key, str) and key != "vision_config" and not isinstance(value, type)
         is_config = isinstance(value, Mapping | SimpleNamespace) or hasattr(value, "to_dict")
-        if isinstance(key, str) and is_config and not isinstance(value, type):
+        if is_read and is_config:
             yield key, value
 
 

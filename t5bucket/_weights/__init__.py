@@ -103,6 +103,7 @@ def load_weight(
     if path.is_dir():
         folder = Folder(path)
         return _load(folder.find_weights(), folder, tensor, heads_first)
+    path.stat()  # what is missing is a FileNotFoundError, whatever its name
     if not is_weights(path):
         suffixes = ", ".join([*FORMATS, INDEX_SUFFIX])
         raise ValueError(f"path must be a folder, or end in one of {suffixes}, got {path}")
@@ -137,9 +138,7 @@ def _load(path: Path, folder: Folder, tensor: str | None, heads_first: bool | No
             else FORMATS[path.suffix](path)
         )
     name = choose(checkpoint, tensor)
-    with refusing_damage(path):
-        array = widen(checkpoint, name, checkpoint.read(name))
-    weight = check_weight(array)
+    weight = check_weight(widen(checkpoint, name, checkpoint.read(name)))
     if heads_first is None:
         heads_first = kind_of(name).heads_first
     return LoadedWeight(weight, heads_first, name, folder, checkpoint)

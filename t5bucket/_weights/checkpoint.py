@@ -32,6 +32,10 @@ class Checkpoint:
 
     def read(self, name: str) -> NDArray[Any]:
         """Read a tensor."""
+        with refusing_damage(self.path):
+            return self._read(name)
+
+    def _read(self, name: str) -> NDArray[Any]:
         raise NotImplementedError
 
 

@@ -79,8 +79,7 @@ class GgufFile(Checkpoint):
         """Shape that the list says."""
         return self._entries[name].dims[::-1]
 
-    def read(self, name: str) -> NDArray[Any]:
-        """Read a tensor, dequantized if it is quantized."""
+    def _read(self, name: str) -> NDArray[Any]:
         entry = self._entries[name]
         shape = entry.dims[::-1]
         if entry.type == BFLOAT16:
@@ -157,9 +156,8 @@ class Reader:
     def unpack(self, form: str) -> tuple[Any, ...]:
         """Read numbers."""
         form = self.order + form
-        data = self._file.read(struct.calcsize(form))
         try:
-            return struct.unpack(form, data)
+            return struct.unpack(form, self._file.read(struct.calcsize(form)))
         except struct.error:
             raise ValueError("it ends within its list of tensors") from None
 
@@ -172,9 +170,13 @@ class Reader:
 
     def skip(self, nbytes: int) -> None:
         """Go on behind so many bytes."""
-        if nbytes > self.nbytes - self._file.tell():
+        if nbytes <= MAX_NAME_NBYTES:  # to read them is faster than to ask where the file ends
+            is_there = len(self._file.read(nbytes)) == nbytes
+        else:
+            is_there = nbytes <= self.nbytes - self._file.tell()
+            self._file.seek(nbytes if is_there else 0, os.SEEK_CUR)
+        if not is_there:
             raise ValueError(f"{nbytes} bytes are said to be in it")
-        self._file.seek(nbytes, os.SEEK_CUR)
 
     def skip_value(self, kind: int) -> None:
         """Go on behind a value; arrays of arrays, which nobody writes, are refused."""

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from t5bucket._weights.folder import Folder, is_weights
+from t5bucket._weights.folder import CONFIG_NAME, Folder, is_weights
 
 REPOSITORY = re.compile(r"(?:[\w][\w.-]*/)?[\w][\w.-]*")
 COMMIT = re.compile(r"\w+")
@@ -71,10 +71,8 @@ class CachedModel(Folder):
             from huggingface_hub import hf_hub_download
             from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
         except ImportError:
-            raise ImportError(
-                f"{file} of {self.repository} is not in {self._cache}, and fetching it needs "
-                "huggingface_hub: pip install 't5bucket[hub]'"
-            ) from None
+            reason = "fetching needs huggingface_hub: pip install 't5bucket[hub]'"
+            raise ImportError(self._explain(file, reason)) from None
         try:
             path = hf_hub_download(
                 self.repository, file, revision=self._commit, cache_dir=self._cache
@@ -82,9 +80,9 @@ class CachedModel(Folder):
         except EntryNotFoundError as error:
             if not isinstance(error, LocalEntryNotFoundError):
                 return None
-            raise OSError(self._explain(file, error)) from error
+            raise OSError(self._explain(file, _first_line(error))) from error
         except Exception as error:  # a missing repository, one that needs a token, no connection
-            raise OSError(self._explain(file, error)) from error
+            raise OSError(self._explain(file, _first_line(error))) from error
         if self._commit is None:
             self._commit = Path(path).relative_to(self._folder / "snapshots").parts[0]
             self.path = self._snapshot()
@@ -93,13 +91,16 @@ class CachedModel(Folder):
     def _list(self) -> list[Path]:
         return []  # what the cache has may be a part of the model
 
-    def _explain(self, file: str, error: Exception) -> str:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    def _explain(self, file: str, reason: str) -> str:
+        hint = "; buckets= makes it unnecessary" if file.endswith(CONFIG_NAME) else ""
         return (
             "name_or_path must be a file, a folder, or a model in Hugging Face's cache or hub, "
-            f"got {self.repository}: {file} is not in {self._cache}, nor could it be fetched "
-            f"({reason})"
+            f"got {self.repository}, whose {file} is not in {self._cache} ({reason}){hint}"
         )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _cache_folder() -> Path:
@@ -107,7 +108,7 @@ def _cache_folder() -> Path:
     get = os.environ.get
     home = get("HF_HOME") or f"{get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     cache = get("HF_HUB_CACHE") or get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(cache)).expanduser()
+    return Path(os.path.expandvars(cache)).expanduser().absolute()
 
 
 def _read_ref(path: Path) -> str | None:

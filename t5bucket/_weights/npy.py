@@ -47,8 +47,7 @@ class NpyFile(Checkpoint):
         with self.path.open("rb") as file:
             return _read_header(file)[0].shape
 
-    def read(self, name: str) -> NDArray[Any]:
-        """Read the array."""
+    def _read(self, name: str) -> NDArray[Any]:
         with self.path.open("rb") as file:
             return _read_array(file, os.fstat(file.fileno()).st_size)
 
@@ -72,8 +71,7 @@ class NpzFile(Checkpoint):
         with zipfile.ZipFile(self.path) as archive, archive.open(self._members[name]) as member:
             return _read_header(member)[0].shape
 
-    def read(self, name: str) -> NDArray[Any]:
-        """Read a member."""
+    def _read(self, name: str) -> NDArray[Any]:
         with (
             self.path.open("rb") as file,
             zipfile.ZipFile(file) as archive,

@@ -51,8 +51,7 @@ class PyTorchFile(Checkpoint):
         """Shape of a tensor, whose items are not read."""
         return tuple(self._tensors[name].shape)
 
-    def read(self, name: str) -> NDArray[Any]:
-        """Copy a tensor out of the file."""
+    def _read(self, name: str) -> NDArray[Any]:
         tensor = self._tensors[name]
         nbytes = tensor.numel() * tensor.element_size()
         if nbytes > self._nbytes:  # strides of 0 repeat one item for ever

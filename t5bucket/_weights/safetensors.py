@@ -54,8 +54,7 @@ class SafetensorsFile(Checkpoint):
         """Shape that the header says, checked as for reading."""
         return self._find(name)[1]
 
-    def read(self, name: str) -> NDArray[Any]:
-        """Read a tensor."""
+    def _read(self, name: str) -> NDArray[Any]:
         dtype, shape, begin, nbytes = self._find(name)
         with self.path.open("rb") as file:
             file.seek(self._data_begin + begin)

@@ -27,11 +27,9 @@ def widen(checkpoint: Checkpoint, name: str, array: NDArray[Any]) -> NDArray[Any
 
 
 def _fit(name: str, scale: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Shape a scale so that it broadcasts: one, or one for each row (or column, if 2-d)."""
+    """Shape a scale so that it broadcasts: one, or one for each row."""
     if scale.size == 1:
         return scale.reshape(())
-    if len(shape) == 2 and scale.shape == shape[:1]:
-        return scale[:, None]
-    if len(shape) == 2 and scale.shape in ((shape[0], 1), (1, shape[1])):
-        return scale
-    raise ValueError(f"{name} has shape {scale.shape}, and the table {shape}")
+    if len(shape) == 2 and scale.shape in (shape[:1], (shape[0], 1)):
+        return scale.reshape(-1, 1)
+    raise ValueError(f"{name} must be one number, or one for each row, got shape {scale.shape}")

@@ -47,9 +47,8 @@ class ShardedCheckpoint(Checkpoint):
             raise FileNotFoundError(errno.ENOENT, f"the shard with {name} must be there", missing)
         shard = self._open(path)
         if name not in shard.names:
-            raise ValueError(f"{file} does not have {name}")
-        with refusing_damage(path):
-            return shard.read(name)
+            raise ValueError(f"{path} must have {name}, as {self.path} says")
+        return shard.read(name)
 
     def _check(self, name: str) -> str:
         """Check the name of a shard's file, which must lie next to the index."""
@@ -59,7 +58,7 @@ class ShardedCheckpoint(Checkpoint):
             or Path(file).name != file
             or Path(file).suffix not in SHARD_SUFFIXES
         ):
-            raise ValueError(f"{name} must be in a file next to the index, got {file!r}")
+            raise ValueError(f"{name} must be in a file next to {self.path}, got {file!r}")
         return file
 
     def _open(self, path: Path) -> Checkpoint:

@@ -274,6 +274,7 @@ def test_bad_weight_files_fail(tmp_path: Path) -> None:
     refused(1, "No such file", "bias", tmp_path / "x.npy")
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 30)
     refused(1, "must be a sound .safetensors file", "bias", tmp_path / "x.safetensors")
+    (tmp_path / "x.h5").touch()
     refused(1, "must be a folder, or end in one of", "bias", tmp_path / "x.h5")
     np.save(tmp_path / "x.npy", np.ones((32, 12), int))
     refused(1, "weight must be float16", "bias", tmp_path / "x.npy")

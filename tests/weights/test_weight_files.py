@@ -227,8 +227,10 @@ def test_missing_files_are_os_errors(tmp_path: Path) -> None:
 
 
 def test_unknown_suffixes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "flax_model.msgpack"
+    path.touch()
     with pytest.raises(ValueError, match=r"must .* end in one of \.safetensors, \.npy, .*, got"):
-        load(tmp_path / "flax_model.msgpack")
+        load(path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
