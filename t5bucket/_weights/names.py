@@ -32,6 +32,7 @@ AXIS_KINDS = (  # whose settings are not those of the sequence
 # The first T5 checkpoints have it, and no model reads it.
 UNUSED_KIND = Kind("EncDecAttention.relative_attention_bias.weight")
 UNKNOWN_KIND = Kind("")
+SUFFIXES = tuple(kind.name for kind in KINDS)
 NUM_LISTED = 20
 
 
@@ -59,7 +60,8 @@ def choose(checkpoint: Checkpoint, tensor: str | None) -> str:
     names = checkpoint.names
     if tensor is not None and tensor in names:
         return tensor
-    tables = [name for name in names if kind_of(name) in KINDS]
+    # The suffix first: there may be a million names.
+    tables = [name for name in names if name.endswith(SUFFIXES) and kind_of(name) in KINDS]
     if tensor is not None:
         found = [name for name in tables if f".{tensor}." in f".{name}."]
         if not found:

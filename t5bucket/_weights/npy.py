@@ -57,8 +57,8 @@ class NpzFile(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.endswith(".npy")]
+        self._archive = zipfile.ZipFile(path)  # closes its file when it goes
+        members = [name for name in self._archive.namelist() if name.endswith(".npy")]
         self._members = {name.removesuffix(".npy"): name for name in members}
 
     @property
@@ -68,18 +68,14 @@ class NpzFile(Checkpoint):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Read a member's header alone."""
-        with zipfile.ZipFile(self.path) as archive, archive.open(self._members[name]) as member:
+        with self._archive.open(self._members[name]) as member:
             return _read_header(member)[0].shape
 
     def _read(self, name: str) -> NDArray[Any]:
-        with (
-            self.path.open("rb") as file,
-            zipfile.ZipFile(file) as archive,
-            archive.open(self._members[name]) as member,
-        ):
-            # What the archive says of a member's size may be wrong.
-            compressed = archive.getinfo(self._members[name]).compress_size
-            nbytes = min(compressed, os.fstat(file.fileno()).st_size)
+        # What the archive says of a member's size may be wrong.
+        compressed = self._archive.getinfo(self._members[name]).compress_size
+        nbytes = min(compressed, self.path.stat().st_size)
+        with self._archive.open(self._members[name]) as member:
             return _read_array(member, nbytes * DEFLATE_MAX_RATIO)
 
 

@@ -83,8 +83,11 @@ def _check_archive(path: Path) -> int:
             raise ValueError("it is no archive of torch.save")
         member = archive.getinfo(pickles[0])
         limit = min(nbytes, MAX_PICKLE_NBYTES)
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size > limit:
-            raise ValueError(f"its data.pkl has {member.file_size} bytes")
+        nbytes_stored, is_stored = member.compress_size, member.compress_type == zipfile.ZIP_STORED
+        if not is_stored or nbytes_stored != member.file_size or nbytes_stored > limit:
+            raise ValueError(
+                f"its data.pkl has {member.file_size} bytes, stored in {nbytes_stored}"
+            )
         _check_pickle(archive.read(member))
     return nbytes
 
