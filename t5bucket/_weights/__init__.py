@@ -29,8 +29,8 @@ from t5bucket._weights.checkpoint import Checkpoint, refusing_damage
 from t5bucket._weights.folder import (
     CONFIG_NAME,
     FORMATS,
-    INDEX_SUFFIX,
     Folder,
+    is_index,
     is_weights,
 )
 from t5bucket._weights.hub import CachedModel, parse_name
@@ -105,7 +105,7 @@ def load_weight(
         return _load(folder.find_weights(), folder, tensor, heads_first)
     path.stat()  # what is missing is a FileNotFoundError, whatever its name
     if not is_weights(path):
-        suffixes = ", ".join([*FORMATS, INDEX_SUFFIX])
+        suffixes = ", ".join([*FORMATS, ".index.json"])
         raise ValueError(f"path must be a folder, or end in one of {suffixes}, got {path}")
     return _load(path, Folder(path.parent), tensor, heads_first)
 
@@ -133,9 +133,7 @@ def _load(path: Path, folder: Folder, tensor: str | None, heads_first: bool | No
     check_regular("path", path)
     with refusing_damage(path):
         checkpoint: Checkpoint = (
-            ShardedCheckpoint(path, folder)
-            if path.name.endswith(INDEX_SUFFIX)
-            else FORMATS[path.suffix](path)
+            ShardedCheckpoint(path, folder) if is_index(path) else FORMATS[path.suffix](path)
         )
     name = choose(checkpoint, tensor)
     weight = check_weight(widen(checkpoint, name, checkpoint.read(name)))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ FORMATS: dict[str, Callable[[Path], Checkpoint]] = {
     ".pth": PyTorchFile,
     ".gguf": GgufFile,
 }
-INDEX_SUFFIX = ".index.json"
+INDEX = re.compile(r".+\.index(\.\w+)?\.json")  # diffusers puts a variant, fp16, between
 # In the order in which transformers looks for them.
 WEIGHT_NAMES = (
     "model.safetensors",
@@ -66,8 +67,8 @@ class Folder:
         if len(others) == 1 and (path := self.find_here(others[0])):
             return path
         if others:
-            raise ValueError(f"path must name one of {', '.join(others)}, got {self}")
-        parts = [part.name for part in self._list() if _holds_weights(part)]
+            raise ValueError(f"path must name one of {', '.join(others[:20])}, got {self}")
+        parts = [part.name for part in self._list() if _holds_weights(part)][:20]
         hint = f"; its parts are {', '.join(parts)}" if parts else ""
         raise ValueError(
             f"path must be a folder with {', '.join(WEIGHT_NAMES)} or one other weight file, "
@@ -79,9 +80,9 @@ class Folder:
 
     def _list_others(self) -> list[str]:
         """List weight files with other names; of a sharded checkpoint, its index alone."""
-        names = [path.name for path in self._list() if is_weights(path) and path.is_file()]
-        indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
-        return indexes or names
+        paths = [path for path in self._list() if is_weights(path) and path.is_file()]
+        indexes = [path.name for path in paths if is_index(path)]
+        return indexes or [path.name for path in paths]
 
 
 def _roots(folder: Path) -> list[Path]:
@@ -96,4 +97,9 @@ def _holds_weights(folder: Path) -> bool:
 
 def is_weights(path: Path) -> bool:
     """Whether a name is that of weights."""
-    return path.suffix in FORMATS or path.name.endswith(INDEX_SUFFIX)
+    return path.suffix in FORMATS or is_index(path)
+
+
+def is_index(path: Path) -> bool:
+    """Whether a name is that of the index of a sharded checkpoint."""
+    return INDEX.fullmatch(path.name) is not None

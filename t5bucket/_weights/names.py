@@ -50,7 +50,7 @@ def is_of_decoder(name: str) -> bool:
     if "relative_bias" in parts:  # UDOP's decoder has a copy of its encoder's
         return False
     if kind_of(name).name == "attn_rel_b.weight":
-        return parts[0] == "dec"
+        return "dec" in parts
     stacks = [part for part in parts if part in ("encoder", "decoder")]
     return stacks[-1:] == ["decoder"]
 

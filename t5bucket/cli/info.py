@@ -13,7 +13,17 @@ from t5bucket._machine import CACHE_NBYTES, available_cpus
 from t5bucket._threads import default_num_threads
 from t5bucket.cli._options import print_fields
 
-OPTIONAL_PACKAGES = ("ml_dtypes", "tqdm", "matplotlib", "torch", "transformers", "dask", "jax")
+OPTIONAL_PACKAGES = (
+    "ml_dtypes",
+    "tqdm",
+    "matplotlib",
+    "torch",
+    "transformers",
+    "dask",
+    "jax",
+    "gguf",
+    "huggingface_hub",
+)
 EPILOG = """\
 instruction set   the best kernels that this processor has ("portable" ones run on any), and its
                   name; T5BUCKET_DISABLE_CPU=avx2 turns the AVX2 ones off

@@ -254,6 +254,6 @@ def test_a_cache_whose_ref_leads_elsewhere_is_no_cache(commit: str, cache: Path)
     ref = cache / "models--org--sharded" / "refs" / "main"
     ref.write_text(commit)
     (cache / "elsewhere").mkdir()
-    np.save(cache / "elsewhere" / "model.npy", make_weight())
+    save_safetensors(cache / "elsewhere" / "model.safetensors", tensors())
     with pytest.raises(pytest.fail.Exception, match="fetched"):
         from_pretrained("org/sharded")
