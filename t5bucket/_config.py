@@ -112,7 +112,7 @@ def _only(parts: dict[str, Settings]) -> Settings | None:
 
 def _list(parts: dict[str, Settings]) -> str:
     """List parts with their settings."""
-    listed = [f"{name} {settings}" for name, settings in [*parts.items()][:MAX_LISTED]]
+    listed = [f"{name:.100} {settings!s:.100}" for name, settings in [*parts.items()][:MAX_LISTED]]
     rest = f" and {len(parts) - MAX_LISTED} more" if len(parts) > MAX_LISTED else ""
     return ", ".join(listed) + rest
 

@@ -71,7 +71,7 @@ class LoadedWeight(NamedTuple):
             )
         if settings[0] != num_buckets:
             raise ValueError(
-                f"weight must have as many buckets as {config_path} says, {settings[0]}, "
+                f"weight must have as many buckets as {config_path} says, {settings[0]!s:.100}, "
                 f"got {num_buckets}"
             )
         return num_buckets, settings[1], bidirectional and settings[2]

@@ -79,7 +79,7 @@ def choose(checkpoint: Checkpoint, tensor: str | None) -> str:
             f"of a name that one alone has, got {tensor!r}"
         )
     architecture = checkpoint.architecture
-    model = "" if architecture is None else f", a model of architecture {architecture!r},"
+    model = "" if architecture is None else f", a model of architecture {architecture!r:.100},"
     raise ValueError(
         f"path must hold a tensor named ...{', '.join(kind.name for kind in KINDS)}, "
         f"got {checkpoint.path}{model} with {_list(checkpoint, names)}; name another one by tensor="
@@ -90,7 +90,7 @@ def _list(checkpoint: Checkpoint, names: Iterable[str]) -> str:
     """List names with their shapes."""
     listed = sorted(names)
     rest = f" and {len(listed) - NUM_LISTED} more" if len(listed) > NUM_LISTED else ""
-    described = [f"{name!r}{_describe(checkpoint, name)}" for name in listed[:NUM_LISTED]]
+    described = [f"{name!r:.300}{_describe(checkpoint, name)}" for name in listed[:NUM_LISTED]]
     return ", ".join(described) + rest if described else "no tensor"
 
 

@@ -58,7 +58,7 @@ class ShardedCheckpoint(Checkpoint):
             or Path(file).name != file
             or Path(file).suffix not in SHARD_SUFFIXES
         ):
-            raise ValueError(f"{name} must be in a file next to {self.path}, got {file!r}")
+            raise ValueError(f"{name} must be in a file next to {self.path}, got {file!r:.300}")
         return file
 
     def _open(self, path: Path) -> Checkpoint:

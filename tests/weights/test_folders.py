@@ -24,8 +24,7 @@ import t5bucket as tb
 load = tb.RelativeAttentionBias.load
 
 
-def save_npz(path: Path, **arrays: Any) -> None:
-    np.savez(path, **arrays)
+KEY = "relative_attention_num_buckets"
 
 
 @pytest.fixture
@@ -215,6 +214,27 @@ def test_an_index_leads_to_files_next_to_it_alone(file: Any, tmp_path: Path) -> 
     index = folder / "model.safetensors.index.json"
     with pytest.raises(ValueError, match=f"must be in a file next to {index}, got "):
         load(index)
+
+
+def test_what_a_file_says_does_not_make_messages_long(tmp_path: Path) -> None:
+    long = "x" * 1_000_000
+    names = [f"{long}{number}.relative_attention_bias.weight" for number in range(30)]
+    index = write_index(tmp_path, dict.fromkeys(names, "shard.safetensors"))
+    messages = []
+    with pytest.raises(ValueError, match="tensor must name one of") as caught:
+        load(index)
+    messages.append(str(caught.value))
+    write_index(tmp_path, {"x": long})
+    with pytest.raises(ValueError, match="must be in a file next to") as caught:
+        load(index)
+    messages.append(str(caught.value))
+    np.save(tmp_path / "x.npy", make_weight())
+    for config in ({KEY: long}, {"a": {KEY: long}, "b": {KEY: 3}}):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="must have") as caught:
+            load(tmp_path / "x.npy")
+        messages.append(str(caught.value))
+    assert max(map(len, messages)) < 10_000
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"weight_map": []}', b"[" * 99_999])
