@@ -144,20 +144,20 @@ def _getter(config: object) -> Callable[[str], Any]:
     return lambda name: getattr(config, name, None)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a ``config.json``, given by its path or its folder."""
+def read_json(path: Path, name: str = "config") -> dict[str, Any]:
+    """Read a JSON object; that of a folder is its ``config.json``."""
     if path.is_dir():
         path = path / "config.json"
-    check_regular("config", path)
+    check_regular(name, path)
     if path.stat().st_size > MAX_NBYTES:
-        raise ValueError(f"config must have at most {MAX_NBYTES} bytes, got {path}")
+        raise ValueError(f"{name} must have at most {MAX_NBYTES} bytes, got {path}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"config must be a JSON file, got {path} ({error})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"config must be a JSON object, got {path}")
-    return config
+        raise ValueError(f"{name} must be a JSON file, got {path} ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} must be a JSON object, got {path}")
+    return content
 
 
 def check_regular(name: str, path: Path) -> None:

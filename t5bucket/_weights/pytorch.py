@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from t5bucket._arrays import extension_dtype, view_tensor
 from t5bucket._weights.checkpoint import Checkpoint
 
-MAX_PICKLE_NBYTES = 8 << 20  # of all but items: 60,000 tensors, which take PyTorch eight seconds
+MAX_PICKLE_NBYTES = 4 << 20  # of all but items: 30,000 tensors, which take PyTorch four seconds
 MAX_DEPTH = 4  # of dicts: {"model": {"state_dict": {...}}}
 # What files of tensors name. PyTorch itself allows more, and what a program has allowed.
 ALLOWED = re.compile(
@@ -38,6 +38,7 @@ class PyTorchFile(Checkpoint):
             import torch
         except ImportError:
             raise ImportError(f"{path} needs PyTorch: pip install 't5bucket[torch]'") from None
+        self._uint8 = torch.uint8
         self._nbytes = _check_archive(path)
         content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=True)
         self._tensors = dict(_list_tensors(content, torch.Tensor))
@@ -58,15 +59,9 @@ class PyTorchFile(Checkpoint):
             raise ValueError(f"{name} has {nbytes} bytes, more than the file")
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype.startswith("float8"):
-            bits = view_tensor(tensor.view(_torch_dtype(tensor, "uint8")), name)
-            return np.array(bits).view(extension_dtype(dtype))
+            bits = np.array(view_tensor(tensor.view(self._uint8), name))
+            return bits.view(extension_dtype(dtype))
         return np.array(view_tensor(tensor, name))
-
-
-def _torch_dtype(tensor: Any, name: str) -> Any:
-    import torch
-
-    return getattr(torch, name)
 
 
 def _check_archive(path: Path) -> int:

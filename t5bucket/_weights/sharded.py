@@ -22,7 +22,7 @@ class ShardedCheckpoint(Checkpoint):
     def __init__(self, path: Path, folder: Folder) -> None:
         super().__init__(path)
         self._folder = folder
-        files = read_json(path).get("weight_map")
+        files = read_json(path, "index").get("weight_map")
         if not isinstance(files, dict) or not files:
             raise ValueError("it has no weight_map")
         self._files: dict[str, Any] = files
