@@ -461,6 +461,13 @@ def test_plot_writes_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "bias").read_bytes().startswith(b"\x89PNG")
 
 
+def test_plot_has_room_for_many_heads(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    np.save(tmp_path / "x.npy", np.ones((32, 64), np.float32))  # as many as T5-XXL has
+    result = run("plot", tmp_path / "x.npy", "--out", tmp_path / "x.png")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_plot_without_matplotlib_names_the_extra(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['matplotlib'] = None; sys.modules['matplotlib.figure'] = None;"

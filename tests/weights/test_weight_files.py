@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import time
 import tracemalloc
 import zipfile
 from importlib.resources import files
@@ -104,6 +105,11 @@ def test_npz_may_be_compressed_or_in_fortran_order(
         ("relative_attention_bias.weight", 128, False, True),
         ("encoder.layers.0.attention.rel_attn_embed.weight", 800, False, True),
         ("layoutlmv3.encoder.rel_pos_bias.weight", 128, True, True),
+        (f"text_encoders.t5xxl.transformer.{T5}", 128, False, True),  # diffusion models in one file
+        (f"module._orig_mod.{T5_DECODER}", 128, False, False),
+        (f"decoder.text_encoder.{T5}", 128, False, True),
+        ("blocks.0.pos_embedding.embedding.weight", 128, False, True),  # UMT5 in files of Wan
+        ("dec.blk.0.attn_rel_b.weight", 128, False, False),
     ],
 )
 def test_the_tensor_is_found_by_its_name(
@@ -215,6 +221,17 @@ def test_udops_axes_have_settings_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = [load(path, tensor=name).buckets for name in names]
     assert found == [tb.Buckets(32, distance) for distance in (77, 100, 100)] * 2
+
+
+def test_one_of_many_tensors_is_found(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [32, 2], "data_offsets": [0, 256]}
+    names = [f"encoder.block.{number}.layer.0.SelfAttention.q.weight" for number in range(50_000)]
+    text = json.dumps(dict.fromkeys([*names, T5], entry)).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(256))
+    begin = time.process_time()
+    assert load(path).num_heads == 2
+    assert time.process_time() - begin < 2
 
 
 # ---- bad files ----
