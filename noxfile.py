@@ -56,7 +56,8 @@ NIGHTLY = [
 ]  # fmt: skip
 
 OPTIONAL_PACKAGES = [
-    "dask[array]", "distributed", "gguf", "huggingface_hub", "jax", "numpydoc", "pandas",
+    "dask[array]", "distributed", "gguf", "huggingface_hub", "jax", "numpydoc", "onnxruntime",
+    "onnxscript", "pandas",
     "torch==2.13.0", "transformers>=5", "zarr",
 ]  # fmt: skip
 OLDEST_PYTHON, OLDEST_NUMPY = "3.11", "numpy==1.25.*"

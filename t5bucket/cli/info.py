@@ -14,16 +14,9 @@ from t5bucket._threads import default_num_threads
 from t5bucket.cli._options import print_fields
 
 OPTIONAL_PACKAGES = (
-    "ml_dtypes",
-    "tqdm",
-    "matplotlib",
-    "torch",
-    "transformers",
-    "dask",
-    "jax",
-    "gguf",
-    "huggingface_hub",
-)
+    "ml_dtypes", "tqdm", "matplotlib", "torch", "onnxscript", "onnxruntime", "transformers", "dask",
+    "jax", "gguf", "huggingface_hub",
+)  # fmt: skip
 EPILOG = """\
 instruction set   the best kernels that this processor has ("portable" ones run on any), and its
                   name; T5BUCKET_DISABLE_CPU=avx2 turns the AVX2 ones off

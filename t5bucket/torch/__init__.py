@@ -17,5 +17,11 @@ except ImportError:
 
 from t5bucket.torch._attention import scaled_dot_product_attention
 from t5bucket.torch._bias import compute_bias, compute_bias_at
+from t5bucket.torch._onnx import onnx_translations
 
-__all__ = ["compute_bias", "compute_bias_at", "scaled_dot_product_attention"]
+__all__ = [
+    "compute_bias",
+    "compute_bias_at",
+    "onnx_translations",
+    "scaled_dot_product_attention",
+]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from t5bucket.torch._blocks import attend_by_blocks, find_range
 from t5bucket.torch._kernels import (
     LEAST_QUERIES,
     Inputs,
@@ -19,12 +20,19 @@ from t5bucket.torch._kernels import (
     reverse,
     view_reversed_bias,
 )
-from t5bucket.torch._known import are_diagonals_known, are_strips_known, count_features
+from t5bucket.torch._known import (
+    are_blocks_known,
+    are_diagonals_known,
+    are_strips_known,
+    choose_lengths,
+    count_features,
+)
 from t5bucket.torch._padding import find_padded_keys, shrink
 from t5bucket.torch._strips import Source
 from t5bucket.torch._tensors import broadcast_batch
 
 SMALL_NBYTES = 1 << 20  # a matrix of this size is a strip itself
+LEAST_SIZE = 8  # of heads: the math kernel computes smaller ones in another way
 FLASH = 1  # the number of the kernel in PyTorch
 
 
@@ -36,10 +44,23 @@ def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> tor
     uses_flash = not is_trained and _chooses_flash(inputs)
     kernel: Kernel = scaled_dot_product_attention if uses_flash else math_kernel
     flat, flat_source, batch = flatten(inputs, source)
+    if 0 in batch:
+        return allocate_result(inputs)
     attended = _attend(flat, flat_source, kernel, exact)
+    if attended is None:
+        # As they are: the math kernel computes what is broadcast in another way.
+        attended = attend_by_matrix(inputs if batch else flat, flat_source, kernel)
     if attended.ndim - 3 == len(batch):
         return attended
     return attended.reshape(*batch, *attended.shape[1:])
+
+
+def allocate_result(inputs: Inputs) -> torch.Tensor:
+    """Allocate a result: heads come after queries in memory."""
+    query, key, value, _ = inputs
+    num_heads, q, _ = query.shape[-3:]
+    shape = (*broadcast_batch(query, key, value), q, num_heads, value.shape[-1])
+    return query.new_empty(shape).transpose(-2, -3)
 
 
 def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, ...]]:
@@ -51,7 +72,7 @@ def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, 
         tensor = given[name]
         if tensor is not None:
             tensor = tensor.reshape((1,) * (num_axes - tensor.ndim) + tensor.shape)
-            has_batch = tensor.numel() > tensor.shape[-num_axes:].numel()
+            has_batch = tensor.shape[:-num_axes].numel() != 1
             given[name] = _flatten(tensor, batch if has_batch else (), num_axes)
     return Inputs(query, key, value, inputs.scale), Source(**given), batch
 
@@ -85,28 +106,40 @@ def _chooses_flash(inputs: Inputs) -> bool:
     return bool(choose(query, key, value, attn_mask=mask, scale=scale) == FLASH)
 
 
-def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torch.Tensor:
+def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torch.Tensor | None:
+    """Attend by diagonals or by strips; None if the matrix is better or has other bits."""
     batch_size, num_heads, q, size = inputs.query.shape
-    dtype, k = inputs.query.dtype, inputs.key.shape[2]
+    k = inputs.key.shape[2]
     count = num_heads * q * k * (1 if source.is_shared else batch_size)
     if q == 1 or count * inputs.query.element_size() <= SMALL_NBYTES or not size:
-        return attend_by_matrix(inputs, source, kernel)
+        return None
     if kernel is not math_kernel and q >= LEAST_QUERIES:
         attended = _attend_by_diagonals(inputs, source, exact)
         if attended is not None:
             return attended
-    if exact and not are_strips_known(dtype, size, kernel):
-        return attend_by_matrix(inputs, source, kernel)
+    if exact and not _are_strips_equal(inputs, source, kernel):
+        return None
     return attend_by_strips(inputs, source, kernel)
+
+
+def _are_strips_equal(inputs: Inputs, source: Source, kernel: Kernel) -> bool:
+    """Whether strips give the bits of the matrix, for these inputs."""
+    num_heads, _, size = inputs.query.shape[1:]
+    dtype = inputs.query.dtype
+    if kernel is math_kernel and (dtype == torch.float64 or num_heads < 2 or size < LEAST_SIZE):
+        return False
+    return are_strips_known(dtype, size, kernel, source.is_shared)
 
 
 def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.Tensor | None:
     """Attend to consecutive positions; None if the mask does not allow it."""
     dtype, size = inputs.query.dtype, inputs.query.shape[3]
-    if not source.is_consecutive or (exact and not are_diagonals_known(dtype, size)):
+    lengths = choose_lengths(dtype, inputs.query.shape[2])
+    if not source.is_consecutive or (exact and not are_diagonals_known(dtype, size, lengths)):
         return None
+    attend = attend_by_blocks if are_blocks_known(dtype, size, lengths) else attend_by_diagonals
     if source.mask is None:
-        return attend_by_diagonals(inputs, source)
+        return attend(inputs, source)
     source = source._replace(mask=shrink(source.mask))
     padded = find_padded_keys(inputs, source)
     if padded is None:
@@ -115,17 +148,20 @@ def _attend_by_diagonals(inputs: Inputs, source: Source, exact: bool) -> torch.T
         attended = _attend_trimmed(inputs, source, padded)
         if attended is not None:
             return attended
-    num_features = count_features(dtype, size)
+    num_features = count_features(dtype, size, lengths)
     if not num_features:
         return None
-    return attend_by_diagonals(inputs, source, padded=padded, num_features=num_features)
+    return attend(inputs, source, padded=padded, num_features=num_features)
 
 
 def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> torch.Tensor | None:
     """Attend to the keys between the padded ones; None if padded keys lie between others."""
-    ranges = [_find_range(row) for row in padded.tolist()]
-    if None in ranges:
-        return None
+    ranges = []
+    for row in padded.tolist():
+        keys = find_range(row)
+        if any(row[keys]):
+            return None
+        ranges.append(keys)
     q, k = inputs.query.shape[2], inputs.key.shape[2]
     bias = view_reversed_bias(source, q, q, k)
     query = reverse(inputs.query)
@@ -141,10 +177,3 @@ def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> tor
         )
         query[batch] = reverse(attended)  # its own rows are not needed any more
     return query
-
-
-def _find_range(padded: list[bool]) -> slice | None:
-    """Find the keys between padded ones; None if padded keys lie between them."""
-    first = padded.index(False)
-    last = len(padded) - padded[::-1].index(False)
-    return None if any(padded[first:last]) else slice(first, last)

@@ -98,16 +98,22 @@ def scaled_dot_product_attention(
     -----
     No array of ``num_heads * q * k`` items is allocated, unless it is small (1 MiB). For
     consecutive positions PyTorch's kernel reads the ``q + k - 1`` diagonals in place of the
-    matrix; one more feature of each head masks padded keys. Other masks and explicit
-    positions go by strips of the matrix that fit the cache.
+    matrix; one more feature of each head masks padded keys. Blocks of 512 keys that are
+    hidden from all queries, or from 1024 of them in causal order, are left out. Other masks
+    and explicit positions go by strips of the matrix that fit the cache.
 
     The bits are those of ``torch.nn.functional.scaled_dot_product_attention`` with
     ``compute_bias(weight, ...)`` as its mask. Whether this PyTorch's kernels give equal bits
     is tried once on small cases for each dtype and head size. If they do not, the matrix
     is used, and a message of level DEBUG goes to the logger ``t5bucket.torch``.
 
-    Gradients are equal up to rounding, in linear memory. The second derivative takes the
-    matrix, and so do transforms of ``torch.func``, forward mode and autocast.
+    Inputs without a batch give what a batch of one gives. With ``exact=False``, padded keys
+    and values that are not finite have no effect.
+
+    Gradients are equal up to rounding, in linear memory. With float64, or one head, the
+    forward pass of training needs the matrix for its bits, unless ``exact=False``. The second
+    derivative takes the matrix, and so do transforms of ``torch.func``, forward mode and
+    autocast.
 
     Examples
     --------
@@ -122,12 +128,11 @@ def scaled_dot_product_attention(
     """
     check_tensors(query, key, value, weight, buckets, attn_mask)
     dropout_p, scale = check_options(dropout_p, is_causal, scale, exact)
-    positions = check_positions(
+    offsets, positions = check_positions(
         query, key, query_offset, key_offset, query_positions, key_positions
     )
     segments = check_segments(query, key, segment_ids, key_segment_ids, query_positions)
     tensors = (weight, attn_mask, *positions, *segments)
-    offsets = (query_offset, key_offset)
     inputs = Inputs(query, key, value, scale)
     is_trained = needs_gradient(weight)
     if is_transformed() or dropout_p or torch.is_autocast_enabled("cpu"):

@@ -8,19 +8,26 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from t5bucket.torch._bias import compute_bias, compute_bias_at
-from t5bucket.torch._kernels import Inputs, math_kernel
+from t5bucket.torch._kernels import Inputs, Kernel, math_kernel
 from t5bucket.torch._strips import Source
 from t5bucket.torch._tensors import is_transformed
 
 
-def attend_by_pytorch(inputs: Inputs, source: Source, dropout_p: float = 0.0) -> torch.Tensor:
-    """Attend with the whole matrix, which is an operator's result or composed."""
+def attend_by_pytorch(
+    inputs: Inputs, source: Source, dropout_p: float = 0.0, kernel: Kernel | None = None
+) -> torch.Tensor:
+    """Attend with the whole matrix, which is an operator's result or composed.
+
+    The kernel is PyTorch's choice if None, or the one that can be transformed.
+    """
     query, key, value, scale = inputs
     bias = _compute_bias(source, query.shape[-2], key.shape[-2])
     if query.ndim == key.ndim == value.ndim == 3:
         bias = bias[0]
-    if is_transformed() and not dropout_p:  # the other kernels have no forward mode
-        return math_kernel(query, key, value, bias, scale=scale)
+    if kernel is None and is_transformed() and not dropout_p:
+        kernel = math_kernel  # the others have no forward mode
+    if kernel is not None:
+        return kernel(query, key, value, attn_mask=bias, scale=scale)
     return scaled_dot_product_attention(
         query, key, value, attn_mask=bias, dropout_p=dropout_p, scale=scale
     )

@@ -77,19 +77,21 @@ def check_positions(
     key_offset: Any,
     query_positions: Any,
     key_positions: Any,
-) -> Pair:
-    """Check offsets and explicit positions; return the latter."""
-    _checks.integer("query_offset", query_offset)
-    _checks.integer("key_offset", key_offset)
+) -> tuple[tuple[Any, Any], Pair]:
+    """Check offsets and explicit positions, and return them."""
+    offsets = (
+        _checks.integer("query_offset", query_offset),
+        _checks.integer("key_offset", key_offset),
+    )
     if query_positions is None and key_positions is None:
-        return None, None
+        return offsets, (None, None)
     if query_positions is None:
         raise ValueError("query_positions must come with key_positions, got None")
     for name, offset in (("query_offset", query_offset), ("key_offset", key_offset)):
         if offset != 0:
             raise ValueError(f"{name} must be 0 with explicit positions, got {offset}")
     names = ("query_positions", "key_positions")
-    return _check_pair(names, query, key, query_positions, key_positions)
+    return offsets, _check_pair(names, query, key, query_positions, key_positions)
 
 
 def check_segments(

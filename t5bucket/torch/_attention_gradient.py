@@ -20,11 +20,12 @@ def differentiate(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gra
     """Compute the gradients of query, key, value and weight, given that of the attention.
 
     The weights of attention are computed again, in float32 at least: they are not kept.
+    The bias is that of the forward pass, rounded to its dtype.
     """
     dtype = torch.promote_types(gradient.dtype, torch.float32)
     query, key, value = (tensor.detach().to(dtype) for tensor in inputs[:3])
     wide = Inputs(query, key, value, inputs.scale)
-    source = source._replace(weight=source.weight.detach().to(dtype))
+    source = source._replace(weight=source.weight.detach())
     flat, flat_source, _ = flatten(wide, source)
     flat_gradient = gradient.to(dtype).reshape(len(flat.query), *gradient.shape[-3:])
     found = _sum_strips(flat_gradient, flat, flat_source)
@@ -41,20 +42,22 @@ def _sum_strips(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gradi
     """Sum the gradients of all strips; that of the weight in float64."""
     query, key, value = (tensor.new_zeros(tensor.shape) for tensor in inputs[:3])
     weight = np.zeros(tuple(source.weight.shape))
-    memory = _Memory(gradient.dtype)
+    dtype = gradient.dtype
+    memory = _Memory(dtype)
     rows = slice(0, query.shape[2])
     for example in range(len(gradient)):
         own = source.take(example)
+        wide = own._replace(weight=own.weight.to(dtype))
         for part, bias in write_strips(own, 1, key.shape[2], rows, STRIP_NBYTES):
             queries, keys = (example, part.heads, part.rows), (example, part.heads)
             of_bias = _differentiate_strip(
                 Inputs(inputs.query[queries], inputs.key[keys], inputs.value[keys], inputs.scale),
                 gradient[queries],
-                bias[0],
+                bias[0].to(dtype),
                 (query[queries], key[keys], value[keys]),
                 memory,
             )
-            weight[:, part.heads] += own.sum_gradient(part, view_tensor(of_bias[None]))
+            weight[:, part.heads] += wide.sum_gradient(part, view_tensor(of_bias[None]))
     return query, key, value, torch.from_numpy(weight)
 
 
@@ -62,7 +65,7 @@ class _Memory:
     """Memory for two strips, which is used for each one."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self._strips = [torch.empty(0, dtype=dtype)] * 2
+        self._strips = [torch.empty(0, dtype=dtype, device="cpu")] * 2
 
     def like(self, strip: torch.Tensor) -> list[torch.Tensor]:
         if strip.numel() > self._strips[0].numel():

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 
 from t5bucket._buckets import decode_scheme
-from t5bucket.torch._attend import attend
+from t5bucket.torch._attend import allocate_result, attend
 from t5bucket.torch._attention_by_pytorch import attend_by_pytorch
 from t5bucket.torch._attention_gradient import differentiate
-from t5bucket.torch._kernels import Inputs
+from t5bucket.torch._kernels import Inputs, math_kernel
 from t5bucket.torch._operators import backward_only
 from t5bucket.torch._strips import Source
-from t5bucket.torch._tensors import broadcast_batch
 
 NUM_TENSORS = 9  # which come first: query, key, value and those of the source
 
@@ -111,9 +110,7 @@ def attention_gradient(
 @attention.register_fake
 @backward_only
 def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
-    batch = broadcast_batch(query, key, value)
-    num_heads, q, _size = query.shape[-3:]
-    return query.new_empty(*batch, q, num_heads, value.shape[-1]).transpose(-2, -3)
+    return allocate_result(Inputs(query, key, value, None))
 
 
 @attention_gradient.register_fake
@@ -134,14 +131,15 @@ def _differentiate(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         found = attention_gradient(gradient, *tensors, *ctx.options)
         return (*found, *ctx.no_gradients)
     # To be differentiated once more, it is composed of PyTorch's functions, with the matrix.
-    query, key, value, *of_source = tensors
+    # Views stop the gradients: one input may have been computed from another.
+    query, key, value, weight = inner = [tensor.view_as(tensor) for tensor in tensors[:4]]
     *options, scale = ctx.options
-    inputs, source = Inputs(query, key, value, scale), _make_source(*of_source, *options)
-    attended = attend_by_pytorch(inputs, source)
-    needed = [tensor for tensor in tensors[:4] if tensor.requires_grad]
+    inputs, source = Inputs(query, key, value, scale), _make_source(weight, *tensors[4:], *options)
+    attended = attend_by_pytorch(inputs, source, kernel=math_kernel)
+    needed = [tensor for tensor in inner if tensor.requires_grad]
     found = iter(torch.autograd.grad(attended, needed, gradient, create_graph=True))
     return (
-        *(next(found) if tensor.requires_grad else None for tensor in tensors[:4]),
+        *(next(found) if tensor.requires_grad else None for tensor in inner),
         *ctx.no_gradients,
     )
 

@@ -15,14 +15,14 @@ same bits as with the matrix; ``_known.py`` checks it on small cases.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
-from t5bucket.torch._strips import Part, Source, write_strips
-from t5bucket.torch._tensors import fill_bias
+from t5bucket.torch._strips import MAX_NBYTES, Part, Source, write_strips
+from t5bucket.torch._tensors import broadcast_batch, fill_bias
 
 TILE = 32  # rows of the flash kernel's smallest tile; the larger ones are multiples
 LEAST_QUERIES = 2 * TILE  # of which some are reversed
@@ -58,7 +58,7 @@ def find_scale(inputs: Inputs) -> float:
     """Return the factor of the scores, by default that of PyTorch's function."""
     if inputs.scale is not None:
         return inputs.scale
-    return 1 / math.sqrt(inputs.query.shape[-1])
+    return 1 / math.sqrt(max(1, inputs.query.shape[-1]))
 
 
 # ---- the bias as a view of its diagonals ----
@@ -78,23 +78,42 @@ def attend_by_diagonals(
     changes no bit of the scores.
     """
     q, size = inputs.query.shape[2:]
-    split = q - _count_last_rows(q)
+    split = q - count_last_rows(q)
     bias = view_reversed_bias(source, split, q, inputs.key.shape[2])
-    query, key, value = reverse(inputs.query[:, :, :split]), inputs.key, inputs.value
-    if padded is not None:
-        query = pad(query.transpose(1, 2), (0, num_features)).transpose(1, 2)
+    query, key, value = inputs.query[:, :, :split], inputs.key, inputs.value
+    if padded is None:
+        query = reverse(query)
+    else:
+        query, key, value = _widen([query.flip(2), key, value], num_features)
         query[..., size] = 1
-        key, value = pad(key, (0, num_features)), pad(value, (0, num_features))
         key[..., size].masked_fill_(padded[:, None], -large_number(key.dtype))
     attended = kernel(query, key, value, attn_mask=bias, scale=find_scale(inputs))
     del query, key, value
     attended = reverse(attended[..., :size])
     if split == q:
         return attended
-    result = _new_result(attended, len(attended), q, attended.shape[1])
+    result = new_result(attended, len(attended), attended.shape[1], q)
     result[:, :, :split] = attended
     _attend_last(inputs, source, kernel, split, result)
     return result
+
+
+def _widen(tensors: list[torch.Tensor], num_features: int) -> list[torch.Tensor]:
+    """Copy tensors, and give them some more features, which are 0.
+
+    The copies share one array: the system's allocator keeps it from call to call, where it
+    would return several to the system, whose pages take as long as the copies.
+    """
+    shapes = [(*tensor.shape[:3], tensor.shape[3] + num_features) for tensor in tensors]
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = tensors[0].new_empty(sum(sizes))
+    copies = []
+    for tensor, shape, part in zip(tensors, shapes, memory.split(sizes), strict=True):
+        copy = part.view(shape)
+        copy[..., : tensor.shape[3]] = tensor
+        copy[..., tensor.shape[3] :] = 0
+        copies.append(copy)
+    return copies
 
 
 def reverse(rows: torch.Tensor) -> torch.Tensor:
@@ -102,8 +121,12 @@ def reverse(rows: torch.Tensor) -> torch.Tensor:
     return rows.transpose(1, 2).flip(1).contiguous().transpose(1, 2)
 
 
-def _count_last_rows(q: int) -> int:
-    """Count the rows that keep their order: those beyond the last multiple of a half tile."""
+def count_last_rows(q: int) -> int:
+    """Count the rows that keep their order, so that the others are reversed in whole tiles.
+
+    The rest of the last tile keeps its order if it has less than 32 rows. A longer one loses
+    what is beyond a multiple of 16, and 16 rows more.
+    """
     tile = 256 if q >= 768 else 64 if q >= 192 else 32  # of the flash kernel
     rest = q % tile
     if rest < TILE:
@@ -157,19 +180,30 @@ def attend_by_strips(
     """Attend with any bias, for some heads and some rows at a time."""
     batch_size, num_heads, q, _ = inputs.query.shape
     keeps_last = q >= LEAST_QUERIES and kernel is not math_kernel
-    split = q - _count_last_rows(q) if keeps_last else q
+    split = q - count_last_rows(q) if keeps_last else q
     result = inputs.query[:0]
-    for part, strip in write_strips(source, batch_size, inputs.key.shape[2], slice(0, split)):
-        attended = _attend_part(inputs, part, strip, kernel)
-        if not len(result):
-            result = _new_result(attended, batch_size, q, num_heads)
-        result[part] = attended
+    for strip_part, strip in write_strips(source, batch_size, inputs.key.shape[2], slice(0, split)):
+        for part in _divide_batch(strip_part, strip, kernel):
+            attended = _attend_part(inputs, part, strip, kernel)
+            if not len(result):
+                result = new_result(attended, batch_size, num_heads, q)
+            result[part] = attended
     if split < q:
         _attend_last(inputs, source, kernel, split, result)
     return result
 
 
-def _new_result(like: torch.Tensor, batch_size: int, q: int, num_heads: int) -> torch.Tensor:
+def _divide_batch(part: Part, strip: torch.Tensor, kernel: Kernel) -> Iterator[Part]:
+    """Divide the examples that share a strip: the math kernel makes arrays of each one's size."""
+    batch = part.batch
+    count = batch.stop - batch.start
+    if kernel is math_kernel:
+        count = max(1, MAX_NBYTES // strip.nbytes)
+    for start in range(batch.start, batch.stop, count):
+        yield part._replace(batch=slice(start, min(start + count, batch.stop)))
+
+
+def new_result(like: torch.Tensor, batch_size: int, num_heads: int, q: int) -> torch.Tensor:
     """Allocate a result in the flash kernel's order: heads after rows."""
     return like.new_empty(batch_size, q, num_heads, like.shape[3]).transpose(1, 2)
 
@@ -177,7 +211,10 @@ def _new_result(like: torch.Tensor, batch_size: int, q: int, num_heads: int) -> 
 def attend_by_matrix(
     inputs: Inputs, source: Source, kernel: Kernel = scaled_dot_product_attention
 ) -> torch.Tensor:
-    """Attend with the whole matrix."""
-    matrix = source.matrix(inputs.query.shape[2], inputs.key.shape[2])
+    """Attend with the whole matrix; the inputs may have any batch axes."""
+    matrix = source.matrix(inputs.query.shape[-2], inputs.key.shape[-2])
+    if len(matrix) > 1:
+        batch = broadcast_batch(*inputs[:3])
+        matrix = matrix.reshape(*batch, *matrix.shape[1:])
     attended = kernel(*inputs[:3], attn_mask=matrix, scale=inputs.scale)
-    return attended.transpose(1, 2).contiguous().transpose(1, 2)
+    return attended.transpose(-2, -3).contiguous().transpose(-2, -3)

@@ -9,44 +9,84 @@ from typing import Any
 import torch
 
 from t5bucket._buckets import Buckets
+from t5bucket.torch._blocks import BLOCK, attend_by_blocks
 from t5bucket.torch._kernels import (
     Inputs,
     Kernel,
     attend_by_diagonals,
     attend_by_matrix,
     attend_by_strips,
+    count_last_rows,
     math_kernel,
 )
 from t5bucket.torch._strips import Source
 
 logger = logging.getLogger(__package__)
 
-LENGTHS = ((97, 514), (801, 70))  # of queries and keys: last tiles and blocks of few rows and keys
+Lengths = tuple[tuple[int, int], ...]  # of queries and keys
+LENGTHS: Lengths = ((97, 514), (801, 70))  # with last tiles and blocks of few rows and keys
+WHOLE_TILES: Lengths = ((128, 514), (768, 70))
+LEAST_SIZE = 16  # of heads with more features: the bits of smaller ones differ now and then
+
+
+def choose_lengths(dtype: torch.dtype, q: int) -> Lengths | None:
+    """Choose the small cases that stand for so many queries; None if no case does.
+
+    With AMX the flash kernel has a second way to multiply, which it takes for many queries.
+    Then the last rows may not be computed apart from the others.
+    """
+    if not has_second_way(dtype):
+        return LENGTHS
+    return None if count_last_rows(q) else WHOLE_TILES
+
+
+def has_second_way(dtype: torch.dtype) -> bool:
+    """Whether the flash kernel multiplies in one of two ways, depending on the lengths."""
+    names = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}
+    is_supported: Any = getattr(torch.cpu, names.get(dtype, ""), lambda: False)
+    return bool(is_supported())
 
 
 @cache
-def are_strips_known(dtype: torch.dtype, size: int, kernel: Kernel) -> bool:
-    """Whether strips give the bits of the matrix, for heads of this size."""
-    kernels = (kernel,) if kernel is math_kernel else (_flash_output, _flash_logsumexp)
+def are_strips_known(dtype: torch.dtype, size: int, kernel: Kernel, is_shared: bool) -> bool:
+    """Whether strips give the bits of the matrix, of all examples or of one at a time."""
+    padded = not is_shared  # so that each example has a bias of its own
+    is_flash = kernel is not math_kernel
+    kernels = (_flash_output, _flash_logsumexp) if is_flash else (kernel,)
     return _report(
-        all(_is_equal(dtype, size, kernel, attend_by_strips) for kernel in kernels),
-        f"strips, {dtype}, heads of size {size}",
+        not (is_flash and has_second_way(dtype))
+        and all(_is_equal(dtype, size, kernel, attend_by_strips, padded) for kernel in kernels),
+        f"strips of {dtype}, heads of size {size}",
+        "the matrix",
     )
 
 
 @cache
-def are_diagonals_known(dtype: torch.dtype, size: int) -> bool:
+def are_diagonals_known(dtype: torch.dtype, size: int, lengths: Lengths | None) -> bool:
     """Whether the view of the diagonals gives the bits of the matrix, for heads of this size."""
-    kernels = (_flash_output, _flash_logsumexp)
     return _report(
-        _has_no_packing(dtype)
-        and all(_is_equal(dtype, size, kernel, attend_by_diagonals) for kernel in kernels),
-        f"diagonals, {dtype}, heads of size {size}",
+        lengths is not None
+        and all(
+            _is_equal(dtype, size, kernel, attend_by_diagonals, lengths=lengths)
+            for kernel in (_flash_output, _flash_logsumexp)
+        ),
+        f"diagonals of {dtype}, heads of size {size}, lengths like {lengths}",
+        "strips or the matrix",
     )
 
 
 @cache
-def count_features(dtype: torch.dtype, size: int) -> int:
+def are_blocks_known(dtype: torch.dtype, size: int, lengths: Lengths | None) -> bool:
+    """Whether blocks of hidden keys change no bit, for heads of this size."""
+    long = ((97, 2 * BLOCK + 2),)
+    return lengths is LENGTHS and all(
+        _is_equal(dtype, size, kernel, attend_by_blocks, lengths=long)
+        for kernel in (_flash_output, _flash_logsumexp)
+    )
+
+
+@cache
+def count_features(dtype: torch.dtype, size: int, lengths: Lengths | None) -> int:
     """Count the features with which padded keys are masked and the bits are equal; 0 if none."""
 
     def attend(inputs: Inputs, source: Source, kernel: Kernel) -> torch.Tensor:
@@ -54,37 +94,36 @@ def count_features(dtype: torch.dtype, size: int) -> int:
         padded = ~source.mask[:, 0, 0]
         return attend_by_diagonals(inputs, source, kernel, padded, num_features)
 
-    if not are_diagonals_known(dtype, size):
+    if size < LEAST_SIZE or lengths is None or not are_diagonals_known(dtype, size, lengths):
         return 0
     for num_features in (8, 2):
         kernels = (_flash_output, _flash_logsumexp)
-        if all(_is_equal(dtype, size, kernel, attend, padded=True) for kernel in kernels):
+        if all(_is_equal(dtype, size, kernel, attend, True, lengths) for kernel in kernels):
             return num_features
-    _report(False, f"padding by features, {dtype}, heads of size {size}")
+    _report(False, f"features for padding, {dtype}, heads of size {size}", "strips or the matrix")
     return 0
 
 
-def _report(is_known: bool, what: str) -> bool:
+def _report(is_known: bool, way: str, instead: str) -> bool:
     if not is_known:
-        logger.debug("attention takes the matrix: PyTorch %s, %s", torch.__version__, what)
+        logger.debug("attention takes %s, not %s: PyTorch %s", instead, way, torch.__version__)
     return is_known
 
 
-def _has_no_packing(dtype: torch.dtype) -> bool:
-    """Whether the flash kernel computes all lengths in one way; with AMX, float16 has two."""
-    has_amx: Any = getattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
-    return dtype != torch.float16 or not has_amx()
-
-
 def _is_equal(
-    dtype: torch.dtype, size: int, kernel: Kernel, attend: Any, padded: bool = False
+    dtype: torch.dtype,
+    size: int,
+    kernel: Kernel,
+    attend: Any,
+    padded: bool = False,
+    lengths: Lengths = LENGTHS,
 ) -> bool:
     """Whether a way to attend has the bits of the matrix, for lengths with odd ends."""
     try:
         with torch.no_grad():
             return all(
                 torch.equal(attend(*case, kernel=kernel), attend_by_matrix(*case, kernel=kernel))
-                for case in (_make_case(dtype, size, q, k, padded) for q, k in LENGTHS)
+                for case in (_make_case(dtype, size, q, k, padded) for q, k in lengths)
             )
     except (AttributeError, RuntimeError) as error:  # another version of PyTorch
         logger.debug("PyTorch %s: %s", torch.__version__, error)
@@ -98,10 +137,10 @@ def _make_case(
     buckets = Buckets()
 
     def make(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randn(shape, generator=generator, device="cpu").to(dtype)
 
     query, key, value = (make(2, n, 2, size).transpose(1, 2) for n in (q, k, k))
-    mask = torch.rand(2, 1, 1, k, generator=generator) < 0.7 if padded else None
+    mask = torch.rand(2, 1, 1, k, generator=generator, device="cpu") < 0.7 if padded else None
     source = Source(
         make(buckets.num_buckets, 2), mask, None, None, None, None, buckets, 3, 0, not padded
     )

@@ -43,16 +43,21 @@ def _leaves_a_key(padded: torch.Tensor, source: Source) -> bool:
 
 
 def _hides(keys: torch.Tensor, padded: torch.Tensor, inputs: Inputs, source: Source) -> bool:
-    """Whether the scores of padded keys are so small that their weights are exactly 0.
-
-    False if an input is not finite.
-    """
-    scale = find_scale(inputs)
-    least = large_number(inputs.key.dtype) * scale
+    """Whether the mask hides padded keys, and so does the feature in its place."""
+    least = large_number(inputs.key.dtype) * find_scale(inputs)
     if keys.dtype == torch.bool:
         least = min(least, torch.finfo(inputs.query.dtype).max)
     elif padded.any():
         least = min(least, -float(keys[padded].max()))
+    return are_hidden(least, inputs, source)
+
+
+def are_hidden(least: float, inputs: Inputs, source: Source) -> bool:
+    """Whether keys have weights of exactly 0 if `least` is subtracted from their scores.
+
+    False if an input is not finite.
+    """
+    scale = find_scale(inputs)
     largest_bias = _norm(source.weight, None)
     bounds = (_norm(inputs.query, axis) * _norm(inputs.key, axis) for axis in (None, -1))
     return any(

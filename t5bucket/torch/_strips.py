@@ -17,6 +17,7 @@ from t5bucket.torch._tensors import allocate_both, bias_of, count_threads
 MAX_NBYTES = 8 << 20  # of a strip: with keys and values it fits the last cache of most machines
 ROWS = 256  # of a strip, unless one head of them is too large
 LEAST_ROWS = 64
+LEAST_HEADS = 2  # the math kernel computes one alone in another way
 
 
 class Part(NamedTuple):
@@ -50,7 +51,7 @@ class Source(NamedTuple):
         taken: dict[str, Any] = self._asdict()
         for name in self._fields[1:6]:
             if taken[name] is not None:
-                taken[name] = _of(taken[name], only)
+                taken[name] = take(taken[name], only)
         return self._replace(**taken)
 
     @property
@@ -99,24 +100,24 @@ class Source(NamedTuple):
             "num_threads": count_threads(nbytes),
         }
         if self.segment_ids is not None and self.key_segment_ids is not None:
-            options["segment_ids"] = view_tensor(_of(self.segment_ids, batch)[:, rows])
-            options["key_segment_ids"] = view_tensor(_of(self.key_segment_ids, batch))
+            options["segment_ids"] = view_tensor(take(self.segment_ids, batch)[:, rows])
+            options["key_segment_ids"] = view_tensor(take(self.key_segment_ids, batch))
         if self.query_positions is not None and self.key_positions is not None:
-            options["query_positions"] = view_tensor(_of(self.query_positions, batch)[:, rows])
-            options["key_positions"] = view_tensor(_of(self.key_positions, batch))
+            options["query_positions"] = view_tensor(take(self.query_positions, batch)[:, rows])
+            options["key_positions"] = view_tensor(take(self.key_positions, batch))
         else:
             options["query_offset"] = self.query_offset + rows.start
             options["key_offset"] = self.key_offset
         return bias_of(self.weight[:, heads].contiguous(), self.buckets), options
 
 
-def _of(tensor: torch.Tensor, batch: slice) -> torch.Tensor:
+def take(tensor: torch.Tensor, batch: slice) -> torch.Tensor:
     """Take some examples of a tensor; one without a batch is every example's."""
     return tensor if tensor.shape[0] == 1 else tensor[batch]
 
 
 def _cut(mask: torch.Tensor, part: Part) -> torch.Tensor:
-    mask = _of(mask, part.batch)
+    mask = take(mask, part.batch)
     mask = mask if mask.shape[1] == 1 else mask[:, part.heads]
     return mask if mask.shape[2] == 1 else mask[:, :, part.rows]
 
@@ -143,29 +144,28 @@ def _divide(
     source: Source, batch_size: int, key_length: int, rows: slice, max_nbytes: int
 ) -> Iterator[Part]:
     num_heads = source.weight.shape[1]
-    count, heads = _measure(num_heads, key_length * source.weight.element_size(), rows, max_nbytes)
+    count, heads = _measure(key_length * source.weight.element_size(), rows, max_nbytes)
     examples = batch_size if source.is_shared else 1
     for example in range(0, batch_size, examples):
-        for head in range(0, num_heads, heads):
-            for strip_rows in _cut_rows(rows, count):
-                batch = slice(example, example + examples)
-                yield Part(batch, slice(head, min(head + heads, num_heads)), strip_rows)
+        batch = slice(example, example + examples)
+        for strip_heads in _cut_axis(slice(0, num_heads), heads, LEAST_HEADS):
+            for strip_rows in _cut_axis(rows, count, LEAST_ROWS):
+                yield Part(batch, strip_heads, strip_rows)
 
 
-def _measure(num_heads: int, row_nbytes: int, rows: slice, max_nbytes: int) -> tuple[int, int]:
+def _measure(row_nbytes: int, rows: slice, max_nbytes: int) -> tuple[int, int]:
     """Choose how many rows and heads a strip has."""
     count = min(ROWS, rows.stop - rows.start)
     while count > LEAST_ROWS and count * row_nbytes > max_nbytes:
         count //= 2
-    # Two heads at least: the kernels compute one alone in another way.
-    return count, min(num_heads, max(2, max_nbytes // max(1, count * row_nbytes)))
+    return count, max(LEAST_HEADS, max_nbytes // max(1, count * row_nbytes))
 
 
-def _cut_rows(rows: slice, count: int) -> Iterator[slice]:
-    """Cut rows into strips; the last one takes a rest of a few rows."""
-    start = rows.start
-    while rows.stop - start >= count + LEAST_ROWS:
+def _cut_axis(axis: slice, count: int, least: int) -> Iterator[slice]:
+    """Cut rows or heads into strips; the last one takes a rest of fewer than `least`."""
+    start = axis.start
+    while axis.stop - start >= count + least:
         yield slice(start, start + count)
         start += count
-    if start < rows.stop:
-        yield slice(start, rows.stop)
+    if start < axis.stop:
+        yield slice(start, axis.stop)

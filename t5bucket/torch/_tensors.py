@@ -130,10 +130,14 @@ def allocate_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 def allocate_both(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, NDArray[Any]]:
-    """Allocate a tensor; return it with an array of the same memory."""
+    """Allocate a tensor; return it with an array of the same memory.
+
+    It is no inference tensor: those do not count how often they are written.
+    """
     array = allocate(shape, dtype_of_tensor(dtype))
     items = array.view(np.int16) if dtype == torch.bfloat16 else array
-    return torch.from_numpy(items).view(dtype), array
+    with torch.inference_mode(False):
+        return torch.from_numpy(items).view(dtype), array
 
 
 # ---- biases ----

@@ -21,7 +21,7 @@ from t5bucket._buckets import Buckets, encode_scheme
 from t5bucket.torch import compute_bias, scaled_dot_product_attention
 from t5bucket.torch._padding import shrink
 from t5bucket.torch._tensors import is_eager, needs_gradient
-from t5bucket.transformers._merge import mark_heads_last, version
+from t5bucket.transformers._merge import Kept, mark_heads_last
 
 Function = Callable[..., Any]
 
@@ -80,7 +80,7 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
     recipe: Recipe
     node: Any  # of autograd, by which gradients flow into the recipe's weight
     seen: torch.Tensor | None  # the matrix, with this tensor's gradient
-    masked: tuple[Any, ...] | None  # the last result of `with_mask`, and what it was made from
+    masked: Kept | None  # the last result of `with_mask`
 
     @staticmethod
     def __new__(cls, recipe: Recipe) -> Self:
@@ -115,11 +115,11 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
         """Add a mask; the result is kept for the next layer."""
         if mask is None and not causal:
             return self if torch.is_grad_enabled() else LazyBias(self.recipe)
-        made_from = (causal, version(mask), torch.is_grad_enabled())
-        if self.masked is None or self.masked[0] is not mask or self.masked[1] != made_from:
+        made_from = (causal, torch.is_grad_enabled())
+        if self.masked is None or not self.masked.is_of(mask, *made_from):
             recipe = replace(self.recipe, mask=shrink(mask), causal=causal, matrix=None)
-            self.masked = (mask, made_from, _make(recipe))
-        masked: LazyBias = self.masked[2]
+            self.masked = Kept(_make(recipe), mask, *made_from)
+        masked: LazyBias = self.masked.result
         return masked
 
     @classmethod

@@ -87,7 +87,8 @@ def _make_local_bias(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     if layer.has_relative_attention_bias:
         bias: torch.Tensor = layer.compute_bias(layer.block_len)
         return bias
-    return torch.zeros(1, 1, layer.n_heads, layer.block_len, 3 * layer.block_len, dtype=dtype)
+    shape = (1, 1, layer.n_heads, layer.block_len, 3 * layer.block_len)
+    return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 def _pad(tensor: torch.Tensor, before: int, after: int) -> torch.Tensor:

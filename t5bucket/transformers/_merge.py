@@ -14,22 +14,26 @@ from t5bucket.transformers._sdpa import is_plain, merge_boolean, merge_by_sdpa
 # ---- bias and mask, merged once ----
 
 
-class _Merged:
-    """A merged matrix, and what it was made from; the mask may be a view of the bias itself."""
+class Kept:
+    """What was made from a mask, for the next layer; the mask may be a view of the bias itself."""
 
-    def __init__(
-        self, mask: torch.Tensor | None, made_from: tuple[Any, ...], matrix: torch.Tensor
-    ) -> None:
-        self.mask = None if mask is None else TensorWeakRef(mask)
-        self.made_from = made_from
-        self.matrix = matrix
+    def __init__(self, result: torch.Tensor, mask: torch.Tensor | None, *made_from: Any) -> None:
+        self.result, self.made_from = result, (version(mask), *made_from)
+        self._mask = None if mask is None else TensorWeakRef(mask)
+        self._items = mask.clone() if mask is not None and mask.is_inference() else None
 
-    def is_of(self, mask: torch.Tensor | None, made_from: tuple[Any, ...]) -> bool:
-        kept_mask = None if self.mask is None else self.mask()
-        return kept_mask is mask and self.made_from == made_from
+    def is_of(self, mask: torch.Tensor | None, *made_from: Any) -> bool:
+        """Whether the result would be the same, made from this mask and the rest."""
+        if mask is None or self._mask is None:
+            is_same = mask is self._mask
+        else:
+            is_same = mask is self._mask() and (
+                self._items is None or torch.equal(self._items, mask)
+            )
+        return is_same and self.made_from == (version(mask), *made_from)
 
 
-_merged_by_bias = WeakTensorKeyDictionary()  # a merged matrix is freed with its bias
+_kept_by_bias = WeakTensorKeyDictionary()  # a merged matrix is freed with its bias
 
 
 def merge(
@@ -50,13 +54,12 @@ def merge(
         return None
     if not _can_merge(hidden_states, mask, position_bias, causal):
         return None
-    made_from = (causal, version(mask), version(position_bias))
-    kept: _Merged | None = _merged_by_bias.get(position_bias)
-    if kept is not None and kept.is_of(mask, made_from):
-        return kept.matrix
-    matrix = _merge(position_bias, mask, causal, length)
-    _merged_by_bias[position_bias] = _Merged(mask, made_from, matrix)
-    return matrix
+    made_from = (causal, version(position_bias))
+    kept: Kept | None = _kept_by_bias.get(position_bias)
+    if kept is None or position_bias.is_inference() or not kept.is_of(mask, *made_from):
+        matrix = _merge(position_bias, mask, causal, length)
+        kept = _kept_by_bias[position_bias] = Kept(matrix, mask, *made_from)
+    return kept.result
 
 
 def _can_merge(hidden_states: Any, mask: Any, position_bias: Any, causal: bool) -> bool:
@@ -79,7 +82,7 @@ def _merge(bias: torch.Tensor, mask: Any, causal: bool, length: int) -> torch.Te
 
 
 def version(tensor: torch.Tensor | None) -> int | None:
-    """How often a tensor was written; inference tensors do not count it."""
+    """How often a tensor was written; inference tensors do not count it, and `Kept` copies them."""
     return None if tensor is None or tensor.is_inference() else tensor._version
 
 
@@ -88,7 +91,9 @@ def version(tensor: torch.Tensor | None) -> int | None:
 
 def no_bias(layer: Any, hidden_states: torch.Tensor, key_length: int) -> torch.Tensor:
     """Make the zeros that cross-attention has as its bias, in the memory of one."""
-    return hidden_states.new_zeros(1).expand(1, layer.n_heads, hidden_states.shape[1], key_length)
+    with torch.inference_mode(False):
+        zero = hidden_states.new_zeros(1)
+    return zero.expand(1, layer.n_heads, hidden_states.shape[1], key_length)
 
 
 # ---- the storage mark: sdpa has another kernel for a mask that requires a gradient ----

@@ -12,6 +12,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from t5bucket._buckets import Buckets, encode_scheme
 from t5bucket.torch import compute_bias
+from t5bucket.torch._attend import SMALL_NBYTES
 from t5bucket.transformers._compiled import Parts, with_parts
 from t5bucket.transformers._inexact import attend_by_sdpa
 from t5bucket.transformers._layer import (
@@ -103,7 +104,7 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
             weight, None, scheme, *lengths, False, None, False
         )
         is_checkpoint = self.training and getattr(self, "gradient_checkpointing", False)
-        if is_checkpoint or bias.numel() * bias.element_size() < MIN_NBYTES:
+        if is_checkpoint or bias.numel() * bias.element_size() <= MIN_NBYTES:
             return bias
         return with_parts(bias, Parts(weight.clone(), scheme, past_seen_tokens, is_exact(self)))
 
@@ -221,7 +222,7 @@ def _add_mask(
 
 # ---- what is covered ----
 
-MIN_NBYTES = 1 << 20  # of a matrix that is not made; a smaller one stays in the cache
+MIN_NBYTES = SMALL_NBYTES  # a matrix of this size is made once, and stays in the cache
 _lazy_dtype: ContextVar[torch.dtype | None] = ContextVar("lazy_dtype", default=None)
 
 
@@ -242,7 +243,7 @@ def _is_lazy(
             and mask.dtype in (torch.bool, hidden_states.dtype)
         )
     return (
-        nbytes >= MIN_NBYTES
+        nbytes > MIN_NBYTES
         and is_fit
         and not (layer.training and layer.dropout)
         and is_plain(layer, hidden_states, mask, kwargs)

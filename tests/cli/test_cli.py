@@ -491,7 +491,8 @@ def test_info_has_what_a_bug_report_needs() -> None:
     assert int(printed["threads"]) >= 1
     assert any(name in printed["compiler"] for name in ("GCC", "lang", "MSVC"))
     assert printed["instruction set"]
-    for name in ("ml_dtypes", "tqdm", "matplotlib", "torch", "transformers", "dask", "jax"):
+    frameworks = ("torch", "onnxscript", "onnxruntime", "transformers", "dask", "jax")
+    for name in ("ml_dtypes", "tqdm", "matplotlib", *frameworks):
         try:
             expected = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

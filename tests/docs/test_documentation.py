@@ -18,6 +18,7 @@ import t5bucket as tb
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # in the exporter of PyTorch
 @pytest.mark.parametrize("name", ["t5bucket", *MODULES])
 def test_examples_in_docstrings(name: str) -> None:
     if package := {**FRAMEWORKS, "t5bucket.plot": "matplotlib"}.get(name):

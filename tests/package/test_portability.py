@@ -44,6 +44,7 @@ USED_OF_FRAMEWORKS = {
     "torch": ["torch"],
     "transformers": ["transformers.modeling_utils"],
     "dask": ["dask.array"],
+    "onnxscript": ["onnxscript"],
 }
 
 

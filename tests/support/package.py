@@ -24,3 +24,4 @@ FRAMEWORKS = {
     for name in MODULES
     if name.split(".")[1] in ("dask", "torch", "transformers")
 }
+FRAMEWORKS |= {name: "onnxscript" for name in MODULES if name.startswith("t5bucket.torch._onnx")}

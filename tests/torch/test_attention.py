@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,15 +53,21 @@ def random(seed: int = 0) -> Any:
 
 
 def make_inputs(
-    q: int, k: int, dtype: Any = torch.float32, batch: int = BATCH, size: int = SIZE, seed: int = 0
+    q: int,
+    k: int,
+    dtype: Any = torch.float32,
+    batch: int = BATCH,
+    size: int = SIZE,
+    seed: int = 0,
+    num_heads: int = NUM_HEADS,
 ) -> tuple[Any, ...]:
     """Make query, key, value and weight; the former as layers give them, heads after rows."""
     generator = random(seed)
     query, key, value = (
-        torch.randn(batch, length, NUM_HEADS, size, generator=generator).to(dtype).transpose(1, 2)
+        torch.randn(batch, length, num_heads, size, generator=generator).to(dtype).transpose(1, 2)
         for length in (q, k, k)
     )
-    return query, key, value, torch.randn(32, NUM_HEADS, generator=generator).to(dtype)
+    return query, key, value, torch.randn(32, num_heads, generator=generator).to(dtype)
 
 
 def minimum(dtype: Any) -> float:
@@ -75,11 +82,6 @@ def right_padding(k: int) -> Any:
 def added(mask: Any, dtype: Any, masked: float | None = None) -> Any:
     value = minimum(dtype) if masked is None else masked
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, value)
-
-
-def padding_of_all(k: int) -> Any:
-    """Make a boolean mask that hides all keys of the first example."""
-    return right_padding(k) & torch.tensor([False, True])[:, None, None, None]
 
 
 def segments(length: int) -> Any:
@@ -212,6 +214,16 @@ def test_strips_smaller_than_a_head_have_the_same_bits(monkeypatch: pytest.Monke
         check(CASES[case](515, 300, torch.float32), make_inputs(515, 300))
 
 
+@pytest.mark.parametrize("case", ["pairs", "heads", "segments", "explicit positions"])
+def test_strips_of_some_heads_have_the_same_bits(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_strips, "MAX_NBYTES", 2 * 130 * 300 * 4)  # two heads, then three
+    mask = any_pairs(300, 5, 130)
+    checked = masked(130, 300, mask) if case == "heads" else CASES[case](130, 300, torch.float32)
+    check(checked, make_inputs(130, 300, num_heads=5))
+
+
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "contiguous": lambda tensor: tensor.contiguous(),
     "transposed": lambda tensor: tensor.transpose(1, 2).contiguous().transpose(1, 2),
@@ -253,6 +265,41 @@ def test_batches_can_have_any_number_of_axes() -> None:
     assert torch.equal(alone, one[0])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [2, 8, 64])
+def test_keys_can_be_those_of_all_examples(size: int, dtype: Any) -> None:
+    query, key, value, weight = make_inputs(192, 210, dtype, batch=3, size=size)
+    check(CASES["no mask"](192, 210, dtype), (query, key[:1], value[:1], weight))
+    check(CASES["pairs"](192, 210, dtype), (query[:2], key[:1], value[:1], weight))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_small_heads_have_the_same_bits(dtype: Any) -> None:
+    for size in (2, 8, 16):
+        for seed in range(3):
+            inputs = make_inputs(300, 300, dtype, size=size, seed=seed)
+            check(CASES["padding"](300, 300, dtype), inputs, scale=1.0)
+
+
+def test_offsets_can_be_small_integers_of_numpy() -> None:
+    inputs = make_inputs(130, 300)
+    options: Any = {"query_offset": np.int8(3), "key_offset": np.uint8(0)}
+    found = scaled_dot_product_attention(*inputs, buckets=BUCKETS, **options)
+    expected = scaled_dot_product_attention(*inputs, buckets=BUCKETS, query_offset=3)
+    assert torch.equal(found, expected)
+
+
+def test_the_default_device_has_no_effect() -> None:
+    _known.are_diagonals_known.cache_clear()
+    inputs = make_inputs(130, 140)
+    expected = scaled_dot_product_attention(*inputs, buckets=BUCKETS)
+    _known.are_diagonals_known.cache_clear()
+    with torch.device("meta"):
+        found = scaled_dot_product_attention(*inputs, buckets=BUCKETS)
+        assert _known.are_diagonals_known(torch.float32, SIZE, _known.LENGTHS)
+    assert torch.equal(found, expected)
+
+
 def test_values_can_have_another_size_than_keys() -> None:
     query, key, value, weight = make_inputs(130, 140)
     check(CASES["no mask"](130, 140, torch.float32), (query, key, value[..., :24], weight))
@@ -273,7 +320,6 @@ def test_values_that_are_not_finite_give_what_pytorch_gives(
 ) -> None:
     inputs = make_inputs(130, 140)
     tensor = inputs[("query", "key", "value", "weight").index(which)]
-    tensor.flatten()[7] = value  # of a copy, if heads are after rows
     tensor[..., 3, 1] = value
     check(CASES[case](130, 140, torch.float32), inputs)
 
@@ -319,9 +365,14 @@ def test_padded_keys_are_cut_off_if_bits_do_not_matter(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_this_pytorch_gives_equal_bits(dtype: Any) -> None:
-    assert _known.are_diagonals_known(dtype, SIZE)
-    assert _known.count_features(dtype, SIZE)
-    assert _known.are_strips_known(dtype, SIZE, by_pytorch)
+    for q in (512, 513):
+        lengths = _known.choose_lengths(dtype, q)
+        assert (lengths is None) == (q == 513 and _known.has_second_way(dtype))
+        assert _known.are_diagonals_known(dtype, SIZE, lengths) == (lengths is not None)
+        assert bool(_known.count_features(dtype, SIZE, lengths)) == (lengths is not None)
+    for is_shared in (True, False):
+        is_known = _known.are_strips_known(dtype, SIZE, by_pytorch, is_shared)
+        assert is_known != _known.has_second_way(dtype)
 
 
 @pytest.fixture
@@ -334,7 +385,8 @@ def other_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return tuple(tensor + place * 1e-3 for tensor in flash(query, *arguments)[:1]) * 2
 
     monkeypatch.setattr(_known, "_flash", attend)
-    caches = (_known.are_diagonals_known, _known.are_strips_known, _known.count_features)
+    names = ("are_diagonals_known", "are_strips_known", "are_blocks_known", "count_features")
+    caches = [getattr(_known, name) for name in names]
     for function in caches:
         function.cache_clear()
     yield
@@ -356,7 +408,7 @@ def test_another_kernel_gets_the_matrix_and_a_message_says_so(
     with caplog.at_level(logging.DEBUG, "t5bucket.torch"):
         check(CASES[case](130, 140, torch.float32), make_inputs(130, 140))
     assert calls
-    assert "takes the matrix" in caplog.text
+    assert "attention takes the matrix, not strips" in caplog.text
 
 
 # ---- bad input ----

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from t5bucket.torch import (  # noqa: E402
     _attend,
+    _attention_gradient,
     _strips,
     compute_bias,
     compute_bias_at,
@@ -19,16 +20,17 @@ from t5bucket.torch import (  # noqa: E402
 
 by_pytorch: Any = torch.nn.functional.scaled_dot_product_attention
 BUCKETS = tb.Buckets()
-Q, K, NUM_HEADS, SIZE = 70, 90, 2, 8
+Q, K, NUM_HEADS, SIZE = 70, 90, 5, 8
 
 
 @pytest.fixture(autouse=True)
 def everything_goes_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small matrices go the way of large ones, in several strips."""
+    """Let small matrices go the way of large ones, in several strips: of two heads, then three."""
     monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
     monkeypatch.setattr(_strips, "ROWS", 16)
     monkeypatch.setattr(_strips, "LEAST_ROWS", 8)
     monkeypatch.setattr(_strips, "MAX_NBYTES", 16 * K * 4)
+    monkeypatch.setattr(_attention_gradient, "STRIP_NBYTES", 16 * K * 4)
 
 
 def make_inputs(dtype: Any = torch.float64, q: int = Q, k: int = K) -> tuple[Any, ...]:
@@ -108,13 +110,50 @@ def test_gradients_are_those_of_the_matrix(case: str, scale: float | None) -> No
 def test_gradients_of_small_dtypes_are_close(dtype: Any) -> None:
     found, exact = make_inputs(dtype), make_inputs(dtype)
     exact = tuple(tensor.detach().double().requires_grad_() for tensor in exact)
-    ours("padding", *found).sum().backward()
-    ours("padding", *exact).sum().backward()
+    ours("causal", *found).sum().backward()
+    ours("causal", *exact).sum().backward()
     for one, other in zip(found, exact, strict=True):
         assert one.grad.dtype == dtype
         largest = other.grad.abs().max()
         error = (one.grad.double() - other.grad).abs().max()
         assert error <= 16 * torch.finfo(dtype).eps * largest
+
+
+LARGE = 300 + 50 * torch.rand(3, 1, Q, K, generator=RANDOM)
+ROWS = torch.rand(3, 1, Q, 1, generator=RANDOM) < 0.7  # the others see no key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask", [LARGE, torch.where(ROWS, 0.0, -1e9), ROWS.expand(-1, -1, -1, K)])
+def test_gradients_of_small_dtypes_are_those_of_the_rounded_bias(mask: Any, dtype: Any) -> None:
+    query, key, value, weight = inputs = make_inputs(dtype)
+    bias = compute_bias(weight, Q, K, buckets=BUCKETS, mask=mask)
+    expected = by_pytorch(query, key, value, attn_mask=bias)
+    found = scaled_dot_product_attention(query, key, value, weight, buckets=BUCKETS, attn_mask=mask)
+    gradient = torch.randn(found.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for one, other in zip(
+        torch.autograd.grad(found, inputs, gradient),
+        torch.autograd.grad(expected, inputs, gradient),
+        strict=True,
+    ):
+        error = (one - other).abs().max()
+        assert error <= max(1e-4, 4 * torch.finfo(dtype).eps) * other.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "heads after rows"])
+def test_outputs_in_training_have_the_bits_of_the_matrix_for_odd_lengths(
+    layout: str, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
+    for q, k in ((513, 1025), (391, 77)):
+        query, key, value, weight = make_inputs(dtype, q, k)
+        if layout == "contiguous":
+            query, key, value = (tensor.contiguous() for tensor in (query, key, value))
+        bias = compute_bias(weight, q, k, buckets=BUCKETS)
+        found = scaled_dot_product_attention(query, key, value, weight, buckets=BUCKETS)
+        assert torch.equal(found, by_pytorch(query, key, value, attn_mask=bias))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -125,6 +164,18 @@ def test_outputs_in_training_have_the_bits_of_the_matrix(
     monkeypatch.undo()
     monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
     inputs = make_inputs(dtype)
+    expected = by_pytorch(*inputs[:3], attn_mask=compute(case, inputs[3]))
+    assert torch.equal(ours(case, *inputs), expected)
+
+
+@pytest.mark.parametrize("case", ["padding", "pairs", "segments"])
+def test_outputs_in_training_have_the_bits_of_the_matrix_by_strips_of_some_heads(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
+    monkeypatch.setattr(_strips, "MAX_NBYTES", 2 * Q * K * 4)
+    inputs = make_inputs(torch.float32)
     expected = by_pytorch(*inputs[:3], attn_mask=compute(case, inputs[3]))
     assert torch.equal(ours(case, *inputs), expected)
 
@@ -140,6 +191,28 @@ def test_second_derivatives_are_those_of_finite_differences(case: str) -> None:
     inputs = make_inputs()
     assert torch.autograd.gradgradcheck(
         lambda *tensors: ours(case, *tensors), inputs, fast_mode=True, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_inputs_can_be_computed_from_each_other(twice: bool) -> None:
+    query, _, _, weight = make_inputs(k=Q)
+    key = query * 2 + 1
+    value = key.sin()
+    bias = compute_bias(weight, Q, Q, buckets=BUCKETS)
+    expected = by_pytorch(query, key, value, attn_mask=bias)
+    found = scaled_dot_product_attention(query, key, value, weight, buckets=BUCKETS)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), query, create_graph=twice, retain_graph=True),
+        torch.autograd.grad(expected.square().sum(), query),
+    )
+
+
+def test_second_derivatives_do_not_need_a_trained_weight() -> None:
+    *inputs, weight = make_inputs()
+    frozen = weight.detach()
+    assert torch.autograd.gradgradcheck(
+        lambda *tensors: ours("no mask", *tensors, frozen), inputs, fast_mode=True, atol=1e-4
     )
 
 
@@ -220,3 +293,23 @@ def test_no_length_is_special(q: int, k: int) -> None:
     query, key, value, weight = inputs
     scaled_dot_product_attention(query, key, value, weight, buckets=BUCKETS).sum().backward()
     assert all(not tensor.grad.any() for tensor in inputs)
+
+
+@pytest.mark.parametrize(("batch", "size"), [(0, SIZE), (2, 0)])
+def test_no_batch_and_no_head_size_is_special(batch: int, size: int) -> None:
+    query, key = (torch.randn(batch, 2, n, size, requires_grad=True) for n in (Q, K))
+    value = torch.randn(batch, 2, K, SIZE, requires_grad=True)
+    weight = torch.randn(32, 2, requires_grad=True)
+    for mask in (None, torch.ones(batch, 1, 1, K, dtype=torch.bool)):
+        bias = compute_bias(weight, Q, K, buckets=BUCKETS)
+        expected = by_pytorch(query, key, value, attn_mask=bias)
+        found = scaled_dot_product_attention(
+            query, key, value, weight, buckets=BUCKETS, attn_mask=mask
+        )
+        assert torch.equal(found, expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(found.sum(), (query, key, value, weight)),
+            torch.autograd.grad(
+                expected.sum(), (query, key, value, weight), materialize_grads=True
+            ),
+        )

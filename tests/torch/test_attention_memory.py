@@ -57,3 +57,15 @@ def test_training_allocates_no_matrix(case: str) -> None:
 
     train()
     assert peak.growth(train) < MATRIX_NBYTES / 2
+
+
+def test_training_allocates_no_array_for_all_examples() -> None:
+    batch, length = 32, 300
+    query, key, value = torch.randn(3, batch, NUM_HEADS, length, SIZE)
+    weight = torch.randn(32, NUM_HEADS, requires_grad=True)
+
+    def attend() -> None:
+        scaled_dot_product_attention(query, key, value, weight, buckets=tb.Buckets())
+
+    attend()
+    assert peak.growth(attend) < batch * NUM_HEADS * length * length * 4 / 2

@@ -141,7 +141,7 @@ TRANSFORMS: dict[str, Callable[[Function], Function]] = {
         ).sum(),
         (0, 3),
     ),
-    "functional_call": lambda f: torch.func.functionalize(f),
+    "functionalize": lambda f: torch.func.functionalize(f),
 }
 
 

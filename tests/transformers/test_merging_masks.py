@@ -11,7 +11,7 @@ import models  # noqa: E402
 import training  # noqa: E402
 from outputs import assert_same_bits, assert_same_masks, run, watch_sdpa  # noqa: E402
 
-from t5bucket.transformers import accelerate, accelerated  # noqa: E402
+from t5bucket.transformers import _t5, accelerate, accelerated  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own versions
 
@@ -179,6 +179,39 @@ def test_a_mask_in_the_place_of_another_is_merged_anew() -> None:
         expected = attend()
         with accelerated(case.model):
             assert_same_bits(attend(), expected)
+
+
+@pytest.mark.parametrize("nbytes", [0, 1 << 20])
+@pytest.mark.parametrize("what", ["mask", "position_bias"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_a_hook_writes_between_layers_is_merged(
+    mode: Any, what: str, nbytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_t5, "MIN_NBYTES", nbytes)
+    case = models.make("t5", padded=True, implementation="sdpa")
+    ends = iter(range(6, 60, 3))
+
+    def write(module: Any, args: Any, kwargs: Any) -> None:
+        tensor = kwargs[what]
+        if what == "mask":
+            tensor[..., : next(ends)] = False
+        elif tensor is not None:
+            tensor.mul_(1.5)
+
+    for block in case.model.encoder.block:
+        attention = block.layer[0].SelfAttention
+        attention.register_forward_pre_hook(write, with_kwargs=True)
+
+    def encode() -> Any:
+        nonlocal ends
+        ends = iter(range(6, 60, 3))
+        with mode():
+            mask = case.inputs["attention_mask"].clone()
+            return case.model.encoder(case.inputs["input_ids"], mask).last_hidden_state
+
+    expected = encode()
+    with accelerated(case.model):
+        assert_same_bits(encode(), expected)
 
 
 def test_an_attention_function_of_the_users_own_is_given_biases_alone() -> None:

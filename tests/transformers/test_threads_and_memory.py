@@ -76,21 +76,21 @@ def test_a_merged_matrix_goes_with_its_bias(kind: str) -> None:
     attention = models.attention_of(case.model, "encoder", 1)
     states = torch.randn(2, 6, 32)
     gc.collect()
-    before = len(_merge._merged_by_bias)
+    before = len(_merge._kept_by_bias)
     gc.disable()
     try:
         bias = torch.randn(1, 6, 6, 4).permute(0, 3, 1, 2)
         mask = {"mask": torch.rand(2, 1, 6, 6) < 0.5, "view": bias[:, :1], "none": None}[kind]
         with torch.no_grad():
             attention(states, mask=mask, position_bias=bias)
-            kept = _merge._merged_by_bias[bias].matrix
+            kept = _merge._kept_by_bias[bias].result
             attention(states, mask=mask, position_bias=bias)
-            assert _merge._merged_by_bias[bias].matrix is kept
+            assert _merge._kept_by_bias[bias].result is kept
         alive = weakref.ref(kept)
-        assert len(_merge._merged_by_bias) == before + 1
+        assert len(_merge._kept_by_bias) == before + 1
         del kept, mask, bias
         assert alive() is None
-        assert len(_merge._merged_by_bias) == before
+        assert len(_merge._kept_by_bias) == before
     finally:
         gc.enable()
 
