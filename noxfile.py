@@ -57,8 +57,7 @@ NIGHTLY = [
 
 OPTIONAL_PACKAGES = [
     "dask[array]", "distributed", "gguf", "huggingface_hub", "jax", "numpydoc", "onnxruntime",
-    "onnxscript", "pandas",
-    "torch==2.13.0", "transformers>=5", "zarr",
+    "onnxscript", "pandas", "torch==2.13.0", "transformers>=5", "zarr",
 ]  # fmt: skip
 OLDEST_PYTHON, OLDEST_NUMPY = "3.11", "numpy==1.25.*"
 NUMPY_OF_PYTHON = {OLDEST_PYTHON: OLDEST_NUMPY, "3.12": "numpy", "3.13": "numpy"}
