@@ -56,8 +56,8 @@ NIGHTLY = [
 ]  # fmt: skip
 
 OPTIONAL_PACKAGES = [
-    "dask[array]", "distributed", "jax", "numpydoc", "onnxruntime", "onnxscript", "pandas",
-    "torch==2.13.0", "transformers>=5", "zarr",
+    "dask[array]", "distributed", "gguf", "huggingface_hub", "jax", "numpydoc", "onnxruntime",
+    "onnxscript", "pandas", "torch==2.13.0", "transformers>=5", "zarr",
 ]  # fmt: skip
 OLDEST_PYTHON, OLDEST_NUMPY = "3.11", "numpy==1.25.*"
 NUMPY_OF_PYTHON = {OLDEST_PYTHON: OLDEST_NUMPY, "3.12": "numpy", "3.13": "numpy"}
@@ -265,7 +265,7 @@ def benchmarks(session: nox.Session) -> None:
 @nox.session(default=False)
 def corpora(session: nox.Session) -> None:
     """The recorded inputs of the fuzz targets once more; needs neither clang nor atheris."""
-    install(session, "safetensors")
+    install(session, "gguf", "safetensors")
     output = session.run("python", "tools/fuzz/replay.py", silent=True)
     for line in str(output).strip().splitlines():
         target, _, found = line.partition(": ")
@@ -279,7 +279,7 @@ def corpora(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """The fuzz targets, a minute each."""
     require(session, "clang", "llvm-cov")
-    install(session, "atheris", "coverage", "safetensors")
+    install(session, "atheris", "coverage", "gguf", "safetensors", "torch==2.13.0")
     output = session.run("python", "tools/fuzz/run.py", "60", "--seed", "1", silent=True)
     for line in str(output).strip().splitlines():
         target, _, found = line.partition(": ")

@@ -152,12 +152,17 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def bfloat16() -> np.dtype[Any]:
-    """Return the bfloat16 dtype, which NumPy has from an optional package."""
+    """Return the bfloat16 dtype."""
+    return extension_dtype("bfloat16")
+
+
+def extension_dtype(name: str) -> np.dtype[Any]:
+    """Return a dtype that NumPy has from an optional package."""
     try:
         import ml_dtypes
     except ImportError:
-        raise ImportError("bfloat16 needs ml_dtypes: pip install 't5bucket[bfloat16]'") from None
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        raise ImportError(f"{name} needs ml_dtypes: pip install 't5bucket[bfloat16]'") from None
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
     return dtype
 
 

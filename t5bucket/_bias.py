@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,9 @@ from t5bucket._writing import (
     write_consecutive,
     write_explicit,
 )
+
+if TYPE_CHECKING:
+    from t5bucket._weights import LoadedWeight
 
 
 class RelativeAttentionBias:
@@ -117,15 +120,19 @@ class RelativeAttentionBias:
         buckets: Buckets | None = None,
         heads_first: bool | None = None,
     ) -> RelativeAttentionBias:
-        """Load a weight out of a file.
+        """Load a weight out of a file, or a folder of a model.
 
         Parameters
         ----------
         path : path
-            A ``.safetensors``, ``.npy`` or ``.npz`` file. Only the weight is read.
+            A ``.safetensors``, ``.npy``, ``.npz``, ``.gguf``, ``.bin``, ``.pt`` or ``.pth`` file,
+            an index of shards (``.index.json``), or a folder that holds one of them. Only the
+            weight is read, and no code is run. docs/weight_files.md lists what each format needs.
         tensor : str, optional
-            Name of the tensor. By default the one whose name ends in
-            ``relative_attention_bias.weight``, ``rel_pos_bias.weight`` or
+            Name of the tensor, or a part of a name that one table alone has, such as
+            ``"encoder"``. By default the one whose name ends in
+            ``relative_attention_bias.weight``, ``attn_rel_b.weight`` (GGUF),
+            ``pos_embedding.embedding.weight`` (Wan), ``rel_pos_bias.weight`` or
             ``rel_attn_embed.weight``, or the only one there is.
         buckets : Buckets, optional
             By default that of a ``config.json`` next to the file, if it describes
@@ -144,14 +151,19 @@ class RelativeAttentionBias:
         Raises
         ------
         OSError
-            If the file cannot be read.
+            If the file, or a shard of it, cannot be read.
         TypeError
             If `path` is no path, or the tensor has no floating-point dtype.
         ValueError
-            If it is no regular file, damaged, or holds no weight, or if several
-            tensors match: the message lists them.
+            If it is no regular file, damaged, or holds code or no weight, or if several
+            tensors match: the message lists them. Links out of a folder are refused.
         ImportError
-            If a bfloat16 weight needs ``ml_dtypes``.
+            If the format or dtype needs an optional package: the message names the extra.
+
+        Notes
+        -----
+        float8 tables become float32, exactly; the scale that is stored next to one multiplies it.
+        So do tables of GGUF that are quantized. All others keep their dtype and every bit.
 
         Examples
         --------
@@ -165,9 +177,64 @@ class RelativeAttentionBias:
         >>> bias.num_heads, bias.buckets
         (12, Buckets(num_buckets=32, max_distance=128, bidirectional=True))
         """
-        from t5bucket._weight_files import load_weight  # imports pathlib, json and zipfile
+        from t5bucket._weights import load_weight  # imports pathlib, json and zipfile
 
-        loaded = load_weight(path, tensor, heads_first)
+        return cls._of(load_weight(path, tensor, heads_first), buckets)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        tensor: str | None = None,
+        buckets: Buckets | None = None,
+    ) -> RelativeAttentionBias:
+        """Load the weight of a model on Hugging Face's hub, by its name.
+
+        Parameters
+        ----------
+        name_or_path : str or path
+            A name such as ``"google-t5/t5-small"``, or whatever `load` takes. A part of
+            a model is ``"owner/name/text_encoder_2"``, and a file of it
+            ``"owner/name/file.safetensors"``.
+        tensor : str, optional
+            As in `load`: ``"encoder"`` or ``"decoder"`` of a model that has both.
+        buckets : Buckets, optional
+            By default that of the model's ``config.json``.
+
+        Returns
+        -------
+        RelativeAttentionBias
+
+        Raises
+        ------
+        OSError
+            If there is no such model, or it is not in the cache and cannot be fetched.
+        TypeError, ValueError
+            As `load`.
+        ImportError
+            If the model is not in the cache, and ``huggingface_hub`` is not installed; and as
+            `load`.
+
+        Notes
+        -----
+        What Hugging Face's cache has is used as it is, without a connection. ``huggingface_hub``
+        (the extra ``hub``) fetches what it lacks: the configuration, and the file or the shard
+        with the weight.
+
+        Examples
+        --------
+        >>> import t5bucket as tb
+        >>> bias = tb.RelativeAttentionBias.from_pretrained(
+        ...     "google-t5/t5-small", tensor="encoder"
+        ... )  # doctest: +SKIP
+        """
+        from t5bucket._weights import load_pretrained
+
+        return cls._of(load_pretrained(name_or_path, tensor), buckets)
+
+    @classmethod
+    def _of(cls, loaded: LoadedWeight, buckets: Buckets | None) -> RelativeAttentionBias:
         buckets = Buckets(*loaded.find_settings()) if buckets is None else buckets
         return cls(loaded.weight, buckets, heads_first=loaded.heads_first)
 

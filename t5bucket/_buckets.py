@@ -285,7 +285,8 @@ class Buckets:
             A configuration object, its dict, or the path of a ``config.json`` or
             of the folder that holds it. T5 and its relatives (mT5, UMT5, LongT5,
             Switch, Pix2Struct, Pop2Piano, UDOP), MPNet, LayoutLMv2/v3 (the
-            sequence axis), WavLM, ProphetNet and CPM-Ant.
+            sequence axis), WavLM, ProphetNet and CPM-Ant. In that of a composite
+            model (MusicGen, a pipeline's parts), the part that has buckets is found.
 
         Returns
         -------
@@ -296,7 +297,8 @@ class Buckets:
         Raises
         ------
         ValueError
-            If the configuration has no relative position buckets.
+            If the configuration has no relative position buckets, or if several
+            parts have different ones: the message lists them.
         OSError
             If the file cannot be read.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_bias", "plot_grid"]
 
 MAX_DISTANCE_SHOWN = 1_000_000
+MAX_LEGEND_ROWS = 16
 
 
 def plot_grid(
@@ -135,7 +136,8 @@ def plot_bias(
     _label_distances(ax, bias.buckets, distance)
     ax.set_ylabel("bias")
     if shown:
-        ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        columns = -(-len(shown) // MAX_LEGEND_ROWS)  # a T5-XXL has 64 heads
+        ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns)
     return ax
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import importlib.util
 import itertools
 import json
 import os
 import pickle
+import struct
 import sys
 import tempfile
 import tracemalloc
@@ -174,11 +176,22 @@ def calls_of_files(folder: Path) -> Iterator[Case]:
     header = json.dumps({"table": entry}).encode()
     content = len(header).to_bytes(8, "little") + header + WEIGHT.tobytes()
     (folder / "table.safetensors").write_bytes(content)
-    for format_ in ("safetensors", "npy", "npz"):
+    index = {"weight_map": {"table": "table.safetensors"}}
+    (folder / "table.index.json").write_text(json.dumps(index))
+    listed = struct.pack("<Q5sI2QIQ", 5, b"table", 2, 4, 32, 0, 0)
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + listed
+    (folder / "table.gguf").write_bytes(head + bytes(-len(head) % 32) + WEIGHT.tobytes())
+    formats = ["safetensors", "npy", "npz", "index.json", "gguf"]
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch.save({"table": torch.from_numpy(WEIGHT)}, folder / "table.bin")
+        formats.append("bin")
+    for format_ in formats:
         whole = (folder / f"table.{format_}").read_bytes()
         (folder / f"damaged.{format_}").write_bytes(whole[: len(whole) // 2])
     load = tb.RelativeAttentionBias.load
-    for format_ in ("safetensors", "npy", "npz"):
+    for format_ in formats:
         path, damaged = folder / f"table.{format_}", folder / f"damaged.{format_}"
         divisor = 1 if format_ == "safetensors" else 20
         yield Case(f"load {format_}", lambda path=path: load(path), divisor)  # type: ignore[misc]

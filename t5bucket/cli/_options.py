@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 from typing import Any
 
 from t5bucket import Buckets, RelativeAttentionBias
-from t5bucket._weight_files import load_weight
+from t5bucket._weights import LoadedWeight, load_pretrained
 
 EMBEDDED_WEIGHT = "all-mpnet-base-v2.relative_attention_bias.safetensors"
 
@@ -49,15 +49,21 @@ def add_scheme_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_weights_options(parser: argparse.ArgumentParser) -> None:
+def add_weights_options(parser: argparse.ArgumentParser, has_default: bool = True) -> None:
     """Add what names a weight and its scheme."""
     parser.add_argument(
         "weights",
         nargs="?",
         metavar="WEIGHTS",
-        help=".safetensors, .npy or .npz file (default: the trained weight of all-mpnet-base-v2)",
+        help="a file (.safetensors, .bin, .pt, .gguf, .npy, .npz, .index.json), the folder of a "
+        "model, or its name on Hugging Face's hub"
+        + (" (default: the trained weight of all-mpnet-base-v2)" if has_default else ""),
     )
-    parser.add_argument("--tensor", metavar="NAME", help="the tensor, where the file has several")
+    parser.add_argument(
+        "--tensor",
+        metavar="NAME",
+        help="the tensor, or a part of its name, where there are several: encoder, decoder",
+    )
     parser.add_argument(
         "--heads-first", action="store_true", default=None, help="the weight is (heads, buckets)"
     )
@@ -65,12 +71,8 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
-    """Load the weight that the options of `add_weights_options` name."""
-    if options.weights is None:
-        with as_file(files("t5bucket") / "data" / EMBEDDED_WEIGHT) as path:
-            loaded = load_weight(path, options.tensor, options.heads_first)
-    else:
-        loaded = load_weight(options.weights, options.tensor, options.heads_first)
+    """Load the weight that the options of `add_weights_options` name, with its scheme."""
+    loaded = _load(options)
     num_buckets, max_distance, bidirectional = loaded.find_settings(options.unidirectional)
     buckets = make_buckets(
         num_buckets,
@@ -78,6 +80,13 @@ def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
         bidirectional,
     )
     return RelativeAttentionBias(loaded.weight, buckets, heads_first=loaded.heads_first)
+
+
+def _load(options: argparse.Namespace) -> LoadedWeight:
+    if options.weights is not None:
+        return load_pretrained(options.weights, options.tensor, options.heads_first)
+    with as_file(files("t5bucket") / "data" / EMBEDDED_WEIGHT) as path:
+        return load_pretrained(path, options.tensor, options.heads_first)
 
 
 def make_buckets(*settings: Any) -> Buckets:

@@ -7,7 +7,13 @@ from typing import Any
 
 from t5bucket import Buckets
 from t5bucket._rule import Range
-from t5bucket.cli._options import UsageError, add_scheme_options, integer, make_buckets
+from t5bucket.cli._options import (
+    UsageError,
+    add_weights_options,
+    integer,
+    load_bias,
+    make_buckets,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -20,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add = parser.add_argument
     add("--num-buckets", type=integer(), metavar="N", help="(default: 32)")
-    add_scheme_options(parser)
+    add_weights_options(parser, has_default=False)
     add("--config", metavar="FILE", help="the scheme of a Hugging Face config.json")
     add(
         "--textbook",
@@ -58,11 +64,17 @@ def explain_absence(bucket: int, buckets: Buckets) -> str:
 
 
 def scheme(options: argparse.Namespace) -> Buckets:
-    """Make the scheme that the options describe, in one of three ways."""
+    """Make the scheme that the options describe, in one of four ways."""
+    if options.weights is not None:
+        if (options.config, options.textbook, options.num_buckets) != (None,) * 3:
+            raise UsageError("WEIGHTS excludes --config, --textbook and --num-buckets")
+        return load_bias(options).buckets
     settings = (options.num_buckets, options.max_distance, options.unidirectional or None)
     ways = [options.config, options.textbook, None if settings == (None,) * 3 else settings]
     if sum(way is not None for way in ways) > 1:
         raise UsageError("--config, --textbook and single settings exclude each other")
+    if options.tensor is not None or options.heads_first:
+        raise UsageError("--tensor and --heads-first need WEIGHTS")
     if options.config is not None:
         return Buckets.from_config(options.config)
     if options.textbook is not None:

@@ -15,7 +15,7 @@ from t5bucket.cli._options import print_fields
 
 OPTIONAL_PACKAGES = (
     "ml_dtypes", "tqdm", "matplotlib", "torch", "onnxscript", "onnxruntime", "transformers", "dask",
-    "jax",
+    "jax", "gguf", "huggingface_hub",
 )  # fmt: skip
 EPILOG = """\
 instruction set   the best kernels that this processor has ("portable" ones run on any), and its

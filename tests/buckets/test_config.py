@@ -81,3 +81,69 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
 def test_bad_settings_in_a_configuration_are_refused(value: Any, error: Any) -> None:
     with pytest.raises(error, match="num_buckets must be"):
         tb.Buckets.from_config({"relative_attention_num_buckets": value})
+
+
+# ---- composite models ----
+
+OTHER = {"model_type": "encodec", "hidden_size": 3, "ratios": [8, 5], "id2label": {"0": "a"}}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "musicgen", "text_encoder": T5, "audio_encoder": OTHER, "decoder": {}},
+        {"model_type": "x", "thinker": {"text_config": {"encoder": T5}}},
+        {"encoder": T5, "decoder": T5},
+    ],
+)
+def test_the_part_that_has_buckets_is_found(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    as_objects = json.loads(json.dumps(config), object_hook=lambda part: SimpleNamespace(**part))
+    for form in (config, as_objects, tmp_path):
+        assert tb.Buckets.from_config(form) == tb.Buckets(64, 256)
+
+
+def test_parts_that_differ_are_named() -> None:
+    config = {"encoder": T5, "decoder": T5 | {"is_decoder": True}}
+    with pytest.raises(ValueError, match=r"encoder \(64, 256, True\), decoder .*False\), got"):
+        tb.Buckets.from_config(config)
+    assert tb.Buckets.from_config(config["decoder"]) == tb.Buckets(64, 256, False)
+
+
+@pytest.mark.parametrize("name", ["MusicgenConfig", "Pix2StructConfig", "EncoderDecoderConfig"])
+def test_composite_configurations_of_transformers_are_read(name: str) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    t5 = transformers.T5Config(**T5).to_dict()
+    parts = {
+        "MusicgenConfig": {"text_encoder": t5, "audio_encoder": {"model_type": "encodec"}},
+        "Pix2StructConfig": {"text_config": T5},
+        "EncoderDecoderConfig": {"encoder": t5, "decoder": {"model_type": "bert"}},
+    }
+    if name == "MusicgenConfig":
+        parts[name]["decoder"] = {"model_type": "musicgen_decoder"}
+    config = getattr(transformers, name)(**parts[name])
+    expected = tb.Buckets(64, 256, bidirectional=name != "Pix2StructConfig")
+    assert tb.Buckets.from_config(config) == expected
+    assert tb.Buckets.from_config(config.to_dict()) == expected
+
+
+def test_parts_are_looked_for_in_time_and_not_deeper_than_models_have_them() -> None:
+    config: dict[str, Any] = T5
+    for _ in range(4):
+        config = {"part": config}
+    with pytest.raises(ValueError, match="config must have relative position buckets"):
+        tb.Buckets.from_config(config)
+    shared: dict[str, Any] = {}
+    wide: dict[str, Any] = {str(i): {"part": shared} for i in range(20_000)}
+    with pytest.raises(ValueError, match="config must have relative position buckets"):
+        tb.Buckets.from_config(wide)
+    wide = {str(i): T5 | {"relative_attention_num_buckets": 8 + i} for i in range(1000)}
+    with pytest.raises(ValueError, match="and 980 more, got a mapping") as caught:
+        tb.Buckets.from_config(wide)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("value", [[], {}, [[]]])
+def test_settings_that_are_no_numbers_are_refused_in_parts_too(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="must be"):
+        tb.Buckets.from_config({"part": {"relative_attention_num_buckets": value}})

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -274,11 +275,12 @@ def test_bad_weight_files_fail(tmp_path: Path) -> None:
     refused(1, "No such file", "bias", tmp_path / "x.npy")
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 30)
     refused(1, "must be a sound .safetensors file", "bias", tmp_path / "x.safetensors")
-    refused(1, "path must end in one of", "bias", tmp_path / "x.bin")
+    (tmp_path / "x.h5").touch()
+    refused(1, "must be a folder, or end in one of", "bias", tmp_path / "x.h5")
     np.save(tmp_path / "x.npy", np.ones((32, 12), int))
     refused(1, "weight must be float16", "bias", tmp_path / "x.npy")
     np.savez(tmp_path / "x.npz", a=np.ones((4, 2)), b=np.ones((4, 2)))
-    refused(1, "'a', 'b'", "bias", tmp_path / "x.npz")
+    refused(1, "'a' (4, 2), 'b' (4, 2)", "bias", tmp_path / "x.npz")
     assert fields("bias", tmp_path / "x.npz", "--tensor", "b")["shape"] == "(2, 512, 512)"
     printed = fields(
         "bias", tmp_path / "x.npz", "--tensor", "b", "--heads-first", "--unidirectional"
@@ -306,6 +308,8 @@ def test_bad_weight_files_fail(tmp_path: Path) -> None:
         (["buckets", "--textbook", "32"], "expected 2 arguments"),
         (["buckets", "--textbook", "32", "99", "--num-buckets", "8"], "exclude each other"),
         (["buckets", "--config", "x", "--unidirectional"], "exclude each other"),
+        (["buckets", "x.npy", "--num-buckets", "8"], "WEIGHTS excludes --config, --textbook and"),
+        (["buckets", "--tensor", "encoder"], "--tensor and --heads-first need WEIGHTS"),
         (["info", "more"], "unrecognized arguments: more"),
     ],
 )
@@ -392,6 +396,55 @@ def test_buckets_reads_a_configuration(tmp_path: Path) -> None:
     refused(1, "config must have relative position buckets", "buckets", "--config", path)
 
 
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with a model whose encoder and decoder have tables."""
+    names = [f"{stack}.relative_attention_bias.weight" for stack in ("encoder", "decoder")]
+    tables: Any = dict.fromkeys(names, np.arange(64, dtype=np.float32).reshape(32, 2))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    np.savez(folder / "model.npz", **tables)
+    config = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 77}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_models_folder_is_taken_wherever_weights_are(model: Path, tmp_path: Path) -> None:
+    scheme = "Buckets(num_buckets=32, max_distance=77, bidirectional=True)"
+    printed = fields("bias", model, "--tensor", "encoder", "--query-length", 8)
+    assert (printed["shape"], printed["buckets"]) == ("(2, 8, 8)", scheme)
+    assert run("buckets", model, "--tensor", "encoder").stdout.startswith(f"{scheme}\n")
+    assert rows(model, "--tensor", "decoder", "--max-distance", 99)[31] == "-89 and below"
+    listed = "tensor must name one of 'decoder.relative_attention_bias.weight' (32, 2)"
+    refused(1, listed, "bias", model)
+    out = tmp_path / "bias.png"
+    if importlib.util.find_spec("matplotlib"):
+        assert run("plot", model, "--tensor", "encoder", "--out", out).stdout == f"{out}\n"
+
+
+def test_a_models_name_is_looked_up_in_the_cache_of_hugging_face(
+    model: Path, tmp_path: Path
+) -> None:
+    cached = tmp_path / "hub" / "models--google-t5--t5-small"
+    snapshot = cached / "snapshots" / "0123"
+    shutil.copytree(model, snapshot)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    entry = {"dtype": "F32", "shape": [32, 2], "data_offsets": [0, 256]}
+    header = json.dumps({"encoder.relative_attention_bias.weight": entry}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(256)
+    (snapshot / "model.safetensors").write_bytes(content)
+    variables = {**os.environ, "HF_HOME": str(tmp_path)}
+    result = run("buckets", "google-t5/t5-small", env=variables)
+    assert result.stdout.startswith(
+        "Buckets(num_buckets=32, max_distance=77, bidirectional=True)\n"
+    )
+    script = "sys.modules['huggingface_hub'] = None"
+    result = run_script(script, "bias", "google-t5/t5-base", env=variables, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "pip install 't5bucket[hub]'" in result.stderr
+
+
 # ---- plot ----
 
 
@@ -406,6 +459,13 @@ def test_plot_writes_a_picture(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bias.png"]
     run("plot", "--out", tmp_path / "bias")
     assert (tmp_path / "bias").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_has_room_for_many_heads(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    np.save(tmp_path / "x.npy", np.ones((32, 64), np.float32))  # as many as T5-XXL has
+    result = run("plot", tmp_path / "x.npy", "--out", tmp_path / "x.png")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_plot_without_matplotlib_names_the_extra(tmp_path: Path) -> None:

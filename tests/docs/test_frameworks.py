@@ -1,4 +1,4 @@
-# test_frameworks.py - what frameworks need: the programs of two documents, and the imports.
+# test_frameworks.py - what frameworks need: the programs of three documents, and the imports.
 # SPDX-License-Identifier: BSD-3-Clause
 import os
 import re
@@ -11,7 +11,7 @@ from markdown import Block, read_blocks
 
 PROGRAMS = [
     program
-    for name in ("docs/frameworks.md", "docs/attention.md")
+    for name in ("docs/frameworks.md", "docs/attention.md", "docs/weight_files.md")
     for program in read_blocks(name, "python")
 ]
 

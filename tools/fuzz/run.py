@@ -7,7 +7,7 @@
     python tools/fuzz/run.py 60 api --seed 1       the same inputs each time, as far as time allows
     python tools/fuzz/run.py 300 --record          keeps the inputs that replay.py runs, in corpus/
 
-Needs clang and llvm; api and weights also the packages atheris, coverage, safetensors and those of
+Needs clang and llvm; api and weights also atheris, coverage, gguf, safetensors, torch and those of
 the tests. Corpora, logs, and inputs that found something stay in build/fuzz; a log ends with the
 path of such an input, which a target takes instead of a folder.
 """
@@ -182,7 +182,7 @@ def measure_package(target: str) -> str:
     """Lines of the package that a corpus runs through, modules that it is not about left out."""
     _, variables = python_command(target)
     data = str(BUILD / f"{target}.coverage")
-    modules = "_weight_files,_config" if target == "weights" else PUBLIC
+    modules = "_weights/*,_config" if target == "weights" else PUBLIC
     included = ",".join(f"*/t5bucket/{name}.py" for name in modules.split(","))
     coverage = [sys.executable, "-m", "coverage"]
     script = [str(SOURCE / f"{target}.py"), "--replay", str(BUILD / target)]

@@ -1,0 +1,120 @@
+# hub.py - models by their names, in Hugging Face's cache, and from its hub.
+# SPDX-License-Identifier: BSD-3-Clause
+"""The cache is read as it lies, without a connection. Only what is not in it is fetched."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from t5bucket._weights.folder import CONFIG_NAME, Folder, is_weights
+
+REPOSITORY = re.compile(r"(?:[\w][\w.-]*/)?[\w][\w.-]*")
+COMMIT = re.compile(r"\w+")
+MAX_REF_NBYTES = 200
+
+
+class Name(NamedTuple):
+    """What `owner/name/part/file` names; the last two are optional."""
+
+    repository: str
+    part: str
+    file: str | None
+
+
+def parse_name(name: str) -> Name | None:
+    """Take a name apart, or return None if it is the path of something that is missing."""
+    words = name.split("/")
+    if any(word in ("", ".", "..") for word in words) or "\\" in name:
+        return None
+    if len(words) > 1 and Path(words[0]).exists():  # a path, misspelt further on
+        return None
+    repository, rest = "/".join(words[:2]), words[2:]
+    if not REPOSITORY.fullmatch(repository) or (not rest and is_weights(Path(name))):
+        return None
+    file = rest.pop() if rest and is_weights(Path(rest[-1])) else None
+    return Name(repository, "/".join(rest), file)
+
+
+class CachedModel(Folder):
+    """A snapshot in the cache, which grows by what is fetched; always of one commit."""
+
+    def __init__(self, repository: str, part: str) -> None:
+        self.repository = repository
+        self._part = part
+        self._cache = _cache_folder()
+        self._folder = self._cache / f"models--{repository.replace('/', '--')}"
+        self._commit = _read_ref(self._folder / "refs" / "main")
+        super().__init__(self._snapshot())
+
+    def __str__(self) -> str:
+        return f"{self.repository}/{self._part}" if self._part else self.repository
+
+    def _snapshot(self) -> Path:
+        return self._folder / "snapshots" / (self._commit or "none") / self._part
+
+    def find(self, name: str) -> Path | None:
+        """Find a file, fetching it if it has to be; None if the model has none of this name."""
+        return self.find_here(name) or (None if self._is_absent(name) else self._fetch(name))
+
+    def _is_absent(self, name: str) -> bool:
+        """Whether the cache knows that the hub has no such file."""
+        if self._commit is None:
+            return False
+        return (self._folder / ".no_exist" / self._commit / self._part / name).exists()
+
+    def _fetch(self, name: str) -> Path | None:
+        file = f"{self._part}/{name}" if self._part else name
+        try:
+            from huggingface_hub import hf_hub_download
+            from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+        except ImportError:
+            reason = "fetching needs huggingface_hub: pip install 't5bucket[hub]'"
+            raise ImportError(self._explain(file, reason)) from None
+        try:
+            path = hf_hub_download(
+                self.repository, file, revision=self._commit, cache_dir=self._cache
+            )
+        except EntryNotFoundError as error:
+            if not isinstance(error, LocalEntryNotFoundError):
+                return None
+            raise OSError(self._explain(file, _first_line(error))) from error
+        except Exception as error:  # a missing repository, one that needs a token, no connection
+            raise OSError(self._explain(file, _first_line(error))) from error
+        if self._commit is None:
+            self._commit = Path(path).relative_to(self._folder / "snapshots").parts[0]
+            self.path = self._snapshot()
+        return self.find_here(name)
+
+    def _list(self) -> list[Path]:
+        return []  # what the cache has may be a part of the model
+
+    def _explain(self, file: str, reason: str) -> str:
+        hint = "; buckets= makes it unnecessary" if file.endswith(CONFIG_NAME) else ""
+        return (
+            "name_or_path must be a file, a folder, or a model in Hugging Face's cache or hub, "
+            f"got {self.repository}, whose {file} is not in {self._cache} ({reason}){hint}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _cache_folder() -> Path:
+    """Find the cache, as huggingface_hub does."""
+    get = os.environ.get
+    home = get("HF_HOME") or f"{get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    cache = get("HF_HUB_CACHE") or get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    return Path(os.path.expandvars(cache)).expanduser().absolute()
+
+
+def _read_ref(path: Path) -> str | None:
+    """Read the commit that the cache has, if it has one."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        commit = file.read(MAX_REF_NBYTES).decode(errors="replace").strip()
+    return commit if COMMIT.fullmatch(commit) else None

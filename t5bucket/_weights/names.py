@@ -1,0 +1,103 @@
+# names.py - which tensor is a table of biases: its name says the family, and what else is known.
+# SPDX-License-Identifier: BSD-3-Clause
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from t5bucket._weights.checkpoint import Checkpoint
+
+
+class Kind(NamedTuple):
+    """What the name of a model's tensor says about it."""
+
+    name: str
+    heads_first: bool = False
+    max_distance: int = 128
+
+
+KINDS = (
+    Kind("relative_attention_bias.weight"),  # T5 and its relatives, MPNet
+    Kind("attn_rel_b.weight"),  # the same in GGUF
+    Kind("pos_embedding.embedding.weight"),  # UMT5 in files of Wan
+    Kind("rel_attn_embed.weight", max_distance=800),  # WavLM
+    Kind("rel_pos_bias.weight", heads_first=True),  # LayoutLMv2, LayoutLMv3
+)
+AXIS_KINDS = (  # whose settings are not those of the sequence
+    Kind("rel_pos_x_bias.weight", heads_first=True, max_distance=256),
+    Kind("rel_pos_y_bias.weight", heads_first=True, max_distance=256),
+    Kind("relative_bias.biases.1.relative_attention_bias.weight", max_distance=100),  # UDOP
+    Kind("relative_bias.biases.2.relative_attention_bias.weight", max_distance=100),
+)
+# The first T5 checkpoints have it, and no model reads it.
+UNUSED_KIND = Kind("EncDecAttention.relative_attention_bias.weight")
+UNKNOWN_KIND = Kind("")
+SUFFIXES = tuple(kind.name for kind in KINDS)
+NUM_LISTED = 20
+
+
+def kind_of(name: str) -> Kind:
+    """Say what a tensor's name tells."""
+    for kind in (*AXIS_KINDS, UNUSED_KIND, *KINDS):
+        if f".{name}".endswith(f".{kind.name}"):
+            return kind
+    return UNKNOWN_KIND
+
+
+def is_of_decoder(name: str) -> bool:
+    """Whether a tensor belongs to a decoder, which has a scheme of its own."""
+    parts = name.split(".")
+    if "relative_bias" in parts:  # UDOP's decoder has a copy of its encoder's
+        return False
+    if kind_of(name).name == "attn_rel_b.weight":
+        return "dec" in parts
+    stacks = [part for part in parts if part in ("encoder", "decoder")]
+    return stacks[-1:] == ["decoder"]
+
+
+def choose(checkpoint: Checkpoint, tensor: str | None) -> str:
+    """Choose the tensor of a name, of a part of a name, or the only table there is."""
+    names = checkpoint.names
+    if tensor is not None and tensor in names:
+        return tensor
+    # The suffix first: there may be a million names.
+    tables = [name for name in names if name.endswith(SUFFIXES) and kind_of(name) in KINDS]
+    if tensor is not None:
+        found = [name for name in tables if f".{tensor}." in f".{name}."]
+        if not found:
+            raise ValueError(
+                f"tensor must be one of {_list(checkpoint, tables or names)} in {checkpoint.path}, "
+                f"got {tensor!r}"
+            )
+    else:
+        found = tables or (list(names) if len(names) == 1 else [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(
+            f"tensor must name one of {_list(checkpoint, found)} in {checkpoint.path}, or a part "
+            f"of a name that one alone has, got {tensor!r}"
+        )
+    architecture = checkpoint.architecture
+    model = "" if architecture is None else f", a model of architecture {architecture!r:.100},"
+    raise ValueError(
+        f"path must hold a tensor named ...{', '.join(kind.name for kind in KINDS)}, "
+        f"got {checkpoint.path}{model} with {_list(checkpoint, names)}; name another one by tensor="
+    )
+
+
+def _list(checkpoint: Checkpoint, names: Iterable[str]) -> str:
+    """List names with their shapes."""
+    listed = sorted(names)
+    rest = f" and {len(listed) - NUM_LISTED} more" if len(listed) > NUM_LISTED else ""
+    described = [f"{name!r:.300}{_describe(checkpoint, name)}" for name in listed[:NUM_LISTED]]
+    return ", ".join(described) + rest if described else "no tensor"
+
+
+def _describe(checkpoint: Checkpoint, name: str) -> str:
+    """Show a shape; what is wrong with one tensor does not matter to the others."""
+    try:
+        shape = checkpoint.shape(name)
+    except Exception:
+        return ""
+    return "" if shape is None else f" {shape}"

@@ -1,0 +1,76 @@
+# safetensors.py - .safetensors: a header in JSON, then the items of all tensors.
+# SPDX-License-Identifier: BSD-3-Clause
+"""Read here: loading needs no other package, and copies one small table out of any checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t5bucket._arrays import extension_dtype
+from t5bucket._weights.checkpoint import Checkpoint
+
+DTYPES: dict[str, Callable[[], np.dtype[Any]]] = {
+    "F64": lambda: np.dtype("<f8"),
+    "F32": lambda: np.dtype("<f4"),
+    "F16": lambda: np.dtype("<f2"),
+    "BF16": lambda: extension_dtype("bfloat16"),
+    "F8_E4M3": lambda: extension_dtype("float8_e4m3fn"),
+    "F8_E5M2": lambda: extension_dtype("float8_e5m2"),
+}
+MAX_HEADER_NBYTES = 100_000_000  # of the format
+MAX_AXES = 64  # of NumPy's arrays
+
+
+class SafetensorsFile(Checkpoint):
+    """The header of a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with path.open("rb") as file:
+            nbytes = os.fstat(file.fileno()).st_size
+            header_nbytes = int.from_bytes(file.read(8), "little")
+            if nbytes < 8 or header_nbytes > min(nbytes - 8, MAX_HEADER_NBYTES):
+                raise ValueError(f"the header says that it has {header_nbytes} bytes")
+            self._entries = json.loads(file.read(header_nbytes))
+        self._entries.pop("__metadata__", None)
+        self._data_begin = 8 + header_nbytes
+        self._data_nbytes = nbytes - self._data_begin
+
+    @property
+    def names(self) -> Collection[str]:
+        """Keys of the header."""
+        names: Collection[str] = self._entries.keys()
+        return names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape that the header says, checked as for reading."""
+        return self._find(name)[1]
+
+    def _read(self, name: str) -> NDArray[Any]:
+        dtype, shape, begin, nbytes = self._find(name)
+        with self.path.open("rb") as file:
+            file.seek(self._data_begin + begin)
+            return np.frombuffer(file.read(nbytes), dtype).reshape(shape)
+
+    def _find(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+        """Find a tensor's dtype, shape, begin and bytes, none of which may leave the file."""
+        entry, available = self._entries[name], self._data_nbytes
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{name} has dtype {entry['dtype']}, not one of {', '.join(DTYPES)}")
+        dtype = DTYPES[entry["dtype"]]()
+        shape, (begin, end) = entry["shape"], entry["data_offsets"]
+        if len(shape) > MAX_AXES:  # so many numbers multiply for ever
+            raise ValueError(f"{name} has {len(shape)} axes")
+        if not all(type(n) is int and 0 <= n <= available for n in [*shape, begin, end]):
+            raise ValueError(f"{name} lies at {begin} to {end} of {available} with shape {shape}")
+        if end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name} has shape {shape}, but {end - begin} of {available} bytes")
+        return dtype, tuple(shape), begin, end - begin
