@@ -198,7 +198,8 @@ class RelativeAttentionBias:
             a model is ``"owner/name/text_encoder_2"``, and a file of it
             ``"owner/name/file.safetensors"``.
         tensor : str, optional
-            As in `load`: ``"encoder"`` or ``"decoder"`` of a model that has both.
+            As in `load`. By default the encoder's, if a model has one of each:
+            ``"decoder"`` names the other.
         buckets : Buckets, optional
             By default that of the model's ``config.json``.
 
@@ -225,9 +226,7 @@ class RelativeAttentionBias:
         Examples
         --------
         >>> import t5bucket as tb
-        >>> bias = tb.RelativeAttentionBias.from_pretrained(
-        ...     "google-t5/t5-small", tensor="encoder"
-        ... )  # doctest: +SKIP
+        >>> bias = tb.RelativeAttentionBias.from_pretrained("google-t5/t5-small")  # doctest: +SKIP
         """
         from t5bucket._weights import load_pretrained
 

@@ -86,7 +86,10 @@ class LoadedWeight(NamedTuple):
 
 
 def load_weight(
-    path: str | os.PathLike[str], tensor: str | None, heads_first: bool | None
+    path: str | os.PathLike[str],
+    tensor: str | None,
+    heads_first: bool | None,
+    prefers_encoder: bool = False,
 ) -> LoadedWeight:
     """Load a weight of a file or folder.
 
@@ -102,12 +105,12 @@ def load_weight(
     path = _check_path("path", path)
     if path.is_dir():
         folder = Folder(path)
-        return _load(folder.find_weights(), folder, tensor, heads_first)
+        return _load(folder.find_weights(), folder, tensor, heads_first, prefers_encoder)
     path.stat()  # what is missing is a FileNotFoundError, whatever its name
     if not is_weights(path):
         suffixes = ", ".join([*FORMATS, ".index.json"])
         raise ValueError(f"path must be a folder, or end in one of {suffixes}, got {path}")
-    return _load(path, Folder(path.parent), tensor, heads_first)
+    return _load(path, Folder(path.parent), tensor, heads_first, prefers_encoder)
 
 
 def load_pretrained(
@@ -117,15 +120,21 @@ def load_pretrained(
     path = _check_path("name_or_path", name_or_path)
     name = parse_name(name_or_path) if isinstance(name_or_path, str) else None
     if path.exists() or name is None:
-        return load_weight(path, tensor, heads_first)
+        return load_weight(path, tensor, heads_first, prefers_encoder=path.is_dir())
     model = CachedModel(name.repository, name.part)
     found = model.find_weights() if name.file is None else model.find(name.file)
     if found is None:
         raise FileNotFoundError(errno.ENOENT, f"{name.repository} must have it", name.file)
-    return _load(found, model, tensor, heads_first)
+    return _load(found, model, tensor, heads_first, prefers_encoder=name.file is None)
 
 
-def _load(path: Path, folder: Folder, tensor: str | None, heads_first: bool | None) -> LoadedWeight:
+def _load(
+    path: Path,
+    folder: Folder,
+    tensor: str | None,
+    heads_first: bool | None,
+    prefers_encoder: bool,
+) -> LoadedWeight:
     if tensor is not None and not isinstance(tensor, str):
         raise TypeError(f"tensor must be a name, got {tensor!r}")
     if heads_first is not None:
@@ -135,7 +144,7 @@ def _load(path: Path, folder: Folder, tensor: str | None, heads_first: bool | No
         checkpoint: Checkpoint = (
             ShardedCheckpoint(path, folder) if is_index(path) else FORMATS[path.suffix](path)
         )
-    name = choose(checkpoint, tensor)
+    name = choose(checkpoint, tensor, prefers_encoder)
     weight = check_weight(widen(checkpoint, name, checkpoint.read(name)))
     if heads_first is None:
         heads_first = kind_of(name).heads_first

@@ -55,8 +55,11 @@ def is_of_decoder(name: str) -> bool:
     return stacks[-1:] == ["decoder"]
 
 
-def choose(checkpoint: Checkpoint, tensor: str | None) -> str:
-    """Choose the tensor of a name, of a part of a name, or the only table there is."""
+def choose(checkpoint: Checkpoint, tensor: str | None, prefers_encoder: bool = False) -> str:
+    """Choose the tensor of a name, of a part of a name, or the only table there is.
+
+    The only one of the encoder, if that is preferred.
+    """
     names = checkpoint.names
     if tensor is not None and tensor in names:
         return tensor
@@ -71,6 +74,9 @@ def choose(checkpoint: Checkpoint, tensor: str | None) -> str:
             )
     else:
         found = tables or (list(names) if len(names) == 1 else [])
+    if tensor is None and prefers_encoder:
+        encoders = [name for name in found if not is_of_decoder(name)]
+        found = encoders if len(encoders) == 1 else found
     if len(found) == 1:
         return found[0]
     if found:

@@ -411,12 +411,12 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_models_folder_is_taken_wherever_weights_are(model: Path, tmp_path: Path) -> None:
     scheme = "Buckets(num_buckets=32, max_distance=77, bidirectional=True)"
-    printed = fields("bias", model, "--tensor", "encoder", "--query-length", 8)
+    printed = fields("bias", model, "--query-length", 8)
     assert (printed["shape"], printed["buckets"]) == ("(2, 8, 8)", scheme)
     assert run("buckets", model, "--tensor", "encoder").stdout.startswith(f"{scheme}\n")
     assert rows(model, "--tensor", "decoder", "--max-distance", 99)[31] == "-89 and below"
     listed = "tensor must name one of 'decoder.relative_attention_bias.weight' (32, 2)"
-    refused(1, listed, "bias", model)
+    refused(1, listed, "bias", model / "model.npz")
     out = tmp_path / "bias.png"
     if importlib.util.find_spec("matplotlib"):
         assert run("plot", model, "--tensor", "encoder", "--out", out).stdout == f"{out}\n"

@@ -58,7 +58,7 @@ def load_online(root: Path, cache: Path, calls: list[dict[str, Any]]) -> list[An
 
 CALLS: dict[str, dict[str, Any]] = {
     "encoder": {"name_or_path": "org/sharded", "tensor": "encoder"},
-    "encoder again": {"name_or_path": "org/sharded", "tensor": "encoder"},
+    "encoder again": {"name_or_path": "org/sharded"},
     "decoder": {"name_or_path": "org/sharded", "tensor": "decoder"},
     "pickled": {"name_or_path": "org/pickled", "tensor": "decoder"},
     "part": {"name_or_path": "org/pipeline/text_encoder_2", "tensor": "encoder"},
