@@ -14,7 +14,9 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from t5bucket.transformers._layer import Layer, Method, NotCoveredError, is_exact
+from t5bucket.transformers._older import choices
 from t5bucket.transformers._registry import LAYERS
+from t5bucket.transformers._sdpa import has_choice
 
 logger = logging.getLogger(__package__)
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
@@ -117,34 +119,36 @@ def _derive(base: Any, exact: bool) -> Any:
     if any(not _is_inherited(base, known, name) for name in layer.relies_on):
         return base
     wanted = [(name, replacement, _replace) for name, replacement in layer.biases.items()]
-    if layer.attend is not None:
+    if layer.attend is not None and has_choice(known):
         wanted.append(("forward", layer.attend, _replace_attention))
     if not exact:
         wanted += [(name, replacement, _replace) for name, replacement in layer.inexact.items()]
     found = [
-        (name, getattr(known, name), replacement, replace)
+        (name, getattr(known, name), chosen, replace)
         for name, replacement, replace in wanted
-        if _is_as_expected(base, known, name, replacement)
+        if (chosen := _choose(base, known, name, replacement)) is not None
     ]
     return _make_class(base, exact, *found) if found else base
 
 
-def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> bool:
-    """Whether a method is the one that a replacement was written for."""
+def _choose(base: type, known: type, name: str, replacement: Method) -> Method | None:
+    """Choose the replacement that was written for a method, if there is one."""
     found = getattr(known, name, None)
     if not _is_inherited(base, known, name) or found is None:
-        return False
-    parameters = [
-        [(parameter.name, parameter.default) for parameter in signature.parameters.values()]
-        for signature in (inspect.signature(found), inspect.signature(replacement))
-    ]
+        return None
     if not _is_of_transformers(found):
         logger.debug("%s.%s is left: somebody has replaced it", known.__qualname__, name)
-    elif parameters[0] != parameters[1][1:]:  # without `original`
-        logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
-    else:
-        return True
-    return False
+        return None
+    for choice in choices(replacement):
+        if _parameters_of(found) == _parameters_of(choice)[1:]:  # without `original`
+            return choice
+    logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
+    return None
+
+
+def _parameters_of(function: Method) -> list[tuple[str, Any]]:
+    parameters = inspect.signature(function).parameters.values()
+    return [(parameter.name, parameter.default) for parameter in parameters]
 
 
 def _is_inherited(base: type, known: type, name: str) -> bool:
@@ -156,11 +160,16 @@ def _is_inherited(base: type, known: type, name: str) -> bool:
 
 def _is_of_transformers(method: Any) -> bool:
     """Whether transformers defined a method, and all its decorators."""
-    while method.__globals__["__name__"].partition(".")[0] == "transformers":
+    while _home_of(method) == "transformers":
         if not hasattr(method, "__wrapped__"):
             return True
         method = method.__wrapped__
     return False
+
+
+def _home_of(method: Any) -> Any:
+    """Find the package whose code a method runs; what is not written in Python has none."""
+    return getattr(method, "__globals__", {}).get("__name__", "").partition(".")[0]
 
 
 # ---- the accelerated class ----
