@@ -32,6 +32,8 @@ def with_past_key_values(replacement: Method) -> Method:
         def call(*args: Any, **kwargs: Any) -> Any:
             return original(*args, **_rename(kwargs, "cache", "past_key_values"))
 
+        if "cache" in kwargs:  # an option of another name
+            return original(self, *args, **kwargs)
         return replacement(call, self, *args, **_rename(kwargs, "past_key_values", "cache"))
 
     signature = inspect.signature(replacement)
