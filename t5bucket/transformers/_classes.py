@@ -22,10 +22,9 @@ logger = logging.getLogger(__package__)
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
 
 
-def accelerate_layers(model: nn.Module, exact: bool) -> list[tuple[nn.Module, type]]:
+def accelerate_layers(model: object, exact: bool) -> list[tuple[nn.Module, type]]:
     """Accelerate layers; return them with the class that they had."""
-    check_model(model)
-    known = [module for module in model.modules() if _find_layer(type(module)) is not None]
+    known = [module for module in _list_modules(model) if _find_layer(type(module)) is not None]
     if not known:
         layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
         raise ValueError(
@@ -44,9 +43,9 @@ def accelerate_layers(model: nn.Module, exact: bool) -> list[tuple[nn.Module, ty
     return before
 
 
-def restore_layers(model: nn.Module) -> None:
+def restore_layers(model: object) -> None:
     """Give accelerated layers their own class again."""
-    for module in model.modules():
+    for module in _list_modules(model):
         if _is_accelerated(type(module)):
             _change_class(module, _find_base(type(module)))
 
@@ -58,10 +57,17 @@ def undo(before: list[tuple[nn.Module, type]]) -> None:
             _change_class(module, cls)
 
 
-def check_model(model: object) -> None:
-    """Raise TypeError unless a model is a module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+def _list_modules(model: object) -> list[nn.Module]:
+    """List the modules of a module, or of an object that holds some, as pipelines do."""
+    if isinstance(model, nn.Module):
+        return [*model.modules()]
+    held = [part for part in getattr(model, "__dict__", {}).values() if isinstance(part, nn.Module)]
+    if not held or isinstance(model, type):
+        raise TypeError(
+            "model must be a torch.nn.Module, or hold some as attributes, "
+            f"got {model if isinstance(model, type) else type(model).__name__}"
+        )
+    return [*nn.ModuleList(held).modules()]  # each of them once
 
 
 def _is_accelerated(cls: type) -> bool:
