@@ -138,7 +138,7 @@ def test_a_pipeline_without_such_a_layer_is_refused() -> None:
 
 
 def test_a_pipeline_of_diffusers_encodes_prompts_to_the_same_bits() -> None:
-    diffusers = pytest.importorskip("diffusers")
+    diffusers: Any = pytest.importorskip("diffusers")
 
     class Pipeline(diffusers.DiffusionPipeline):  # type: ignore[misc]
         def __init__(self, text_encoder: Any, transformer: Any) -> None:
