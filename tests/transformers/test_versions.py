@@ -36,6 +36,18 @@ def test_outputs_and_gradients_are_the_same_in_this_version(family: str, log: An
     assert not [record for record in log.records if "falls back" in record.message]
 
 
+@pytest.mark.parametrize("family", ["t5", "umt5", "longt5_local"])
+def test_steps_of_decoding_give_the_same_tokens_in_this_version(family: str, log: Any) -> None:
+    case = models.make(family, padded=True)
+    inputs = {name: value for name, value in case.inputs.items() if name != "labels"}
+    options = {"max_new_tokens": 30, "output_scores": True, "return_dict_in_generate": True}
+    expected = case.model.generate(**inputs, **options)
+    with accelerated(case.model):
+        found = case.model.generate(**inputs, **options)
+    assert_same_bits([found.sequences, found.scores], [expected.sequences, expected.scores])
+    assert not [record for record in log.records if "falls back" in record.message]
+
+
 def test_versions_with_equal_cells_share_a_column() -> None:
     columns = {"4.57": {"t5": "bias"}, "5.0": {"t5": "bias"}, "5.10": {"t5": "bias, attention"}}
     table = write_table(columns)
