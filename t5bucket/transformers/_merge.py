@@ -113,7 +113,7 @@ def is_copied_without_gradient(bias: Any) -> bool:
         bias is not None
         and bias.requires_grad
         and not torch.is_grad_enabled()
-        and copies_bias()
         and is_eager(bias)
+        and copies_bias()
         and hasattr(bias.untyped_storage(), "_t5bucket_heads_last")
     )
