@@ -166,7 +166,7 @@ def optional(session: nox.Session) -> None:
         session.error("tests were skipped")
     python = make_layer(session)
     install_version(session, python, OLDEST)
-    found = run_tests(session, TESTS[0], python=python)
+    found = run_tests(session, "--all", BRIEFLY, TESTS[0], python=python)
     record(session, f"Each family with transformers {OLDEST}", found)
 
 

@@ -13,7 +13,10 @@ from outputs import assert_same_bits, run  # noqa: E402
 
 from t5bucket.transformers import accelerate, accelerated, restore  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own versions
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore"),  # of transformers, about its own versions
+]
 
 ATTENTIONS = ("T5Attention", "UMT5Attention", "Pix2StructTextAttention", "UdopAttention")
 

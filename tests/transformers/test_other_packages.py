@@ -15,7 +15,17 @@ from outputs import assert_same_bits, gradients_of, run  # noqa: E402
 
 from t5bucket.transformers import accelerate, accelerated  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of these packages, about their own versions
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore"),  # of these packages, about their own versions
+]
+
+
+def slowly(value: Any) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+SLOW_T5 = slowly("t5")
 
 
 def assert_unchanged_by_accelerating(case: models.Case, model: Any = None) -> None:
@@ -41,7 +51,7 @@ def make_tokenizer() -> Any:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("family", ["mpnet", "t5"])
+@pytest.mark.parametrize("family", ["mpnet", SLOW_T5])
 def test_sentences_have_the_same_embeddings(family: str, exact: bool, tmp_path: Path) -> None:
     package = pytest.importorskip("sentence_transformers")
     model = models.make(family).model
@@ -60,7 +70,7 @@ def test_sentences_have_the_same_embeddings(family: str, exact: bool, tmp_path: 
 # ---- PEFT ----
 
 
-@pytest.mark.parametrize("family", ["t5", "mpnet"])
+@pytest.mark.parametrize("family", [SLOW_T5, "mpnet"])
 def test_a_model_with_lora_gives_the_same_bits_and_gradients(family: str) -> None:
     peft = pytest.importorskip("peft")
     case = models.make(family, padded=True)
@@ -79,7 +89,7 @@ def test_a_model_with_lora_gives_the_same_bits_and_gradients(family: str) -> Non
     torch.testing.assert_close(run(case._replace(model=merged))[1], before[1], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["PrefixTuningConfig", "PromptTuningConfig"])
+@pytest.mark.parametrize("kind", ["PrefixTuningConfig", slowly("PromptTuningConfig")])
 def test_a_model_with_a_prefix_gives_the_same_bits(kind: str) -> None:
     peft = pytest.importorskip("peft")
     case = models.make("t5", padded=True)
@@ -91,7 +101,7 @@ def test_a_model_with_a_prefix_gives_the_same_bits(kind: str) -> None:
 # ---- quantization ----
 
 
-@pytest.mark.parametrize("family", ["t5", "mpnet"])
+@pytest.mark.parametrize("family", [SLOW_T5, "mpnet"])
 def test_a_model_of_8_bits_gives_the_same_bits(family: str) -> None:
     case = models.make(family, padded=True)
     quantize = torch.ao.quantization.quantize_dynamic
@@ -114,7 +124,7 @@ def test_a_model_quantized_by_torchao_gives_the_same_bits() -> None:
 # ---- hooks that move weights, and copies ----
 
 
-@pytest.mark.parametrize("way", ["cpu_offload", "disk_offload", "dispatch_model"])
+@pytest.mark.parametrize("way", ["cpu_offload", slowly("disk_offload"), slowly("dispatch_model")])
 def test_a_model_whose_weights_are_moved_gives_the_same_bits(way: str, tmp_path: Path) -> None:
     package = pytest.importorskip("accelerate")
     case = models.make("t5", padded=True)

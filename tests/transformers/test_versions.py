@@ -12,7 +12,10 @@ from versions import SUPPORT, find_cell, read_column, write_table  # noqa: E402
 
 from t5bucket.transformers import accelerated  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about its own versions
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore"),  # of transformers, about its own versions
+]
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
@@ -21,6 +24,7 @@ def test_the_table_of_versions_is_true_for_this_one(family: str) -> None:
     assert find_cell(family) == column[family]
 
 
+@pytest.mark.slow  # the newest version has these tests elsewhere
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_outputs_and_gradients_are_the_same_in_this_version(family: str, log: Any) -> None:
     case = models.make(family, padded=True)
@@ -36,6 +40,7 @@ def test_outputs_and_gradients_are_the_same_in_this_version(family: str, log: An
     assert not [record for record in log.records if "falls back" in record.message]
 
 
+@pytest.mark.slow  # the newest version has these tests elsewhere
 @pytest.mark.parametrize("family", ["t5", "umt5", "longt5_local"])
 def test_steps_of_decoding_give_the_same_tokens_in_this_version(family: str, log: Any) -> None:
     case = models.make(family, padded=True)
