@@ -33,6 +33,14 @@ from sessions.debian import PACKAGES, require  # noqa: E402
 from sessions.figures import last_line, record, write_report  # noqa: E402
 from sessions.tiers import read_log, run_tier  # noqa: E402
 from sessions.users import LEFTOVERS, USERS, become, can_become, run_readme  # noqa: E402
+from sessions.versions import (  # noqa: E402
+    NOT_OF_OLDER,
+    OLDEST,
+    TESTS,
+    install_version,
+    list_versions,
+    make_layer,
+)
 from sessions.wheels import (  # noqa: E402
     build_twice,
     check_symbols,
@@ -51,13 +59,14 @@ GATE = [
     "optional", "readme", "oldest", "sanitizers", "core", "lint", "benchmarks", "corpora",
 ]  # fmt: skip
 NIGHTLY = [
-    "wheels", "emulation", "optional", "users", "paths", "leaks", "free_threading", "fuzz",
-    "parallel", "sanitizers", "benchmarks", "oldest", "lint", "audit", "core", "corpora",
+    "wheels", "versions", "emulation", "optional", "users", "paths", "leaks", "free_threading",
+    "fuzz", "parallel", "sanitizers", "benchmarks", "oldest", "lint", "audit", "core", "corpora",
 ]  # fmt: skip
 
 OPTIONAL_PACKAGES = [
-    "dask[array]", "distributed", "gguf", "huggingface_hub", "jax", "numpydoc", "onnxruntime",
-    "onnxscript", "pandas", "torch==2.13.0", "transformers>=5", "zarr",
+    "accelerate", "dask[array]", "diffusers", "distributed", "gguf", "huggingface_hub", "jax",
+    "numpydoc", "onnxruntime", "onnxscript", "pandas", "peft", "sentence-transformers",
+    "torch==2.13.0", "transformers>=5", "zarr",
 ]  # fmt: skip
 OLDEST_PYTHON, OLDEST_NUMPY = "3.11", "numpy==1.25.*"
 NUMPY_OF_PYTHON = {OLDEST_PYTHON: OLDEST_NUMPY, "3.12": "numpy", "3.13": "numpy"}
@@ -149,13 +158,17 @@ def readme(session: nox.Session) -> None:
 @nox.session(default=False)
 def optional(session: nox.Session) -> None:
     """The suite with every optional package, no test skipped; briefly, with fewer examples."""
-    install(session, *OPTIONAL_PACKAGES)
+    brief = is_brief(session)
+    install(session, *OPTIONAL_PACKAGES, *([] if brief else ["torchao"]))
     # The programs in C do not change with what is installed: `core` runs them.
-    chosen = [] if is_brief(session) else ["--all"]
-    found = run_tests(session, *chosen, "--ignore=tests/c")
+    found = run_tests(session, *([] if brief else ["--all"]), "--ignore=tests/c")
     record(session, "The suite with every optional package", found)
     if "skipped" in found:
         session.error("tests were skipped")
+    python = make_layer(session)
+    install_version(session, python, OLDEST)
+    found = run_tests(session, "--all", BRIEFLY, TESTS[0], python=python)
+    record(session, f"Each family with transformers {OLDEST}", found)
 
 
 @nox.session(default=False, python=False)
@@ -326,6 +339,26 @@ def emulation(session: nox.Session) -> None:
     output = session.run("python", "tools/emulate.py", "python", "aarch64", silent=True)
     (found,) = re.findall(r"^(?:=+ )?(\d+ passed.*?)(?: =+)?$", str(output), re.MULTILINE)
     record(session, "aarch64: the suite", found)
+
+
+@nox.session(default=False)
+def versions(session: nox.Session) -> None:
+    """Models with each minor version of transformers, and the table of docs/support.md."""
+    install(session, "torch==2.13.0", "transformers>=5")
+    older = [*TESTS, "-k", f"not ({' or '.join(['table_of_versions', *NOT_OF_OLDER])})"]
+    python, columns = make_layer(session), {}
+    table = "tests/support/versions.py"
+    for version in list_versions(session):
+        install_version(session, python, version)
+        found = run_tests(session, BRIEFLY, *older, python=python)
+        record(session, f"Models accelerated with transformers {version}", found)
+        printed = session.run(python, "-W", "ignore", table, external=True, silent=True)
+        columns[version] = json.loads(last_line(printed))
+        if is_brief(session):
+            return
+    session.run(python, table, "write", json.dumps(columns), external=True)
+    if session.run("git", "diff", "--stat", "docs/support.md", external=True, silent=True):
+        session.error("docs/support.md has another table now")
 
 
 # ---- nightly: threads ----

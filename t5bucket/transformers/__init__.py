@@ -15,20 +15,20 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 try:
+    import torch  # noqa: F401
     import transformers  # noqa: F401
-    from torch import nn
 except ImportError:
     raise ImportError(
         "t5bucket.transformers needs transformers: pip install 't5bucket[transformers]'"
     ) from None
 
 from t5bucket import _checks
-from t5bucket.transformers._classes import accelerate_layers, check_model, restore_layers, undo
+from t5bucket.transformers._classes import accelerate_layers, restore_layers, undo
 from t5bucket.transformers._registry import LAYERS
 
 __all__ = ["accelerate", "accelerated", "restore", "supported_models"]
 
-Model = TypeVar("Model", bound="nn.Module")
+Model = TypeVar("Model")
 
 
 def accelerate(model: Model, *, exact: bool = True) -> Model:
@@ -36,9 +36,10 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model : torch.nn.Module, or an object that holds some
         A model of a family that `supported_models` lists, or any module that holds
-        layers of such a model. It is changed in place; transformers' classes are not.
+        layers of such a model. It is changed in place; transformers' classes are not. Of
+        another object, such as a pipeline, the modules that are its attributes are changed.
     exact : bool, optional
         Whether outputs must have the same bits. If False, they are equal up to rounding
         (1e-5 relative in float32), and inference is faster. A second call changes an
@@ -46,13 +47,13 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
 
     Returns
     -------
-    torch.nn.Module
+    torch.nn.Module, or the object
         `model`.
 
     Raises
     ------
     TypeError
-        If `model` is not a module, or `exact` is not a boolean.
+        If `model` is not a module and holds none, or `exact` is not a boolean.
     ValueError
         If the model has no layer that could be accelerated.
 
@@ -117,18 +118,18 @@ def restore(model: Model) -> Model:
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model : torch.nn.Module, or an object that holds some
         Any module. One that is not accelerated stays as it is.
 
     Returns
     -------
-    torch.nn.Module
+    torch.nn.Module, or the object
         `model`.
 
     Raises
     ------
     TypeError
-        If `model` is not a module.
+        If `model` is not a module and holds none.
 
     Examples
     --------
@@ -137,7 +138,6 @@ def restore(model: Model) -> Model:
     >>> restore(torch.nn.Linear(1, 1))
     Linear(in_features=1, out_features=1, bias=True)
     """
-    check_model(model)
     restore_layers(model)
     return model
 
@@ -148,14 +148,14 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model : torch.nn.Module, or an object that holds some
         As in `accelerate`.
     exact : bool, optional
         As in `accelerate`.
 
     Yields
     ------
-    torch.nn.Module
+    torch.nn.Module, or the object
         `model`. After the block it is as before: accelerated, exact or not.
 
     Raises

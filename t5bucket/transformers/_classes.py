@@ -14,16 +14,17 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from t5bucket.transformers._layer import Layer, Method, NotCoveredError, is_exact
+from t5bucket.transformers._older import choices
 from t5bucket.transformers._registry import LAYERS
+from t5bucket.transformers._sdpa import has_choice
 
 logger = logging.getLogger(__package__)
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
 
 
-def accelerate_layers(model: nn.Module, exact: bool) -> list[tuple[nn.Module, type]]:
+def accelerate_layers(model: object, exact: bool) -> list[tuple[nn.Module, type]]:
     """Accelerate layers; return them with the class that they had."""
-    check_model(model)
-    known = [module for module in model.modules() if _find_layer(type(module)) is not None]
+    known = [module for module in _list_modules(model) if _find_layer(type(module)) is not None]
     if not known:
         layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
         raise ValueError(
@@ -42,9 +43,9 @@ def accelerate_layers(model: nn.Module, exact: bool) -> list[tuple[nn.Module, ty
     return before
 
 
-def restore_layers(model: nn.Module) -> None:
+def restore_layers(model: object) -> None:
     """Give accelerated layers their own class again."""
-    for module in model.modules():
+    for module in _list_modules(model):
         if _is_accelerated(type(module)):
             _change_class(module, _find_base(type(module)))
 
@@ -56,10 +57,17 @@ def undo(before: list[tuple[nn.Module, type]]) -> None:
             _change_class(module, cls)
 
 
-def check_model(model: object) -> None:
-    """Raise TypeError unless a model is a module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+def _list_modules(model: object) -> list[nn.Module]:
+    """List the modules of a module, or of an object that holds some, as pipelines do."""
+    if isinstance(model, nn.Module):
+        return [*model.modules()]
+    held = [part for part in getattr(model, "__dict__", {}).values() if isinstance(part, nn.Module)]
+    if not held or isinstance(model, type):
+        raise TypeError(
+            "model must be a torch.nn.Module, or hold some as attributes, "
+            f"got {model if isinstance(model, type) else type(model).__name__}"
+        )
+    return [*nn.ModuleList(held).modules()]  # each of them once
 
 
 def _is_accelerated(cls: type) -> bool:
@@ -117,34 +125,36 @@ def _derive(base: Any, exact: bool) -> Any:
     if any(not _is_inherited(base, known, name) for name in layer.relies_on):
         return base
     wanted = [(name, replacement, _replace) for name, replacement in layer.biases.items()]
-    if layer.attend is not None:
+    if layer.attend is not None and has_choice(known):
         wanted.append(("forward", layer.attend, _replace_attention))
     if not exact:
         wanted += [(name, replacement, _replace) for name, replacement in layer.inexact.items()]
     found = [
-        (name, getattr(known, name), replacement, replace)
+        (name, getattr(known, name), chosen, replace)
         for name, replacement, replace in wanted
-        if _is_as_expected(base, known, name, replacement)
+        if (chosen := _choose(base, known, name, replacement)) is not None
     ]
     return _make_class(base, exact, *found) if found else base
 
 
-def _is_as_expected(base: type, known: type, name: str, replacement: Method) -> bool:
-    """Whether a method is the one that a replacement was written for."""
+def _choose(base: type, known: type, name: str, replacement: Method) -> Method | None:
+    """Choose the replacement that was written for a method, if there is one."""
     found = getattr(known, name, None)
     if not _is_inherited(base, known, name) or found is None:
-        return False
-    parameters = [
-        [(parameter.name, parameter.default) for parameter in signature.parameters.values()]
-        for signature in (inspect.signature(found), inspect.signature(replacement))
-    ]
+        return None
     if not _is_of_transformers(found):
         logger.debug("%s.%s is left: somebody has replaced it", known.__qualname__, name)
-    elif parameters[0] != parameters[1][1:]:  # without `original`
-        logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
-    else:
-        return True
-    return False
+        return None
+    for choice in choices(replacement):
+        if _parameters_of(found) == _parameters_of(choice)[1:]:  # without `original`
+            return choice
+    logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
+    return None
+
+
+def _parameters_of(function: Method) -> list[tuple[str, Any]]:
+    parameters = inspect.signature(function).parameters.values()
+    return [(parameter.name, parameter.default) for parameter in parameters]
 
 
 def _is_inherited(base: type, known: type, name: str) -> bool:
@@ -156,11 +166,16 @@ def _is_inherited(base: type, known: type, name: str) -> bool:
 
 def _is_of_transformers(method: Any) -> bool:
     """Whether transformers defined a method, and all its decorators."""
-    while method.__globals__["__name__"].partition(".")[0] == "transformers":
+    while _home_of(method) == "transformers":
         if not hasattr(method, "__wrapped__"):
             return True
         method = method.__wrapped__
     return False
+
+
+def _home_of(method: Any) -> Any:
+    """Find the package whose code a method runs; what is not written in Python has none."""
+    return getattr(method, "__globals__", {}).get("__name__", "").partition(".")[0]
 
 
 # ---- the accelerated class ----

@@ -22,6 +22,7 @@ from t5bucket.torch import compute_bias, scaled_dot_product_attention
 from t5bucket.torch._padding import shrink
 from t5bucket.torch._tensors import is_eager, needs_gradient
 from t5bucket.transformers._merge import Kept, mark_heads_last
+from t5bucket.transformers._sdpa import copies_bias
 
 Function = Callable[..., Any]
 
@@ -107,8 +108,8 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
             requires_grad, node = self.requires_grad, self.grad_fn
         if requires_grad and torch.is_grad_enabled():
             return self.recipe.weight if node is not None and node is self.node else None
-        if requires_grad and self.recipe.weight.shape[1] == 1:
-            return None  # sdpa makes no copy of one head, and has another kernel for it
+        if requires_grad and (self.recipe.weight.shape[1] == 1 or not copies_bias()):
+            return None  # sdpa makes no copy, as of one head, and has another kernel for it
         return self.recipe.weight.detach()
 
     def with_mask(self, mask: torch.Tensor | None, causal: bool) -> LazyBias:

@@ -11,6 +11,7 @@ from t5bucket.torch import compute_bias, compute_bias_at
 from t5bucket.torch._tensors import is_eager
 from t5bucket.transformers._inexact import require_inference, require_unseen_weights
 from t5bucket.transformers._layer import Layer, Method, require
+from t5bucket.transformers._older import for_older
 from t5bucket.transformers._rules import find_function, find_weight
 from t5bucket.transformers._t5 import EAGER_T5_ATTENTION, t5_scheme
 
@@ -62,6 +63,22 @@ def _attend_locally(
         if mask is not None:
             position_bias = position_bias + torch.where(mask > 0, 0.0, -1e10).transpose(1, 2)
     return _attend_to_blocks(self, hidden_states, position_bias), position_bias
+
+
+def _attend_locally_before_5_0(
+    original: Method,
+    self: Any,
+    hidden_states: Any,
+    mask: Any = None,
+    position_bias: Any = None,
+    layer_head_mask: Any = None,
+    output_attentions: Any = False,
+) -> Any:
+    require(layer_head_mask is None, "a mask of heads")
+    return _attend_locally(original, self, hidden_states, mask, position_bias, output_attentions)
+
+
+for_older(_attend_locally, _attend_locally_before_5_0)
 
 
 def _attend_to_blocks(layer: Any, hidden_states: torch.Tensor, bias: torch.Tensor) -> Any:

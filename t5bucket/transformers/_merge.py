@@ -9,7 +9,7 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from t5bucket.torch._padding import shrink
 from t5bucket.torch._tensors import is_eager, needs_gradient
-from t5bucket.transformers._sdpa import is_plain, merge_boolean, merge_by_sdpa
+from t5bucket.transformers._sdpa import copies_bias, is_plain, merge_boolean, merge_by_sdpa
 
 # ---- bias and mask, merged once ----
 
@@ -119,5 +119,6 @@ def is_copied_without_gradient(bias: Any) -> bool:
         and bias.requires_grad
         and not torch.is_grad_enabled()
         and is_eager(bias)
+        and copies_bias()
         and hasattr(bias.untyped_storage(), "_t5bucket_heads_last")
     )

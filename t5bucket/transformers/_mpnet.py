@@ -16,6 +16,7 @@ from t5bucket.transformers._inexact import (
     require_unseen_weights,
 )
 from t5bucket.transformers._layer import Layer, Method, require
+from t5bucket.transformers._older import for_older
 from t5bucket.transformers._rules import find_rule, find_weight, tabulate
 
 
@@ -77,6 +78,23 @@ def _attend(
     )
     return (self.o(attended.transpose(1, 2).flatten(2)),)
 
+
+def _attend_before_5_0(
+    original: Method,
+    self: Any,
+    hidden_states: Any,
+    attention_mask: Any = None,
+    head_mask: Any = None,
+    position_bias: Any = None,
+    output_attentions: Any = False,
+    **kwargs: Any,
+) -> Any:
+    require(head_mask is None, "a mask of heads")
+    given = (hidden_states, attention_mask, position_bias, output_attentions)
+    return _attend(original, self, *given, **kwargs)
+
+
+for_older(_attend, _attend_before_5_0)
 
 LAYERS = {
     "mpnet.MPNetEncoder": Layer(

@@ -7,7 +7,8 @@ To add a family, write a module with a dictionary `LAYERS` and add its name belo
 ``transformers.models.package.modeling_package``, to a `Layer`.
 
 - A replacement takes the original method, then that method's own parameters with the same
-  names and defaults. Otherwise `accelerate` leaves the method as it is.
+  names and defaults. Otherwise `accelerate` leaves the method as it is. One for the parameters
+  of an older version is added by `for_older` (``_older.py``).
 - A replacement in `Layer.biases` raises `NotCoveredError` where it does not cover a call,
   before it changes anything. Then the original runs.
 - One in `Layer.inexact` does the same, but comes first if ``exact=False``; its original is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from t5bucket.torch._tensors import allocate_tensor, is_eager, needs_gradient
 
 _create_position_bias_mask: Any = getattr(sdpa_attention, "create_position_bias_mask", None)
+
+
+def has_choice(attention: type) -> bool:
+    """Whether the module of an attention lets users choose ``sdpa``, T5's since version 5.15."""
+    return hasattr(sys.modules[attention.__module__], "ALL_ATTENTION_FUNCTIONS")
 
 
 def is_plain(layer: Any, hidden_states: Any, mask: Any, kwargs: dict[str, Any]) -> bool:
@@ -46,6 +52,13 @@ def merge_boolean(bias: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     matrix = allocate_tensor(torch.broadcast_shapes(bias.shape, mask.shape), bias.dtype)
     minimum = torch.tensor(torch.finfo(bias.dtype).min, dtype=bias.dtype, device=bias.device)
     return torch.where(mask, bias, minimum, out=matrix)
+
+
+@cache
+def copies_bias() -> bool:
+    """Whether sdpa makes a bias contiguous, as it does since version 5.20."""
+    bias = torch.zeros(1, 2, 2, 2, device="cpu").transpose(1, 3)
+    return _merging_is_known() and merge_by_sdpa(bias, None, False, 2).is_contiguous()
 
 
 def _is_known() -> bool:

@@ -30,6 +30,7 @@ from t5bucket.transformers._merge import (
     merge,
     no_bias,
 )
+from t5bucket.transformers._older import for_older, with_cache_position, with_past_key_values
 from t5bucket.transformers._rules import find_rule, find_weight, tabulate
 from t5bucket.transformers._sdpa import is_plain
 
@@ -109,7 +110,7 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         return with_parts(bias, Parts(weight.clone(), scheme, past_seen_tokens, is_exact(self)))
 
     compute.compiled = compute_compiled  # type: ignore[attr-defined]
-    return compute
+    return for_older(compute, with_cache_position(compute))
 
 
 @torch._dynamo.assume_constant_result
@@ -267,6 +268,9 @@ def _count_past(layer: Any, cache: Any) -> int | None:
     past = kept.get_seq_length(layer.layer_idx)
     return past if type(past) is int else None
 
+
+for replacement in (_attend, _attend_umt5, attend_by_sdpa):
+    for_older(replacement, with_past_key_values(replacement))
 
 T5_ATTENTION = Layer({"compute_bias": _compute_bias_by(t5_scheme)}, attend=_attend)
 EAGER_T5_ATTENTION = T5_ATTENTION._replace(inexact={"forward": attend_by_sdpa})

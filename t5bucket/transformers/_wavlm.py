@@ -19,6 +19,7 @@ from t5bucket.transformers._inexact import (
 )
 from t5bucket.transformers._layer import Layer, Method, require
 from t5bucket.transformers._lazy import Recipe
+from t5bucket.transformers._older import for_older
 from t5bucket.transformers._rules import find_rule, find_weight, tabulate
 
 RULE = "_relative_positions_bucket"
@@ -70,6 +71,22 @@ def _attend(
     attended = attended.transpose(1, 2).flatten(2)
     output = functional.linear(attended, self.out_proj.weight, self.out_proj.bias)
     return output, None, position_bias
+
+
+def _attend_before_5_16(
+    original: Method,
+    self: Any,
+    hidden_states: Any,
+    attention_mask: Any = None,
+    position_bias: Any = None,
+    output_attentions: Any = False,
+    index: Any = 0,
+) -> Any:
+    given = (hidden_states, attention_mask, position_bias, index)
+    return _attend(original, self, *given, output_attentions=output_attentions)
+
+
+for_older(_attend, _attend_before_5_16)
 
 
 def _attend_gated(

@@ -19,7 +19,10 @@ PROGRAMS = [
 def run(program: Block, folder: Path, **environment: str) -> str:
     path = folder / "program.py"
     path.write_text(program.source)
-    for package in ("torch", "transformers", "dask", "jax", "onnxruntime"):
+    for package in (
+        *("torch", "transformers", "dask", "jax", "onnxruntime"),
+        *("sentence_transformers", "diffusers"),
+    ):
         if re.search(rf"^(import|from|from t5bucket\.) ?{package}", program.source, re.MULTILINE):
             pytest.importorskip(package)
     result = subprocess.run(
