@@ -251,7 +251,8 @@ def lint(session: nox.Session) -> None:
     session.run("clang-format", "--dry-run", "--Werror", *sources)
     typed = session.run("mypy", silent=True)
     record(session, "`mypy --strict`", last_line(typed))
-    stubs = session.run("stubtest", "--ignore-missing-stub", "t5bucket._core", silent=True)
+    options = ("--ignore-missing-stub", "--mypy-config-file", "pyproject.toml")
+    stubs = session.run("stubtest", *options, "t5bucket._core", silent=True)
     record(session, "`stubtest`", last_line(stubs))
 
 

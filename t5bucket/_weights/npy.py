@@ -74,7 +74,8 @@ class NpzFile(Checkpoint):
     def _read(self, name: str) -> NDArray[Any]:
         # What the archive says of a member's size may be wrong.
         compressed = self._archive.getinfo(self._members[name]).compress_size
-        nbytes = min(compressed, self.path.stat().st_size)
+        # Of a path, os.stat turns a MemoryError into a TypeError.
+        nbytes = min(compressed, os.stat(str(self.path)).st_size)  # noqa: PTH116
         with self._archive.open(self._members[name]) as member:
             return _read_array(member, nbytes * DEFLATE_MAX_RATIO)
 

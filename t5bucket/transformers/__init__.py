@@ -89,7 +89,7 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     If not `exact`, the attentions of T5 and its relatives cut off padded keys, and MPNet,
     WavLM, LongT5 and Switch Transformers attend without a matrix for each layer, although
     transformers has their attention as ``eager`` alone. Training, autocast,
-    ``output_attentions`` and hooks that could see attention weights run as if `exact`.
+    ``output_attentions`` and attentions with hooks run as if `exact`.
 
     A deep copy is accelerated as well. A pickled model is loaded without acceleration.
 

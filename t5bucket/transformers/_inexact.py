@@ -19,6 +19,7 @@ RECORDER = "transformers.utils.output_capturing"
 
 def require_inference(layer: nn.Module, dropout: Any, *tensors: torch.Tensor | None) -> None:
     """Leave a call to transformers unless it is inference on CPU tensors of one dtype."""
+    require(not layer.training, "training")
     given = [tensor for tensor in (*tensors, *layer.parameters()) if tensor is not None]
     require(is_eager(*given), "another device or kind of tensor, or tracing")
     require(not any(map(needs_gradient, given)), "gradients")
@@ -99,7 +100,7 @@ def repeat_lazily(
     lengths = (length, length, 0)
     return LazyBias(
         RepeatedRecipe(
-            weight.detach(), buckets, *lengths, batch=batch, heads_in_batch=heads_in_batch
+            weight.detach().clone(), buckets, *lengths, batch=batch, heads_in_batch=heads_in_batch
         )
     )
 

@@ -64,11 +64,13 @@ class Recipe:
 
     def expose(self, results: Any) -> None:
         """Note whether results of a function give access to the matrix's memory."""
-        self.is_exposed = self.is_exposed or any(map(self._is_access, tree_leaves(results)))
+        leaves = [results] if results is None else tree_leaves(results)
+        self.is_exposed = self.is_exposed or any(map(self._is_access, leaves))
 
     def _is_access(self, result: Any) -> bool:
         if not isinstance(result, torch.Tensor):
-            return not isinstance(result, bool | str | None)  # an address, an array of NumPy
+            # An address, an array of NumPy, or nothing: what returns nothing writes.
+            return not isinstance(result, bool | str)
         if type(result) is LazyBias or self.matrix is None:
             return False
         storages = (result.untyped_storage(), self.matrix.untyped_storage())
@@ -116,10 +118,14 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
         """Add a mask; the result is kept for the next layer."""
         if mask is None and not causal:
             return self if torch.is_grad_enabled() else LazyBias(self.recipe)
-        made_from = (causal, torch.is_grad_enabled())
-        if self.masked is None or not self.masked.is_of(mask, *made_from):
-            recipe = replace(self.recipe, mask=shrink(mask), causal=causal, matrix=None)
-            self.masked = Kept(_make(recipe), mask, *made_from)
+        options = (causal, torch.is_grad_enabled())
+        if self.masked is None or not self.masked.is_of([mask], *options):
+            with torch._C.DisableTorchFunctionSubclass():
+                is_detached = not self.requires_grad
+            weight = self.recipe.weight.detach() if is_detached else self.recipe.weight
+            changed: dict[str, Any] = {"mask": shrink(mask), "causal": causal, "matrix": None}
+            recipe = replace(self.recipe, weight=weight, **changed)
+            self.masked = Kept(_make(recipe), [mask], *options)
         masked: LazyBias = self.masked.result
         return masked
 

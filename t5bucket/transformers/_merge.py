@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
+from t5bucket.torch._attend import SMALL_NBYTES
 from t5bucket.torch._padding import shrink
 from t5bucket.torch._tensors import is_eager, needs_gradient
 from t5bucket.transformers._sdpa import copies_bias, is_plain, merge_boolean, merge_by_sdpa
@@ -14,23 +17,46 @@ from t5bucket.transformers._sdpa import copies_bias, is_plain, merge_boolean, me
 # ---- bias and mask, merged once ----
 
 
+class _Snapshot:
+    """What a tensor held, to notice that it was written.
+
+    PyTorch counts writes, but not those through ``.data`` or an array of NumPy, nor those of
+    inference tensors. So the items of these, and of small tensors, are compared with a copy.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor, self._version = TensorWeakRef(tensor), _version(tensor)
+        is_copied = self._version is None or tensor.nbytes <= SMALL_NBYTES
+        self._items = tensor.detach().clone() if is_copied else None
+
+    def is_of(self, tensor: torch.Tensor | None) -> bool:
+        return (
+            tensor is not None
+            and tensor is self._tensor()
+            and self._version == _version(tensor)
+            and (self._items is None or torch.equal(self._items, tensor))
+        )
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
 class Kept:
-    """What was made from a mask, for the next layer; the mask may be a view of the bias itself."""
+    """What was made from tensors, for the next layer; one may be a view of another."""
 
-    def __init__(self, result: torch.Tensor, mask: torch.Tensor | None, *made_from: Any) -> None:
-        self.result, self.made_from = result, (version(mask), *made_from)
-        self._mask = None if mask is None else TensorWeakRef(mask)
-        self._items = mask.clone() if mask is not None and mask.is_inference() else None
+    def __init__(
+        self, result: torch.Tensor, tensors: Iterable[torch.Tensor | None], *options: Any
+    ) -> None:
+        self.result, self._options = result, options
+        self._snapshots = [None if tensor is None else _Snapshot(tensor) for tensor in tensors]
 
-    def is_of(self, mask: torch.Tensor | None, *made_from: Any) -> bool:
-        """Whether the result would be the same, made from this mask and the rest."""
-        if mask is None or self._mask is None:
-            is_same = mask is self._mask
-        else:
-            is_same = mask is self._mask() and (
-                self._items is None or torch.equal(self._items, mask)
-            )
-        return is_same and self.made_from == (version(mask), *made_from)
+    def is_of(self, tensors: Iterable[torch.Tensor | None], *options: Any) -> bool:
+        """Whether the result would be the same."""
+        return self._options == options and all(
+            tensor is None if snapshot is None else snapshot.is_of(tensor)
+            for tensor, snapshot in zip(tensors, self._snapshots, strict=True)
+        )
 
 
 _kept_by_bias = WeakTensorKeyDictionary()  # a merged matrix is freed with its bias
@@ -54,11 +80,11 @@ def merge(
         return None
     if not _can_merge(hidden_states, mask, position_bias, causal):
         return None
-    made_from = (causal, version(position_bias))
+    tensors = (position_bias, mask)
     kept: Kept | None = _kept_by_bias.get(position_bias)
-    if kept is None or position_bias.is_inference() or not kept.is_of(mask, *made_from):
+    if kept is None or not kept.is_of(tensors, causal):
         matrix = _merge(position_bias, mask, causal, length)
-        kept = _kept_by_bias[position_bias] = Kept(matrix, mask, *made_from)
+        kept = _kept_by_bias[position_bias] = Kept(matrix, tensors, causal)
     return kept.result
 
 
@@ -81,19 +107,18 @@ def _merge(bias: torch.Tensor, mask: Any, causal: bool, length: int) -> torch.Te
     return merge_by_sdpa(bias, mask, causal, length)
 
 
-def version(tensor: torch.Tensor | None) -> int | None:
-    """How often a tensor was written; inference tensors do not count it, and `Kept` copies them."""
-    return None if tensor is None or tensor.is_inference() else tensor._version
-
-
 # ---- what broadcasts ----
 
 
-def no_bias(layer: Any, hidden_states: torch.Tensor, key_length: int) -> torch.Tensor:
-    """Make the zeros that cross-attention has as its bias, in the memory of one."""
+def no_bias(
+    layer: Any, hidden_states: torch.Tensor, key_length: int, least_nbytes: int
+) -> torch.Tensor:
+    """Make the zeros that cross-attention has as its bias; many are in the memory of one."""
+    shape = (1, layer.n_heads, hidden_states.shape[1], key_length)
     with torch.inference_mode(False):
-        zero = hidden_states.new_zeros(1)
-    return zero.expand(1, layer.n_heads, hidden_states.shape[1], key_length)
+        if math.prod(shape) * hidden_states.element_size() <= least_nbytes:
+            return hidden_states.new_zeros(shape)
+        return hidden_states.new_zeros(1).expand(shape)
 
 
 # ---- the storage mark: sdpa has another kernel for a mask that requires a gradient ----

@@ -60,6 +60,8 @@ def _attend(
     require(type(dropout) is torch.nn.Dropout, "a dropout of another kind")
     require_unseen_weights(output_attentions, self, dropout)
     require_inference(self, dropout.training and dropout.p, hidden_states, attention_mask)
+    is_bool = attention_mask is not None and attention_mask.dtype == torch.bool
+    require(not is_bool, "a mask of booleans, which transformers adds")
     recipe = find_recipe(position_bias)
     query, key, value = (
         projection(hidden_states)

@@ -77,9 +77,8 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         weight = find_weight(self.relative_attention_bias, self.relative_attention_num_buckets)
         buckets = find_scheme(self)
         if weight.dtype == _lazy_dtype.get():
-            return make_lazily(
-                weight, query_length, key_length, buckets, past_seen_tokens, is_exact(self)
-            )
+            exact = self.training or is_exact(self)
+            return make_lazily(weight, query_length, key_length, buckets, past_seen_tokens, exact)
         bias = compute_bias(
             weight, query_length, key_length, buckets=buckets, query_offset=past_seen_tokens
         )
@@ -107,7 +106,8 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         is_checkpoint = self.training and getattr(self, "gradient_checkpointing", False)
         if is_checkpoint or bias.numel() * bias.element_size() <= MIN_NBYTES:
             return bias
-        return with_parts(bias, Parts(weight.clone(), scheme, past_seen_tokens, is_exact(self)))
+        exact = self.training or is_exact(self)
+        return with_parts(bias, Parts(weight.clone(), scheme, past_seen_tokens, exact))
 
     compute.compiled = compute_compiled  # type: ignore[attr-defined]
     return for_older(compute, with_cache_position(compute))
@@ -186,7 +186,7 @@ def _make_bias(
         return None
     if states is not None:
         if _is_without_bias(layer, cache) and is_plain(layer, hidden_states, mask, kwargs):
-            return no_bias(layer, hidden_states, states.shape[1])
+            return no_bias(layer, hidden_states, states.shape[1], MIN_NBYTES)
         return None
     past = _count_past(layer, cache)
     if past is None or not layer.has_relative_attention_bias:

@@ -371,7 +371,8 @@ def test_this_pytorch_gives_equal_bits(dtype: Any) -> None:
         lengths = _known.choose_lengths(dtype, q)
         assert (lengths is None) == (q == 513 and _known.has_second_way(dtype))
         assert _known.are_diagonals_known(dtype, SIZE, lengths) == (lengths is not None)
-        assert bool(_known.count_features(dtype, SIZE, lengths)) == (lengths is not None)
+        if not _known.has_second_way(dtype):
+            assert _known.count_features(dtype, SIZE, lengths)
     for is_shared in (True, False):
         is_known = _known.are_strips_known(dtype, SIZE, by_pytorch, is_shared)
         assert is_known != _known.has_second_way(dtype)

@@ -180,6 +180,29 @@ def test_training_gives_the_same_bits_and_gradients(family: str) -> None:
         assert_same_gradients(gradients_of(case), gradients)
 
 
+@pytest.mark.parametrize("family", ["t5", "umt5", "longt5_local", "switch_transformers"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_training_with_checkpoints_gives_the_same_bits(family: str, reentrant: bool) -> None:
+    case = models.make(family, padded=True)
+    case.model.double().train()
+    case = case._replace(inputs=models.converted(case.inputs, torch.float64))
+    for parameter in case.model.get_encoder().parameters():
+        parameter.requires_grad_(False)  # as with adapters
+    case.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+
+    def train() -> tuple[Any, Any]:
+        torch.manual_seed(1)  # of dropout
+        logits = case.model(**case.inputs).logits
+        torch.manual_seed(1)
+        return logits, gradients_of(case)
+
+    expected, gradients = train()
+    with accelerated(case.model, exact=False):
+        logits, found = train()
+    assert_same_bits(logits, expected)
+    assert_same_gradients(found, gradients)
+
+
 @pytest.mark.parametrize("family", WITHOUT_MATRIX)
 def test_dropout_gives_the_same_bits(family: str) -> None:
     case = models.make(family, padded=True)

@@ -17,7 +17,7 @@ from outputs import assert_same_bits, gradients_of, run  # noqa: E402
 
 import t5bucket as tb  # noqa: E402
 from t5bucket.torch import compute_bias, scaled_dot_product_attention  # noqa: E402
-from t5bucket.transformers import _lazy, accelerate, accelerated  # noqa: E402
+from t5bucket.transformers import _lazy, _t5, accelerate, accelerated  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of transformers, about its own versions
@@ -233,7 +233,6 @@ def test_dropout_takes_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_short_texts_take_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    from t5bucket.transformers import _t5
 
     monkeypatch.setattr(_t5, "MIN_NBYTES", 1 << 20)
     case = models.make("t5", padded=True, implementation="sdpa")
@@ -298,3 +297,92 @@ def test_padded_batches_allocate_no_matrix_for_each_example(family: str) -> None
     assert largest() >= nbytes
     with accelerated(case.model):
         assert largest() < nbytes / 2
+
+
+# ---- hooks that write ----
+
+
+def write_item(bias: Any) -> None:
+    bias[..., 0] = -5.0
+
+
+def write_data(bias: Any) -> None:
+    bias.data[..., 0] = -5.0
+
+
+def replace_data(bias: Any) -> None:
+    bias.data = torch.zeros(bias.shape)
+
+
+def write_array(bias: Any) -> None:
+    bias.detach().numpy()[...] *= 3
+
+
+def write_mask(bias: Any) -> None:
+    bias.masked_fill_(torch.arange(bias.shape[-1]) < 9, -9.0)
+
+
+WRITES = [write_item, write_data, replace_data, write_array, write_mask]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("least_nbytes", [0, 1 << 20])  # without a matrix, or with a small one
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_hook_may_write_to_the_bias_in_any_way(
+    context: Any,
+    least_nbytes: int,
+    write: Callable[[Any], None],
+    padded: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_t5, "MIN_NBYTES", least_nbytes)
+    case = models.make("t5", padded=padded)
+
+    def hook(module: Any, arguments: Any, output: Any) -> None:
+        write(output[1])
+
+    attention = case.model.get_encoder().block[0].layer[0].SelfAttention
+    attention.register_forward_hook(hook)
+    with context():
+        expected = case.model(**case.inputs)
+        with accelerated(case.model):
+            assert_same_bits(case.model(**case.inputs), expected)
+
+
+@pytest.mark.parametrize("write", [write_item, write_mask, write_data])
+def test_a_hook_may_write_to_the_zeros_of_cross_attention(
+    write: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_t5, "MIN_NBYTES", 1 << 20)
+    case = models.make("t5")
+
+    def hook(module: Any, arguments: Any, output: Any) -> None:
+        write(output[1])
+
+    case.model.decoder.block[0].layer[1].EncDecAttention.register_forward_hook(hook)
+    with torch.no_grad():
+        expected = case.model(**case.inputs)
+        with accelerated(case.model):
+            assert_same_bits(case.model(**case.inputs), expected)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_detached_bias_does_not_train_the_weight(padded: bool) -> None:
+    case = models.make("t5", padded=padded)
+
+    def detach(module: Any, arguments: Any, output: Any) -> Any:
+        return (output[0], output[1].detach(), *output[2:])
+
+    encoder = case.model.get_encoder()
+    encoder.block[0].layer[0].SelfAttention.register_forward_hook(detach)
+    weight = encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+
+    def train() -> Any:
+        case.model.zero_grad()
+        case.model(**case.inputs).loss.backward()
+        return weight.grad.clone()
+
+    expected = train()
+    with accelerated(case.model):
+        torch.testing.assert_close(train(), expected)
