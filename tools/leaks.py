@@ -21,6 +21,7 @@ import pickle
 import struct
 import sys
 import tempfile
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -275,6 +276,16 @@ def count_entries(folder: str) -> int:
     return len([*Path(folder).iterdir()]) if Path(folder).exists() else 0
 
 
+def count_threads(at_most: int = 0) -> int:
+    """Count threads; a thread that was joined is listed for a moment longer."""
+    for _ in range(100):
+        count = count_entries("/proc/self/task")
+        if count <= at_most or not at_most:
+            break
+        time.sleep(0.01)
+    return count
+
+
 def resident_nbytes() -> int:
     """Bytes of memory that this process uses; 0 where the system does not tell."""
     path = Path("/proc/self/statm")
@@ -299,11 +310,11 @@ def repeat(call: Call, count: int) -> None:
 
 def measure(case: Case, calls: int, traced_calls: int) -> Growth:
     """Measure many calls, and trace some others."""
-    before = resident_nbytes(), count_entries("/proc/self/fd"), count_entries("/proc/self/task")
+    before = resident_nbytes(), count_entries("/proc/self/fd"), count_threads()
     references = count_references()
     repeat(case.call, calls)
     references = count_references() - references
-    after = resident_nbytes(), count_entries("/proc/self/fd"), count_entries("/proc/self/task")
+    after = resident_nbytes(), count_entries("/proc/self/fd"), count_threads(at_most=before[2])
     resident, files, threads = (second - first for first, second in zip(before, after, strict=True))
     tracemalloc.start()
     try:
