@@ -10,7 +10,6 @@ from t5bucket import _checks as common
 from t5bucket.torch import _checks
 from t5bucket.torch._tensors import FLOAT_DTYPES, INTEGER_DTYPES, broadcast_batch
 
-FLOATS = "float16, bfloat16, float32 or float64"
 Pair = tuple["torch.Tensor | None", "torch.Tensor | None"]
 
 
@@ -19,7 +18,7 @@ def check_tensors(query: Any, key: Any, value: Any, weight: Any, buckets: Any, m
     _checks.bias_options(weight, buckets, mask, False, None, "attn_mask")
     num_heads = weight.shape[1]
     for name, tensor in (("query", query), ("key", key), ("value", value)):
-        _checks.tensor(name, tensor, FLOAT_DTYPES, FLOATS)
+        _checks.tensor(name, tensor, FLOAT_DTYPES, _checks.FLOATS)
         if tensor.dtype != weight.dtype:
             raise TypeError(f"{name} must have weight's dtype {weight.dtype}, got {tensor.dtype}")
         if tensor.ndim < 3 or tensor.shape[-3] != num_heads:

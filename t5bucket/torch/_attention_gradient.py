@@ -11,6 +11,7 @@ from t5bucket._arrays import view_tensor
 from t5bucket.torch._attend import flatten
 from t5bucket.torch._kernels import Inputs, find_scale
 from t5bucket.torch._strips import Source, write_strips
+from t5bucket.torch._tensors import wide_dtype
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 STRIP_NBYTES = 4 << 20  # three strips are in the cache at a time
@@ -22,7 +23,7 @@ def differentiate(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gra
     The weights of attention are computed again, in float32 at least: they are not kept.
     The bias is that of the forward pass, rounded to its dtype.
     """
-    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    dtype = wide_dtype(gradient.dtype)
     query, key, value = (tensor.detach().to(dtype) for tensor in inputs[:3])
     wide = Inputs(query, key, value, inputs.scale)
     source = source._replace(weight=source.weight.detach())

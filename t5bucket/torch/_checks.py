@@ -11,13 +11,15 @@ from t5bucket import _checks
 from t5bucket._buckets import Buckets
 from t5bucket.torch._tensors import FLOAT_DTYPES, INTEGER_DTYPES
 
+FLOATS = "float16, bfloat16, float32 or float64"
+
 
 def bias_options(
     weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any, mask_name: str = "mask"
 ) -> float | None:
     """Check the arguments that all functions take; return the scale as Python's float."""
     _checks.flag("causal", causal)
-    tensor("weight", weight, FLOAT_DTYPES, "float16, bfloat16, float32 or float64")
+    tensor("weight", weight, FLOAT_DTYPES, FLOATS)
     if isinstance(scale, torch.Tensor) and scale.requires_grad:
         raise ValueError("scale must not require a gradient, got one that does")
     factor = None

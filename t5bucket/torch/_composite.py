@@ -18,7 +18,7 @@ from torch.nn.functional import embedding
 from t5bucket import _checks
 from t5bucket._buckets import Buckets, step_function
 from t5bucket._checks import INT64_MAX, INT64_MIN
-from t5bucket.torch._tensors import batch_axes
+from t5bucket.torch._tensors import batch_axes, wide_dtype
 
 
 def compose_bias(
@@ -41,7 +41,7 @@ def compose_bias(
     first = max(-limit, min(key_offset - query_offset - query_length + 1, limit))
     relative_position = torch.arange(num_diagonals, device=weight.device) + first
     numbers = _number(relative_position, buckets)
-    diagonals = _widen(weight, scale).index_select(0, numbers).t().to(_wide(weight))
+    diagonals = _widen(weight, scale).index_select(0, numbers).t().to(wide_dtype(weight.dtype))
     bias = _windows(diagonals, query_length, key_length).flip(1)[None]
     future = None
     if causal:
@@ -113,14 +113,9 @@ def _subtract(query_positions: torch.Tensor, key_positions: torch.Tensor) -> tor
     return torch.where(overflows, torch.where(key < 0, INT64_MIN, INT64_MAX), difference)
 
 
-def _wide(weight: torch.Tensor) -> torch.dtype:
-    """Return the dtype in which the kernels multiply and add."""
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
-
-
 def _widen(weight: torch.Tensor, scale: float | None) -> torch.Tensor:
     """Scale the weight, and convert it to float64, in which its gradient is summed."""
-    items = weight.to(_wide(weight))
+    items = weight.to(wide_dtype(weight.dtype))
     return (items if scale is None else items * scale).double()
 
 

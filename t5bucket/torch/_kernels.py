@@ -84,7 +84,7 @@ def attend_by_diagonals(
     if padded is None:
         query = reverse(query)
     else:
-        query, key, value = _widen([query.flip(2), key, value], num_features)
+        query, key, value = _add_features([query.flip(2), key, value], num_features)
         query[..., size] = 1
         key[..., size].masked_fill_(padded[:, None], -large_number(key.dtype))
     attended = kernel(query, key, value, attn_mask=bias, scale=find_scale(inputs))
@@ -98,7 +98,7 @@ def attend_by_diagonals(
     return result
 
 
-def _widen(tensors: list[torch.Tensor], num_features: int) -> list[torch.Tensor]:
+def _add_features(tensors: list[torch.Tensor], num_features: int) -> list[torch.Tensor]:
     """Copy tensors, and give them some more features, which are 0.
 
     The copies share one array: the system's allocator keeps it from call to call, where it

@@ -6,6 +6,7 @@ import torch
 
 from t5bucket.torch._kernels import Inputs, find_scale, large_number
 from t5bucket.torch._strips import Source
+from t5bucket.torch._tensors import wide_dtype
 
 UNDERFLOW = 800.0  # exp(-UNDERFLOW) is 0 in every dtype
 
@@ -70,9 +71,5 @@ def _norm(tensor: torch.Tensor, axis: int | None) -> float:
 
     The product of two bounds the product of any two vectors. The first is faster.
     """
-    norms = torch.linalg.vector_norm(tensor.detach(), dim=axis, dtype=_wide(tensor))
+    norms = torch.linalg.vector_norm(tensor.detach(), dim=axis, dtype=wide_dtype(tensor.dtype))
     return 1.01 * float(norms.max())
-
-
-def _wide(tensor: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)

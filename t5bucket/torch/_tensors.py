@@ -122,6 +122,11 @@ def result_shape(weight: torch.Tensor, batch: tuple[Any, ...], q: Any, k: Any) -
     return (*(batch or (1,)), weight.shape[1], q, k)
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which items of a dtype are added: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def allocate_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Allocate with NumPy, which requests huge pages: new memory is written four times faster."""
     if dtype == torch.bfloat16:  # which NumPy has from an optional package alone
