@@ -29,9 +29,9 @@ def parse_name(name: str) -> Name | None:
     words = name.split("/")
     if any(word in ("", ".", "..") for word in words) or "\\" in name:
         return None
-    if len(words) > 1 and Path(words[0]).exists():  # a path, misspelt further on
-        return None
     repository, rest = "/".join(words[:2]), words[2:]
+    if len(words) > 1 and Path(words[0]).exists() and not _folder_of(repository).exists():
+        return None  # a path, misspelt further on
     if not REPOSITORY.fullmatch(repository) or (not rest and is_weights(Path(name))):
         return None
     file = rest.pop() if rest and is_weights(Path(rest[-1])) else None
@@ -45,7 +45,7 @@ class CachedModel(Folder):
         self.repository = repository
         self._part = part
         self._cache = _cache_folder()
-        self._folder = self._cache / f"models--{repository.replace('/', '--')}"
+        self._folder = _folder_of(repository)
         self._commit = _read_ref(self._folder / "refs" / "main")
         super().__init__(self._snapshot())
 
@@ -101,6 +101,11 @@ class CachedModel(Folder):
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _folder_of(repository: str) -> Path:
+    """Find the place of a model in the cache."""
+    return _cache_folder() / f"models--{repository.replace('/', '--')}"
 
 
 def _cache_folder() -> Path:

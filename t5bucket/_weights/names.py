@@ -34,6 +34,7 @@ UNUSED_KIND = Kind("EncDecAttention.relative_attention_bias.weight")
 UNKNOWN_KIND = Kind("")
 SUFFIXES = tuple(kind.name for kind in KINDS)
 NUM_LISTED = 20
+STACKS = ("encoder", "decoder")
 
 
 def kind_of(name: str) -> Kind:
@@ -51,7 +52,7 @@ def is_of_decoder(name: str) -> bool:
         return False
     if kind_of(name).name == "attn_rel_b.weight":
         return "dec" in parts
-    stacks = [part for part in parts if part in ("encoder", "decoder")]
+    stacks = [word for part in parts for word in part.split("_") if word in STACKS]
     return stacks[-1:] == ["decoder"]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickletools
-import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,18 +13,10 @@ from numpy.typing import NDArray
 
 from t5bucket._arrays import extension_dtype, view_tensor
 from t5bucket._weights.checkpoint import Checkpoint
+from t5bucket._weights.pickles import check_pickle
 
 MAX_PICKLE_NBYTES = 4 << 20  # of all but items: 30,000 tensors, which take PyTorch four seconds
 MAX_DEPTH = 4  # of dicts: {"model": {"state_dict": {...}}}
-# What files of tensors name. PyTorch itself allows more, and what a program has allowed.
-ALLOWED = re.compile(
-    r"collections (OrderedDict|Counter)|(__builtin__|builtins) set"
-    r"|torch (Size|device|\w+Storage|b?float\w+|u?int\w+|bool|complex\w+)"
-    r"|torch\.storage (Untyped|Typed)Storage|torch\.nn\.parameter Parameter"
-    r"|torch\._utils _rebuild_(tensor(_v[23])?|parameter)"
-)
-# Ways to name something by what was computed before.
-INDIRECT = frozenset({"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"})
 
 
 class PyTorchFile(Checkpoint):
@@ -70,31 +60,21 @@ def _check_archive(path: Path) -> int:
     if not zipfile.is_zipfile(path):
         raise ValueError("it is of PyTorch before 1.6, or none of its files: save it again")
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        names = [name.lower() for name in archive.namelist()]  # PyTorch tells no case
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if any(name.endswith("/constants.pkl") for name in names):
             raise ValueError("it is a program of TorchScript: save its state_dict()")
         if len(pickles) != 1 or len(set(names)) != len(names):
             raise ValueError("it is no archive of torch.save")
-        member = archive.getinfo(pickles[0])
+        member = archive.infolist()[names.index(pickles[0])]
         limit = min(nbytes, MAX_PICKLE_NBYTES)
         nbytes_stored, is_stored = member.compress_size, member.compress_type == zipfile.ZIP_STORED
         if not is_stored or nbytes_stored != member.file_size or nbytes_stored > limit:
             raise ValueError(
                 f"its data.pkl has {member.file_size} bytes, stored in {nbytes_stored}"
             )
-        _check_pickle(archive.read(member))
+        check_pickle(archive.read(member))
     return nbytes
-
-
-def _check_pickle(content: bytes) -> None:
-    """Refuse code: what a pickle names is what it can call."""
-    for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in INDIRECT:
-            raise ValueError(f"it holds code ({opcode.name}), none of which was run")
-        if opcode.name == "GLOBAL" and not ALLOWED.fullmatch(str(argument)):
-            name = str(argument).replace(" ", ".")
-            raise ValueError(f"it holds code, {name}, none of which was run: save a state_dict()")
 
 
 def _list_tensors(content: Any, tensor_type: type) -> Iterator[tuple[str, Any]]:

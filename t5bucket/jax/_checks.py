@@ -39,6 +39,7 @@ def weight(value: Any, heads_first: Any, num_buckets: int) -> tuple[jax.Array, b
     value = _unwrap(value)
     if isinstance(value, jax.Array):
         _checks.weight_form(value)
+        _enabled("weight", value)
     else:
         array = _checks.weight(value)
         value = jnp.array(array.astype(array.dtype.newbyteorder("=")))
@@ -80,6 +81,16 @@ def _offset_array(name: str, value: Any) -> jax.Array:
 def _integer_dtype(name: str, array: jax.Array) -> None:
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    _enabled(name, array)
+
+
+def _enabled(name: str, array: jax.Array) -> None:
+    """Check that JAX computes in the dtype of an array, which an earlier setting may have made."""
+    enabled = jax.dtypes.canonicalize_dtype(array.dtype)
+    if array.dtype != enabled:
+        raise TypeError(
+            f"{name} must have dtype {enabled} unless jax_enable_x64 is set, got {array.dtype}"
+        )
 
 
 def _unwrap(value: Any) -> Any:

@@ -141,18 +141,14 @@ def make_pairs(of_query: Any, of_key: Any) -> tuple[Any, Any]:
 # ---- attention ----
 
 
-def attend(
-    query: Any, key: Any, value: Any, bias: Any, scale: float | None, may_have_no_keys: bool
-) -> Any:
+def attend(query: Any, key: Any, value: Any, bias: Any, scale: float | None) -> Any:
     """Attend; a query whose scores are all -inf has no keys, and the result 0."""
     n, dtype = len(key.shape), query.dtype
     transposed = op.Transpose(_widen(key, dtype), perm=[*range(n - 2), n - 1, n - 2])
     scores = op.Add(op.MatMul(_scale(query, scale), transposed), bias)
     attended = op.MatMul(op.Softmax(scores, axis=-1), _widen(value, dtype))
-    if may_have_no_keys:
-        has_no_keys = op.Equal(op.ReduceMax(scores, [-1]), _number(-math.inf, dtype))
-        attended = op.Where(has_no_keys, _number(0.0, dtype), attended)
-    return narrow(attended, dtype)
+    has_no_keys = op.Equal(op.ReduceMax(scores, [-1]), _number(-math.inf, dtype))
+    return narrow(op.Where(has_no_keys, _number(0.0, dtype), attended), dtype)
 
 
 def _scale(query: Any, scale: float | None) -> Any:

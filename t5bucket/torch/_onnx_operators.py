@@ -11,7 +11,6 @@ from onnxscript import opset18 as op
 from t5bucket.torch._onnx_graphs import (
     Length,
     attend,
-    is_added,
     look_up,
     look_up_at,
     make_bias,
@@ -94,7 +93,7 @@ def translate_attention(
     bias = biases[arguments]
     if len(query.shape) == len(key.shape) == len(value.shape) == 3:
         bias = op.Squeeze(bias, [0])
-    return attend(query, key, value, bias, scale, is_added(mask))
+    return attend(query, key, value, bias, scale)
 
 
 def _mask_segments(bias: Any, segment_ids: Any, key_segment_ids: Any, weight: Any) -> Any:

@@ -133,3 +133,14 @@ def test_an_object_that_jax_takes_for_an_array_is_taken() -> None:
     past = Parameter(value=jnp.int32(2))
     assert call(weight=weight, query_offset=past).shape == (4, 3, 3)
     assert bucket(past, buckets=BUCKETS) == BUCKETS(2)
+
+
+def test_arrays_of_64_bits_need_the_setting_that_made_them() -> None:
+    with jax.enable_x64(True):
+        weight, position = jnp.ones((32, 4), jnp.float64), jnp.arange(3)
+    with pytest.raises(TypeError, match="weight must have dtype float32 unless jax_enable_x64 is"):
+        call(weight=weight)
+    with pytest.raises(TypeError, match="relative_position must have dtype int32 unless"):
+        bucket(position, buckets=BUCKETS)
+    with pytest.raises(TypeError, match="query_offset must have dtype int32 unless"):
+        call(query_offset=position[0])

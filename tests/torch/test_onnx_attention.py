@@ -146,3 +146,15 @@ def test_layers_that_share_a_weight_share_one_bias() -> None:
     for sign in (1, -1):
         given = make(3, 50, sign)
         torch.testing.assert_close(run(*given)[0], module(*given), rtol=1e-5, atol=1e-5)
+
+
+def test_a_query_whose_biases_are_all_infinite_gets_zeros() -> None:
+    def attend(weight: Any, query: Any, key: Any, value: Any) -> Any:
+        return scaled_dot_product_attention(query, key, value, weight, buckets=BUCKETS)
+
+    weight = torch.randn(32, NUM_HEADS)
+    weight[:16] = -torch.inf  # keys that do not come after the query
+    module, given = Function(attend, weight), inputs_of(3, 3)
+    (found,) = start(export(module, given))(*given)
+    assert not found[:, :, 2].any()
+    torch.testing.assert_close(found, module(*given), rtol=3e-6, atol=3e-6)

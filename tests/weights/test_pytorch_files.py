@@ -187,6 +187,69 @@ def with_number(old: int, new: int) -> Callable[[bytes], bytes]:
     return edit
 
 
+def push_text(text: str) -> bytes:
+    return pickle.dumps(text, protocol=2)[2:-1]
+
+
+def push_tensor(size: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    """Instructions that make a tensor of the archive's only storage, as torch.save writes them."""
+    storage = push_text("storage") + b"ctorch\nFloatStorage\n" + push_text("0") + push_text("cpu")
+    sizes = (b"(" + b"".join(map(pushed, axes)) + b"t" for axes in (size, stride))
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n(("
+    tail = b"\x89ccollections\nOrderedDict\n)RtR"
+    return rebuild + storage + pushed(256) + b"tQ" + pushed(0) + b"".join(sizes) + tail
+
+
+def write_archive(path: Path, *extra: bytes, name: str = "data.pkl") -> None:
+    """Write a table, and in the same dict what some instructions push."""
+    items = b"".join(push_text(f"x{i}") + code for i, code in enumerate(extra))
+    content = b"\x80\x02}(" + items + push_text(T5) + push_tensor((32, 8), (8, 1)) + b"u."
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"archive/{name}", content)
+        if name == "data.pkl":
+            archive.writestr("archive/byteorder", "little")
+            archive.writestr("archive/data/0", bytes(1024))
+            archive.writestr("archive/version", "3\n")
+
+
+REPEATED = push_tensor((1 << 20,), (0,))  # one item, read again and again
+GREEDY = {
+    "set": b"c__builtin__\nset\n(" + REPEATED + b"tR",
+    "Counter": b"ccollections\nCounter\n" + REPEATED + b"\x85R",
+    "Size": b"ctorch\nSize\n" + REPEATED + b"\x85R",
+    "OrderedDict": b"ccollections\nOrderedDict\n" + push_tensor((1 << 20, 2), (0, 1)) + b"\x85R",
+    "storage": b"ctorch.storage\nUntypedStorage\n" + pushed(1 << 30) + b"\x85R",
+    "storage of a type": b"ctorch\nFloatStorage\n" + pushed(1 << 30) + b"\x85R",
+    "nested tuples": b"})" + b"\x85" * 200_000 + b"Ns",
+    "nested pairs": b"})" + b"N\x86" * 200_000 + b"Ns",
+    "marks": b"(" * 200_000,
+    "dicts": b"}" * 200_000,
+}
+
+
+def test_the_instructions_of_these_tests_make_a_table(tmp_path: Path) -> None:
+    write_archive(tmp_path / "x.bin", push_tensor((2,), (1,)), b"c__builtin__\nset\n]\x85R")
+    assert load(tmp_path / "x.bin").weight.shape == (32, 8)
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_instructions_that_would_take_much_are_refused(name: str, tmp_path: Path) -> None:
+    write_archive(tmp_path / "x.bin", GREEDY[name])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"x\.bin .it"):
+        load(tmp_path / "x.bin")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 << 20
+
+
+def test_names_that_differ_by_case_are_the_same_to_pytorch(tmp_path: Path) -> None:
+    write_archive(tmp_path / "x.bin", b"cos\ngetcwd\n)R", name="DATA.PKL")
+    write_archive(tmp_path / "x.bin")
+    with pytest.raises(ValueError, match=r"it is no archive of torch\.save"):
+        load(tmp_path / "x.bin")
+
+
 @pytest.mark.parametrize("new", [33, 2**31 - 1, 2**40, 2**62, -1])
 @pytest.mark.parametrize("old", [64, 32, 2])
 def test_sizes_that_the_file_does_not_have_are_refused(old: int, new: int, tmp_path: Path) -> None:
