@@ -46,7 +46,7 @@ FAMILIES = [
     Family("LongT5, global", "longt5_global", "encoder", (32, 128, True)),
     Family("Pop2Piano", "pop2piano", "decoder", (32, 128, False)),
     Family("Pix2Struct", "pix2struct", "decoder", (32, 128, False)),
-    Family("UDOP, text", "udop", "encoder.relative_bias.biases.0", (32, 128, True)),
+    Family("UDOP, text", "udop", "encoder.block", (32, 128, True)),
     Family("MPNet", "mpnet", "encoder", (32, 128, True)),
     Family("LayoutLMv2", "layoutlmv2", "rel_pos_bias", (32, 128, True)),
     Family("LayoutLMv3", "layoutlmv3", "rel_pos_bias", (32, 128, True)),
