@@ -51,13 +51,25 @@ class LoadedWeight(NamedTuple):
     folder: Folder
     checkpoint: Checkpoint
 
-    def find_settings(self, unidirectional: bool = False) -> tuple[int, Any, bool]:
-        """Find ``(num_buckets, max_distance, bidirectional)``, by the model's configuration too."""
+    def find_settings(
+        self, unidirectional: bool = False, max_distance: int | None = None
+    ) -> tuple[int, Any, bool]:
+        """Find ``(num_buckets, max_distance, bidirectional)``, by the model's configuration too.
+
+        If the distance is given, a configuration that is not at hand is not fetched.
+        """
+        if max_distance is None:
+            return self._find_settings(unidirectional, self.folder.find(CONFIG_NAME))
+        found = self._find_settings(unidirectional, self.folder.find_here(CONFIG_NAME))
+        return found[0], max_distance, found[2]
+
+    def _find_settings(
+        self, unidirectional: bool, config_path: Path | None
+    ) -> tuple[int, Any, bool]:
         kind = kind_of(self.name)
         bidirectional = not unidirectional and not is_of_decoder(self.name)
         num_buckets = check_num_rows(self.weight, self.heads_first, bidirectional)
         self._check_own_num_buckets(num_buckets)
-        config_path = self.folder.find(CONFIG_NAME)
         families = AXIS_FAMILIES if kind in AXIS_KINDS else FAMILIES
         settings = (
             find_settings_of(self.name, read_json(config_path), families) if config_path else None

@@ -92,7 +92,11 @@ class CachedModel(Folder):
         return []  # what the cache has may be a part of the model
 
     def _explain(self, file: str, reason: str) -> str:
-        hint = "; buckets= makes it unnecessary" if file.endswith(CONFIG_NAME) else ""
+        hint = (
+            "; buckets= or --max-distance makes it unnecessary"
+            if file.endswith(CONFIG_NAME)
+            else ""
+        )
         return (
             "name_or_path must be a file, a folder, or a model in Hugging Face's cache or hub, "
             f"got {self.repository}, whose {file} is not in {self._cache} ({reason}){hint}"

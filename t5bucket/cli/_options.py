@@ -73,12 +73,8 @@ def add_weights_options(parser: argparse.ArgumentParser, has_default: bool = Tru
 def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
     """Load the weight that the options of `add_weights_options` name, with its scheme."""
     loaded = _load(options)
-    num_buckets, max_distance, bidirectional = loaded.find_settings(options.unidirectional)
-    buckets = make_buckets(
-        num_buckets,
-        max_distance if options.max_distance is None else options.max_distance,
-        bidirectional,
-    )
+    settings = loaded.find_settings(options.unidirectional, options.max_distance)
+    buckets = make_buckets(*settings)
     return RelativeAttentionBias(loaded.weight, buckets, heads_first=loaded.heads_first)
 
 

@@ -443,6 +443,14 @@ def test_a_models_name_is_looked_up_in_the_cache_of_hugging_face(
     result = run_script(script, "bias", "google-t5/t5-base", env=variables, cwd=tmp_path)
     assert result.returncode == 1
     assert "pip install 't5bucket[hub]'" in result.stderr
+    (snapshot / "config.json").unlink()
+    file = ("buckets", "google-t5/t5-small/model.safetensors")
+    result = run_script(script, *file, env=variables, cwd=tmp_path)
+    assert "--max-distance makes it unnecessary" in result.stderr
+    result = run_script(script, *file, "--max-distance", 99, env=variables, cwd=tmp_path)
+    assert result.stdout.startswith(
+        "Buckets(num_buckets=32, max_distance=99, bidirectional=True)\n"
+    )
 
 
 # ---- plot ----
