@@ -197,7 +197,7 @@ def test_what_is_missing_of_a_cached_model_is_named(
     monkeypatch.setattr(hub, "hf_hub_download", disconnected)
     snapshot = next((cache / "models--org--sharded" / "snapshots").iterdir())
     (snapshot / "config.json").unlink()
-    with pytest.raises(OSError, match=r"config\.json is .*\(no connection\); buckets= or --max-distance"):
+    with pytest.raises(OSError, match=r"config\.json is .*\(no connection\); buckets= or"):
         from_pretrained("org/sharded", tensor="encoder")
     assert from_pretrained("org/sharded", tensor="encoder", buckets=tb.Buckets()).num_heads == 2
     for shard in snapshot.glob("*-of-*"):
