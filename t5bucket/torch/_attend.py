@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from t5bucket.torch._blocks import attend_by_blocks, find_range
 from t5bucket.torch._kernels import (
     LEAST_QUERIES,
+    TILE,
     Inputs,
     Kernel,
     attend_by_diagonals,
@@ -111,7 +112,7 @@ def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torc
     batch_size, num_heads, q, size = inputs.query.shape
     k = inputs.key.shape[2]
     count = num_heads * q * k * (1 if source.is_shared else batch_size)
-    if q == 1 or count * inputs.query.element_size() <= SMALL_NBYTES or not size:
+    if q < TILE or count * inputs.query.element_size() <= SMALL_NBYTES or not size:
         return None
     if kernel is not math_kernel and q >= LEAST_QUERIES:
         attended = _attend_by_diagonals(inputs, source, exact)

@@ -96,11 +96,11 @@ def scaled_dot_product_attention(
 
     Notes
     -----
-    No array of ``num_heads * q * k`` items is allocated, unless it is small (1 MiB). For
-    consecutive positions PyTorch's kernel reads the ``q + k - 1`` diagonals in place of the
-    matrix; one more feature of each head masks padded keys. Blocks of 512 keys that are
-    hidden from all queries, or from 1024 of them in causal order, are left out. Other masks
-    and explicit positions go by strips of the matrix that fit the cache.
+    No array of ``num_heads * q * k`` items is allocated, unless it is small: 1 MiB, or less
+    than 32 queries. For consecutive positions PyTorch's kernel reads the ``q + k - 1``
+    diagonals in place of the matrix; one more feature of each head masks padded keys. Blocks of
+    512 keys that are hidden from all queries, or from 1024 of them in causal order, are left
+    out. Other masks and explicit positions go by strips of the matrix that fit the cache.
 
     The bits are those of ``torch.nn.functional.scaled_dot_product_attention`` with
     ``compute_bias(weight, ...)`` as its mask. Whether this PyTorch's kernels give equal bits
