@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 from t5bucket.torch import (  # noqa: E402
     _attend,
     _attention_gradient,
+    _kernels,
     _strips,
     compute_bias,
     compute_bias_at,
@@ -27,6 +28,8 @@ Q, K, NUM_HEADS, SIZE = 70, 90, 5, 8
 def everything_goes_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let small matrices go the way of large ones, in several strips: of two heads, then three."""
     monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
+    for module in (_attend, _kernels):  # no rows are computed apart from the others
+        monkeypatch.setattr(module, "LEAST_QUERIES", Q + 1)
     monkeypatch.setattr(_strips, "ROWS", 16)
     monkeypatch.setattr(_strips, "LEAST_ROWS", 8)
     monkeypatch.setattr(_strips, "MAX_NBYTES", 16 * K * 4)
