@@ -18,6 +18,7 @@ from t5bucket.torch._kernels import (
     attend_by_matrix,
     attend_by_strips,
     math_kernel,
+    new_result,
     reverse,
     view_reversed_bias,
 )
@@ -57,11 +58,9 @@ def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> tor
 
 
 def allocate_result(inputs: Inputs) -> torch.Tensor:
-    """Allocate a result: heads come after queries in memory."""
+    """Allocate the result of some inputs."""
     query, key, value, _ = inputs
-    num_heads, q, _ = query.shape[-3:]
-    shape = (*broadcast_batch(query, key, value), q, num_heads, value.shape[-1])
-    return query.new_empty(shape).transpose(-2, -3)
+    return new_result(value, *broadcast_batch(query, key, value), *query.shape[-3:-1])
 
 
 def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, ...]]:

@@ -203,9 +203,10 @@ def _divide_batch(part: Part, strip: torch.Tensor, kernel: Kernel) -> Iterator[P
         yield part._replace(batch=slice(start, min(start + count, batch.stop)))
 
 
-def new_result(like: torch.Tensor, batch_size: int, num_heads: int, q: int) -> torch.Tensor:
-    """Allocate a result in the flash kernel's order: heads after rows."""
-    return like.new_empty(batch_size, q, num_heads, like.shape[3]).transpose(1, 2)
+def new_result(like: torch.Tensor, *shape: Any) -> torch.Tensor:
+    """Allocate a result, (..., num_heads, q), in the flash kernel's order: heads after rows."""
+    *batch, num_heads, q = shape
+    return like.new_empty(*batch, q, num_heads, like.shape[-1]).transpose(-2, -3)
 
 
 def attend_by_matrix(
