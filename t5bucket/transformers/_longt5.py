@@ -61,9 +61,8 @@ def _attend_locally(
     if position_bias is None:
         position_bias = _make_local_bias(self, hidden_states.dtype)
         if mask is not None:
-            position_bias = position_bias + torch.where(mask > 0, 0.0, -1e10).float().transpose(
-                1, 2
-            )
+            added = torch.where(mask > 0, 0.0, -1e10).float()  # whatever the default dtype is
+            position_bias = position_bias + added.transpose(1, 2)
     return _attend_to_blocks(self, hidden_states, position_bias), position_bias
 
 
