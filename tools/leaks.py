@@ -318,7 +318,8 @@ def measure(case: Case, calls: int, traced_calls: int) -> Growth:
     resident, files, threads = (second - first for first, second in zip(before, after, strict=True))
     tracemalloc.start()
     try:
-        repeat(case.call, min(calls, WARM_UP_CALLS))
+        # Objects in free lists and caches, made before, are replaced by traced ones first.
+        repeat(case.call, max(traced_calls, min(calls, WARM_UP_CALLS)))
         traced = tracemalloc.get_traced_memory()[0]
         repeat(case.call, traced_calls)
         traced = tracemalloc.get_traced_memory()[0] - traced
