@@ -6,7 +6,7 @@
 """Run by nox (``python -m pip install nox``), on Debian or a derivative.
 
     nox -s gate        what each change must pass, in minutes
-    nox                everything, and then the figures of docs/trust.md: nightly, for releases
+    nox                everything, and then the figures of docs/reference/trust.md: nightly, for releases
     nox -s wheels      one session
     nox -s paths -- brief      its short form, if it has one
 
@@ -344,7 +344,7 @@ def emulation(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def versions(session: nox.Session) -> None:
-    """Models with each minor version of transformers, and the table of docs/support.md."""
+    """Models with each minor version of transformers, and the table of docs/reference/support.md."""
     install(session, "torch==2.13.0", "transformers>=5")
     older = [*TESTS, "-k", f"not ({' or '.join(['table_of_versions', *NOT_OF_OLDER])})"]
     python, columns = make_layer(session), {}
@@ -358,8 +358,10 @@ def versions(session: nox.Session) -> None:
         if is_brief(session):
             return
     session.run(python, table, "write", json.dumps(columns), external=True)
-    if session.run("git", "diff", "--stat", "docs/support.md", external=True, silent=True):
-        session.error("docs/support.md has another table now")
+    if session.run(
+        "git", "diff", "--stat", "docs/reference/support.md", external=True, silent=True
+    ):
+        session.error("docs/reference/support.md has another table now")
 
 
 # ---- nightly: threads ----
@@ -482,7 +484,7 @@ def gate(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def nightly(session: nox.Session) -> None:
-    """Everything; the figures go into docs/trust.md."""
+    """Everything; the figures go into docs/reference/trust.md."""
     require(session, *PACKAGES)  # not two sessions at a time
     run_tier(session, NIGHTLY)
     write_report()

@@ -1,6 +1,6 @@
-# draw_attention.py - draw the picture of docs/attention.md: a bias, its reverse, its diagonals.
+# draw_attention.py - draw the picture of docs/explanation/attention.md: a bias, its reverse, its diagonals.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Write docs/attention.svg.
+"""Write docs/explanation/attention.svg.
 
 python tools/draw_attention.py
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from colorsys import hls_to_rgb
 from pathlib import Path
 
-PICTURE = Path(__file__).resolve().parents[1] / "docs" / "attention.svg"
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "explanation" / "attention.svg"
 QUERIES, KEYS = 5, 6
 CELL = 30  # pixels
 TITLE = "A bias, with its queries in reverse order, is made of windows of its diagonals"

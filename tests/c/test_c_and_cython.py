@@ -1,4 +1,4 @@
-# test_c_and_cython.py - the core for other compilers: the programs of docs/c_and_cython.md.
+# test_c_and_cython.py - the core for other compilers: the programs of docs/how_to/c_and_cython.md.
 # SPDX-License-Identifier: BSD-3-Clause
 import os
 import re
@@ -12,14 +12,16 @@ from markdown import ROOT, read_blocks
 
 import t5bucket as tb
 
-BLOCKS = read_blocks("docs/c_and_cython.md", "c", "cython", "python", "sh")
+BLOCKS = read_blocks("docs/how_to/c_and_cython.md", "c", "cython", "python", "sh")
 # Its files by section, from the fenced blocks of each language.
 FILES = {"C": {"c": "buckets.c"}, "Cython": {"cython": "far.pyx", "python": "setup.py"}}
 RESULTS = dict(
     zip(
         FILES,
         re.findall(
-            r"^It prints `(.*)`\.$", (ROOT / "docs/c_and_cython.md").read_text(), re.MULTILINE
+            r"^It prints `(.*)`\.$",
+            (ROOT / "docs/how_to/c_and_cython.md").read_text(),
+            re.MULTILINE,
         ),
         strict=True,
     )

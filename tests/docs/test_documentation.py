@@ -96,7 +96,9 @@ def test_the_picture_of_attention_is_what_its_script_draws() -> None:
     script = runpy.run_path(str(ROOT / "tools" / "draw_attention.py"))
     drawn = script["draw"]()
     assert script["PICTURE"].read_text(encoding="utf-8") == drawn
-    (picture,) = re.findall(r"!\[[^]]+\]\((.*?)\)", (ROOT / "docs" / "attention.md").read_text())
+    (picture,) = re.findall(
+        r"!\[[^]]+\]\((.*?)\)", (ROOT / "docs" / "explanation" / "attention.md").read_text()
+    )
     assert picture == script["PICTURE"].name
     assert "<title>" in drawn
     assert "<desc>" in drawn

@@ -11,7 +11,11 @@ from markdown import Block, read_blocks
 
 PROGRAMS = [
     program
-    for name in ("docs/frameworks.md", "docs/attention.md", "docs/weight_files.md")
+    for name in (
+        "docs/how_to/frameworks.md",
+        "docs/explanation/attention.md",
+        "docs/how_to/weight_files.md",
+    )
     for program in read_blocks(name, "python")
 ]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import t5bucket as tb
 
-TEXT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-RECIPES = {block.section: block.source for block in read_blocks("docs/recipes.md", "python")}
+TEXT = (ROOT / "docs" / "how_to" / "recipes.md").read_text(encoding="utf-8")
+RECIPES = {block.section: block.source for block in read_blocks("docs/how_to/recipes.md", "python")}
 
 Recipe = Callable[[str], SimpleNamespace]
 

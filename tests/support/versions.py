@@ -22,7 +22,7 @@ from outputs import run  # noqa: E402
 from t5bucket.transformers import _lazy, _merge, accelerated  # noqa: E402
 from t5bucket.transformers._classes import _find_layer  # noqa: E402
 
-SUPPORT = Path(__file__).parents[2] / "docs" / "support.md"
+SUPPORT = Path(__file__).parents[2] / "docs" / "reference" / "support.md"
 BEGIN, END = "<!-- versions: begin -->\n", "<!-- versions: end -->"
 
 

@@ -1,4 +1,4 @@
-# figures.py - figures that sessions record, and the report of docs/trust.md.
+# figures.py - figures that sessions record, and the report of docs/reference/trust.md.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import nox
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "trust"
-REPORT = ROOT / "docs" / "trust.md"
+REPORT = ROOT / "docs" / "reference" / "trust.md"
 RECORDED: dict[str, dict[str, str]] = {}  # of this process, by session
 
 
@@ -39,7 +39,7 @@ def list_rows() -> list[str]:
 
 
 def write_report() -> None:
-    """Write the rows into docs/trust.md."""
+    """Write the rows into docs/reference/trust.md."""
     text = REPORT.read_text()
     begin, end = (f"<!-- figures: {place} -->" for place in ("begin", "end"))
     head, tail = text.split(begin)[0], text.split(end)[1]
