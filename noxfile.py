@@ -6,7 +6,7 @@
 """Run by nox (``python -m pip install nox``), on Debian or a derivative.
 
     nox -s gate        what each change must pass, in minutes
-    nox                everything, and then the figures of docs/reference/trust.md: nightly, for releases
+    nox                everything, then the figures of docs/reference/trust.md: for releases
     nox -s wheels      one session
     nox -s paths -- brief      its short form, if it has one
 
@@ -344,7 +344,7 @@ def emulation(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def versions(session: nox.Session) -> None:
-    """Models with each minor version of transformers, and the table of docs/reference/support.md."""
+    """Models with each minor version of transformers, and the table of supported ones."""
     install(session, "torch==2.13.0", "transformers>=5")
     older = [*TESTS, "-k", f"not ({' or '.join(['table_of_versions', *NOT_OF_OLDER])})"]
     python, columns = make_layer(session), {}

@@ -127,7 +127,8 @@ class RelativeAttentionBias:
         path : path
             A ``.safetensors``, ``.npy``, ``.npz``, ``.gguf``, ``.bin``, ``.pt`` or ``.pth`` file,
             an index of shards (``.index.json``), or a folder that holds one of them. Only the
-            weight is read, and no code is run. docs/how_to/weight_files.md lists what each format needs.
+            weight is read, and no code is run. The page docs/how_to/weight_files.md lists what
+            each format needs.
         tensor : str, optional
             Name of the tensor, or a part of a name that one table alone has, such as
             ``"encoder"``. By default the one whose name ends in

@@ -1,4 +1,4 @@
-# draw_attention.py - draw the picture of docs/explanation/attention.md: a bias, its reverse, its diagonals.
+# draw_attention.py - draw a bias, its reverse and its diagonals, for the page on attention.
 # SPDX-License-Identifier: BSD-3-Clause
 """Write docs/explanation/attention.svg.
 

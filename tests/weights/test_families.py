@@ -1,6 +1,6 @@
 # test_families.py - each family's table, in each format and dtype; writes the table of the docs.
 # SPDX-License-Identifier: BSD-3-Clause
-"""With the variable T5BUCKET_WRITE_DOCS set, docs/how_to/weight_files.md gets the table that is found."""
+"""With T5BUCKET_WRITE_DOCS set, docs/how_to/weight_files.md gets the table that is found."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-# versions.py - tests with other versions of transformers, and the table in docs/reference/support.md.
+# versions.py - tests with other versions of transformers, and the table in reference/support.md.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
