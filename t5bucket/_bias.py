@@ -235,7 +235,12 @@ class RelativeAttentionBias:
 
     @classmethod
     def _of(cls, loaded: LoadedWeight, buckets: Buckets | None) -> RelativeAttentionBias:
-        buckets = Buckets(*loaded.find_settings()) if buckets is None else buckets
+        if buckets is None:
+            buckets = Buckets(*loaded.find_settings())
+        elif isinstance(buckets, Buckets):
+            with _checks.naming(loaded.place):
+                shape = loaded.weight.shape
+                _checks.weight_length(shape, loaded.heads_first, buckets.num_buckets)
         return cls(loaded.weight, buckets, heads_first=loaded.heads_first)
 
     @property

@@ -30,6 +30,10 @@ class Checkpoint:
         """Shape of a tensor, or None where that is not known without reading more."""
         raise NotImplementedError
 
+    def file_of(self, name: str) -> Checkpoint:
+        """Find the one file that holds a tensor."""
+        return self
+
     def read(self, name: str) -> NDArray[Any]:
         """Read a tensor."""
         with refusing_damage(self.path):
@@ -51,7 +55,8 @@ def refusing_damage(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename:  # else a seek to a place that is not
             raise
-        reason = str(error)[:MAX_REASON_LENGTH]
+        text = str(error)[:MAX_REASON_LENGTH]
+        reason = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
         raise ValueError(
             f"path must be a sound {path.suffix} file, got {path} ({reason})"
         ) from None
