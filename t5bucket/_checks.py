@@ -60,6 +60,14 @@ def show(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
+def printable(text: str) -> str:
+    """Shorten what a file says, and escape what a terminal would obey."""
+    shown = "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:MAX_SHOWN]
+    )
+    return shown if len(text) <= MAX_SHOWN else f"{shown}..."
+
+
 @contextmanager
 def naming(place: object) -> Iterator[None]:
     """Say in errors about a value which file it is in."""

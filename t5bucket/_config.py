@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from t5bucket._buckets import Buckets
-from t5bucket._checks import flag, integer, naming, show
+from t5bucket._checks import flag, integer, naming, printable, show
 from t5bucket._json import as_path, read_json
 
 Settings = tuple[Any, Any, bool]  # num_buckets, max_distance, bidirectional
@@ -207,7 +207,7 @@ def _only(parts: dict[str, Settings]) -> Settings | None:
 def _list(parts: dict[str, Settings]) -> str:
     """List parts with their settings."""
     listed = [
-        f"{name:.100} ({', '.join(map(show, settings))})"
+        f"{printable(name)} ({', '.join(map(show, settings))})"
         for name, settings in [*parts.items()][:MAX_LISTED]
     ]
     rest = f" and {len(parts) - MAX_LISTED} more" if len(parts) > MAX_LISTED else ""

@@ -77,7 +77,10 @@ class LoadedWeight(NamedTuple):
     def _find_configured(self, config_path: Path) -> tuple[Any, Any, bool] | None:
         config = read_json(config_path)
         with naming(f"{config_path}; buckets= overrides it"):
-            return find_settings_of(self.name, config, families_of(self.name))
+            settings = find_settings_of(self.name, config, families_of(self.name))
+            if settings is not None:
+                _checks.integer("num_buckets", settings[0])
+            return settings
 
     @staticmethod
     def _check_num_buckets(num_rows: int, expected: Any, path: Path | None) -> None:

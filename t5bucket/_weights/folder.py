@@ -87,7 +87,7 @@ class Folder:
         return self._find_elsewhere()
 
     def _find_elsewhere(self) -> Path:
-        parts = [part.name for part in self._list() if holds_weights(part)][:20]
+        parts = [part.name for part in self._list() if _holds_weights(part)][:20]
         hint = f"; its parts are {', '.join(parts)}" if parts else ""
         raise ValueError(
             f"path must be a folder with {', '.join(WEIGHT_NAMES)} or one other weight file, "
@@ -150,8 +150,9 @@ def _roots(folder: Path) -> list[Path]:
     return [folder, *(path.with_name("blobs") for path in snapshots if path.name == "snapshots")]
 
 
-def holds_weights(folder: Path) -> bool:
-    return folder.is_dir() and any((folder / name).is_file() for name in WEIGHT_NAMES)
+def _holds_weights(folder: Path) -> bool:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name in WEIGHT_NAMES or VARIANT.fullmatch(name) for name in names)
 
 
 def is_weights(path: Path) -> bool:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from t5bucket._weights.folder import CONFIG_NAME, WEIGHT_NAMES, Folder, holds_weights, is_weights
+from t5bucket._weights.folder import CONFIG_NAME, WEIGHT_NAMES, Folder, is_weights
 
 REPOSITORY = re.compile(r"(?:[\w][\w.-]*/)?[\w][\w.-]*")
 COMMIT = re.compile(r"\w+")
@@ -103,15 +103,15 @@ class CachedModel(Folder):
 
     def _describe_cache(self) -> str:
         """Say what is there, and how to ask for it."""
-        others = [self._address(path) for path in self._list_others()]
-        others += [self._address(part) for part in self._list() if holds_weights(part)]
+        root = self._folder / "snapshots" / (self._commit or "none")
+        files = sorted(path for path in [*root.glob("*"), *root.glob("*/*")] if is_weights(path))
+        if files:
+            names = [f"{self.repository}/{path.relative_to(root)}" for path in files[:MAX_LISTED]]
+            return f"; the cache has {', '.join(names)}"
+        others = [path for path in root.parent.glob("*") if path != root]
         if others:
-            return f"; the cache has {', '.join(others[:MAX_LISTED])}"
-        snapshots = self._folder / "snapshots"
-        revisions = sorted(snapshots.iterdir()) if snapshots.is_dir() else []
-        if self._commit is None and revisions:
-            listed = ", ".join(map(str, revisions[:MAX_LISTED]))
-            return f"; the cache has no refs/main, but the folders {listed}"
+            listed = ", ".join(map(str, sorted(others)[:MAX_LISTED]))
+            return f"; the cache has no snapshot of refs/main, but the folders {listed}"
         return ""
 
     def _explain(self, file: str, reason: str) -> str:

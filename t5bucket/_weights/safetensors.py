@@ -31,6 +31,7 @@ DTYPES = {  # of NumPy; no table is of integers, but the error is that of every 
 }
 EXTENSION_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 MAX_HEADER_NBYTES = 100_000_000  # of the format
+KEYS = {"dtype", "shape", "data_offsets"}  # of a tensor
 MAX_AXES = 64  # of NumPy's arrays
 
 
@@ -45,6 +46,8 @@ class SafetensorsFile(Checkpoint):
             if nbytes < 8 or header_nbytes > min(nbytes - 8, MAX_HEADER_NBYTES):
                 raise ValueError(f"the header says that it has {header_nbytes} bytes")
             self._entries = parse_json(file.read(header_nbytes))
+        if not isinstance(self._entries, dict):
+            raise ValueError("its header is no JSON object")
         self._entries.pop("__metadata__", None)
         self._data_begin = 8 + header_nbytes
         self._data_nbytes = nbytes - self._data_begin
@@ -68,6 +71,8 @@ class SafetensorsFile(Checkpoint):
     def _find(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
         """Find a tensor's dtype, shape, begin and bytes, none of which may leave the file."""
         entry, available = self._entries[name], self._data_nbytes
+        if not isinstance(entry, dict) or not entry.keys() >= KEYS:
+            raise ValueError(f"{show(name)} must have {', '.join(sorted(KEYS))}, got {show(entry)}")
         dtype = _find_dtype(name, entry["dtype"])
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         if len(shape) > MAX_AXES:  # so many numbers multiply for ever

@@ -43,6 +43,7 @@ VALUES = [
     ("1" * 4000, r"max_distance must be at most \d+, got an integer of 13285 bits in"),
     ("true", "max_distance must be an integer, got True in"),
     ("[" + "1," * 5000 + "1]", r"max_distance must be an integer, got \[1, 1, .*\.\.\. in"),
+    ("1e2", "max_distance must be an integer, got 100.0 in"),
     ("8", "max_distance must be greater than max_exact = 8, got 8 in"),
 ]
 
@@ -62,6 +63,17 @@ def test_a_wrong_value_of_a_configuration_is_named_with_its_file(
             call()
         assert len(str(caught.value)) < 700
     assert load(tmp_path, buckets=tb.Buckets()).num_heads == 2
+
+
+@pytest.mark.parametrize("value", ["32.0", '"32"', "[]"])
+def test_a_number_of_buckets_that_is_no_integer_is_refused(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(f'{{"relative_attention_num_buckets": {value}}}')
+    np.save(tmp_path / "x.npy", make_weight())
+    calls: list[Any] = [lambda: load(tmp_path), lambda: from_config(path)]
+    for call in calls:
+        with pytest.raises(TypeError, match=rf"num_buckets must be an integer, got .* in {path}"):
+            call()
 
 
 @pytest.mark.parametrize("value", ["1e400", "4097", "1" + "0" * 3000])
@@ -133,6 +145,31 @@ def test_letters_that_cannot_be_printed_are_escaped(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="path must be a sound") as caught:
         load(path)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npy", "npz", "bin", "gguf"])
+def test_a_pointer_of_git_lfs_is_no_damaged_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345678\n")
+    if suffix == "bin":
+        pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=r"it is a pointer of Git LFS: .* git lfs pull"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("[]", "its header is no JSON object"),
+        ('{"a": 3}', "'a' must have data_offsets, dtype, shape, got 3"),
+        ('{"a": {"dtype": "F32"}}', "'a' must have data_offsets, dtype, shape, got {'dtype'"),
+        ('{"a": {"dtype": "F4", "shape": [], "data_offsets": [0, 0]}}', "'a' has dtype 'F4'"),
+    ],
+)
+def test_what_a_header_lacks_is_named(header: str, message: str, tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "x.safetensors", header)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(path)
 
 
 # ---- keys that stand twice ----

@@ -189,8 +189,8 @@ def test_a_folder_without_weights_says_what_was_looked_for(tmp_path: Path) -> No
 def test_a_pipelines_folder_names_its_parts(tmp_path: Path) -> None:
     for part in ("text_encoder", "text_encoder_2", "vae"):
         (tmp_path / part).mkdir()
-    for part in ("text_encoder", "text_encoder_2"):
-        (tmp_path / part / "model.safetensors").touch()
+    (tmp_path / "text_encoder" / "model.safetensors").touch()
+    (tmp_path / "text_encoder_2" / "model.fp16.safetensors").touch()
     with pytest.raises(ValueError, match=r"its parts are text_encoder, text_encoder_2$"):
         load(tmp_path)
 
@@ -267,7 +267,7 @@ def test_what_a_file_says_does_not_make_messages_long(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", make_weight())
     for config in ({KEY: long}, {"a": {KEY: long}, "b": {KEY: 3}}):
         (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match="must have") as caught:
+        with pytest.raises((TypeError, ValueError), match="must (have|be)") as caught:
             load(tmp_path / "x.npy")
         messages.append(str(caught.value))
     assert max(map(len, messages)) < 10_000

@@ -305,7 +305,9 @@ def test_what_the_cache_has_is_listed(snapshot: Path) -> None:
 
 def test_a_cache_without_the_main_revision_names_its_folders(cache: Path, snapshot: Path) -> None:
     save_safetensors(snapshot / "model.safetensors", tensors())
-    (cache / "models--org--sharded" / "refs" / "main").unlink()
-    with pytest.raises(ImportError, match=rf"no refs/main, but the folders {snapshot}$"):
-        from_pretrained("org/sharded")
+    ref = cache / "models--org--sharded" / "refs" / "main"
+    for change in (lambda: ref.write_text("fedcba"), ref.unlink):
+        change()
+        with pytest.raises(ImportError, match=f"no snapshot of refs/main, .* folders {snapshot}$"):
+            from_pretrained("org/sharded")
     assert from_pretrained(snapshot).num_heads == 2
