@@ -157,7 +157,8 @@ class RelativeAttentionBias:
             If `path` is no path, or the tensor has no floating-point dtype.
         ValueError
             If it is no regular file, damaged, or holds code or no weight, or if several
-            tensors match: the message lists them. Links out of a folder are refused.
+            tensors match: the message lists them. Links out of a folder are refused, and
+            names that a file has twice.
         ImportError
             If the format or dtype needs an optional package: the message names the extra.
 

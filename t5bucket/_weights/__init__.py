@@ -32,6 +32,8 @@ from t5bucket._weights.names import choose, families_of, is_of_decoder, kind_of
 from t5bucket._weights.scales import widen
 from t5bucket._weights.sharded import ShardedCheckpoint
 
+HINT = "buckets= or --max-distance overrides it"
+
 
 class LoadedWeight(NamedTuple):
     """A weight, where it is from, and what its name says about it."""
@@ -63,20 +65,20 @@ class LoadedWeight(NamedTuple):
             self._check_num_buckets(num_buckets, self.checkpoint.num_buckets, self.checkpoint.path)
             if configured:
                 self._check_num_buckets(num_buckets, configured[0], config_path)
-        if configured:
-            distance = configured[1] if max_distance is None else max_distance
-            settings = (num_buckets, distance, bidirectional and configured[2])
+        if max_distance is not None:
+            distance = max_distance
         else:
-            distance = kind_of(self.name).max_distance if max_distance is None else max_distance
-            settings = (num_buckets, distance, bidirectional)
+            distance = configured[1] if configured else kind_of(self.name).max_distance
+        settings = (num_buckets, distance, bidirectional and (not configured or configured[2]))
         if max_distance is None:
-            with naming(f"{config_path if configured else self.place}; buckets= overrides it"):
+            with naming(f"{config_path if configured else self.place}; {HINT}"):
                 check_settings(settings)
         return settings
 
-    def _find_configured(self, config_path: Path) -> tuple[Any, Any, bool] | None:
+    def _find_configured(self, config_path: Path) -> tuple[int, Any, bool] | None:
+        """Find the settings of a configuration, whose distance is not checked."""
         config = read_json(config_path)
-        with naming(f"{config_path}; buckets= overrides it"):
+        with naming(f"{config_path}; {HINT}"):
             settings = find_settings_of(self.name, config, families_of(self.name))
             if settings is not None:
                 _checks.integer("num_buckets", settings[0])

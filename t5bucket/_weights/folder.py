@@ -129,11 +129,12 @@ class Folder:
 
     def _guesses(self, others: list[Path]) -> list[Path]:
         """Choose among weights with other names: indexes say that they are those of a model."""
-        indexes = [path for path in others if is_index(path)]
+        indexes = [path for path in others if is_index(path) and self._list_shards(path)]
         complete = [path for path in indexes if self._share_of_shards(path) == 1]
         stems = tuple(f"{path.name.partition('.')[0]}." for path in indexes)
-        files = [path for path in others if path.name.startswith(stems) and path not in indexes]
-        return complete or files or indexes or others
+        files = [path for path in others if path.name.startswith(stems) and not is_index(path)]
+        rest = [path for path in others if not is_index(path)] or others
+        return complete or files or indexes or rest
 
     def _prefer_complete(self, paths: Iterable[Path]) -> list[Path]:
         found = [*paths]

@@ -47,7 +47,8 @@ UNKNOWN_KIND = Kind("")
 SUFFIXES = tuple(kind.name for kind in KINDS)
 UDOP_BIAS = re.compile(r"\brelative_bias\.biases\.(\d{1,3})\.")
 NUM_LISTED = 20
-STACKS = {"encoder": False, "decoder": True, "enc": False, "dec": True}  # the last two of GGUF
+STACKS = {"encoder": False, "decoder": True}
+GGUF_STACKS = {"enc": False, "dec": True}
 
 
 def kind_of(name: str) -> Kind:
@@ -84,7 +85,8 @@ def _is_of_decoder(name: str) -> bool | None:
     parts = name.split(".")
     if "relative_bias" in parts:  # UDOP's decoder has a copy of its encoder's
         return False
-    found = [STACKS[word] for part in parts for word in part.split("_") if word in STACKS]
+    stacks = GGUF_STACKS if kind_of(name).name == "attn_rel_b.weight" else STACKS
+    found = [stacks[word] for part in parts for word in part.split("_") if word in stacks]
     return found[-1] if found else None
 
 

@@ -125,6 +125,12 @@ def test_what_is_complete_wins_under_other_names_too(tmp_path: Path) -> None:
     assert load(tmp_path).weight[0, 0] == 4
 
 
+def test_other_files_named_index_are_no_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.index.json").write_text('{"a": 3}')
+    save_safetensors(tmp_path / "t5.safetensors", {T5: tensors()[T5]})
+    assert load(tmp_path).num_heads == 2
+
+
 def test_a_variant_is_taken_if_it_is_the_only_one(tmp_path: Path) -> None:
     save_safetensors(tmp_path / "model.fp16.safetensors", {T5: tensors()[T5]})
     (tmp_path / "training_args.bin").write_bytes(b"code")
@@ -267,9 +273,9 @@ def test_what_a_file_says_does_not_make_messages_long(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", make_weight())
     for config in ({KEY: long}, {"a": {KEY: long}, "b": {KEY: 3}}):
         (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises((TypeError, ValueError), match="must (have|be)") as caught:
+        with pytest.raises((TypeError, ValueError), match=r"must (have|be)") as refused:
             load(tmp_path / "x.npy")
-        messages.append(str(caught.value))
+        messages.append(str(refused.value))
     assert max(map(len, messages)) < 10_000
 
 
