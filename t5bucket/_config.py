@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +20,8 @@ MAX_DEPTH = 3  # of parts within parts
 MAX_LISTED = 20  # in a message
 # A scheme of thousands of buckets up to 2^62 takes seconds to make, which a file may not ask for.
 MAX_NUM_BUCKETS = 4096
+UDOP_BIASES = [{"type": "1d"}, {"type": "horizontal"}, {"type": "vertical"}]  # unless set
+MAX_WRAPPERS = 8
 # Before the first word of a tensor's name that says something.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model", "model")
 
@@ -52,7 +54,7 @@ def udop_family(index: int | None = None) -> Family:
     def find(get: Getter) -> Settings | None:
         if get("model_type") != "udop" or (index is None and get("is_decoder")):
             return None
-        biases = get("relative_bias_args") or [{"type": "1d"}, {}, {}]
+        biases = get("relative_bias_args") or UDOP_BIASES
         if not isinstance(biases, list) or not all(isinstance(bias, Mapping) for bias in biases):
             raise TypeError(f"relative_bias_args must be a list of mappings, got {show(biases)}")
         found = [bias for bias in biases if bias.get("type") == "1d"] if index is None else biases
@@ -104,7 +106,10 @@ def read_config(config: object) -> Settings:
 
 
 def _find_only(config: object) -> Settings:
-    parts = find_parts(config, SEQUENCE_FAMILIES)
+    parts: dict[str, Settings] = {}
+    for name, found in find_parts(config, SEQUENCE_FAMILIES).items():
+        if found is not None and not _is_within(name, parts):
+            parts[name] = found
     if not parts:
         raise ValueError(
             "config must have relative position buckets (relative_attention_num_buckets, "
@@ -127,23 +132,41 @@ def check_settings(settings: Settings) -> Settings:
 
 
 def find_settings_of(tensor: str, config: object, families: tuple[Family, ...]) -> Settings | None:
-    """Find the settings of a tensor's buckets, or None if a configuration has none."""
+    """Find the settings of a tensor's buckets, or None if a configuration has none.
+
+    They are those of the part whose name the tensor's begins with; or else of the parts in it,
+    if they agree, or of what it is a part of.
+    """
     parts = find_parts(config, families)
-    named = {name: parts[name] for name in parts if _is_of(tensor, name)}
-    depth = max((name.count(".") for name in named), default=0)
-    named = {name: settings for name, settings in named.items() if name.count(".") == depth}
-    settings = _only(named or parts)
-    if settings is None and parts:
+    found = {name: settings for name, settings in parts.items() if settings is not None}
+    named = sorted((name for name in parts if _is_of(tensor, name)), key=_depth, reverse=True)
+    innermost = [name for name in named if _depth(name) == _depth(named[0])]
+    candidates = {name: found[name] for name in innermost if name in found}
+    if not candidates:
+        candidates = {name: found[name] for name in found if _is_within(name, innermost)}
+    if not candidates:
+        candidates = {name: found[name] for name in [n for n in named if n in found][:1]}
+    settings = _only(candidates)
+    if settings is None and found:
         raise ValueError(
             f"config must have one part with the buckets of {show(tensor)}, "
-            f"got {_list(named or parts)}"
+            f"got {_list(candidates or found)}"
         )
     return settings
 
 
+def _depth(part: str) -> int:
+    return len(part.split(".")) if part else 0
+
+
+def _is_within(part: str, others: Container[str]) -> bool:
+    words = part.split(".") if part else []
+    return any(".".join(words[:depth]) in others for depth in range(len(words)))
+
+
 def _is_of(tensor: str, part: str) -> bool:
     """Whether a tensor's name begins with that of a part, behind what wraps models."""
-    words = tensor.split(".")
+    words = tensor.split(".", MAX_WRAPPERS + MAX_DEPTH)
     part_words = part.split(".") if part else []
     for start in range(len(words)):
         pairs = list(zip(words[start:], part_words, strict=False))
@@ -161,20 +184,18 @@ def _is_named(word: str, part: str) -> bool:
     )
 
 
-def find_parts(config: object, families: tuple[Family, ...]) -> dict[str, Settings]:
-    """Find the settings of a configuration, or else of its parts, by their names.
+def find_parts(config: object, families: tuple[Family, ...]) -> dict[str, Settings | None]:
+    """Find the settings of a configuration and of its parts, by their names; its own is empty.
 
     Composite models (MusicGen, Pix2Struct, encoder and decoder) have a configuration for each part.
     """
-    parts = {}
+    parts: dict[str, Settings | None] = {}
     waiting: list[tuple[str, object]] = [("", config)]
     seen = {id(config)}  # a configuration may hold itself
     for name, value in waiting:
         get = value.get if isinstance(value, Mapping) else _getter(value)
-        settings = next((found for family in families if (found := family(get))), None)
-        if settings is not None:
-            parts[name] = settings
-        elif name.count(".") < MAX_DEPTH - 1:
+        parts[name] = next((found for family in families if (found := family(get))), None)
+        if _depth(name) < MAX_DEPTH:
             for key, part in _list_parts(value):
                 if id(part) not in seen:
                     seen.add(id(part))
@@ -187,7 +208,8 @@ def _list_parts(config: object) -> Iterator[tuple[str, object]]:
     values = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
     for key, value in values.items():
         # Pix2Struct's vision_config has settings that its model does not read.
-        is_read = isinstance(key, str) and key != "vision_config" and not isinstance(value, type)
+        is_name = isinstance(key, str) and "." not in key and key != "vision_config"
+        is_read = is_name and not isinstance(value, type)
         is_config = isinstance(value, Mapping | SimpleNamespace) or hasattr(value, "to_dict")
         if is_read and is_config:
             yield key, value

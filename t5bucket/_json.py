@@ -14,7 +14,7 @@ from t5bucket._checks import show
 Value = TypeVar("Value")
 
 MAX_NBYTES = 100_000_000  # of a file; the index of the largest models has a tenth
-MAX_VALUES = 1 << 21  # which take 300 MB; a header of safetensors has eight for each tensor
+MAX_VALUES = 1 << 21  # which take at most 400 MB; a header of safetensors has eight for each tensor
 
 
 def as_path(name: str, value: Any) -> Path:

@@ -60,6 +60,7 @@ class LoadedWeight(NamedTuple):
         config_path = find(CONFIG_NAME)
         configured = self._find_configured(config_path) if config_path else None
         bidirectional = not (unidirectional or is_of_decoder(self.name))
+        bidirectional = bidirectional and (configured is None or configured[2])
         with naming(self.place):
             num_buckets = _checks.num_rows(self.weight, self.heads_first, bidirectional)
             self._check_num_buckets(num_buckets, self.checkpoint.num_buckets, self.checkpoint.path)
@@ -69,7 +70,7 @@ class LoadedWeight(NamedTuple):
             distance = max_distance
         else:
             distance = configured[1] if configured else kind_of(self.name).max_distance
-        settings = (num_buckets, distance, bidirectional and (not configured or configured[2]))
+        settings = (num_buckets, distance, bidirectional)
         if max_distance is None:
             with naming(f"{config_path if configured else self.place}; {HINT}"):
                 check_settings(settings)

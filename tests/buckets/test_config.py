@@ -157,6 +157,11 @@ NAME = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         (f"encoder.encoder.{NAME}", ENCODERS, 256),
         (f"x.encoder.{NAME}", ENCODERS, None),  # of neither, as far as its name says
         (f"text_model.encoder.{NAME}", {"text_config": T5, "lm_config": ENCODERS["lm"]}, 256),
+        (f"encoder.{NAME}", T5 | {"text_config": ENCODERS["lm"]}, 256),
+        (f"text_model.{NAME}", T5 | {"text_config": ENCODERS["lm"]}, 99),
+        (f"text_model.{NAME}", T5 | {"text_config": {"model_type": "bert"}}, 256),
+        (f"a.b.{NAME}", {"a": {"c": T5}, "d": ENCODERS["lm"]}, 256),
+        (f"other.{NAME}", ENCODERS | {"other": {"model_type": "bert"}}, None),
         (f"lm.{NAME}", {"text_config": T5, "lm_config": ENCODERS["lm"]}, 99),
         (f"encoder.{NAME}", {"a": {"num_buckets": 64, "max_bucket_distance": 7}, "b": T5}, 256),
         ("a.rel_attn_embed.weight", {"a": {"b": WAVLM}, "encoder": T5}, 700),
@@ -191,6 +196,13 @@ def test_an_encoder_is_bidirectional_whatever_the_configuration_of_both_says(
     load = tb.RelativeAttentionBias.load
     assert load(tmp_path, tensor="encoder").buckets.bidirectional
     assert not load(tmp_path, tensor="decoder").buckets.bidirectional
+
+
+def test_a_decoders_configuration_says_how_many_rows_are_enough(tmp_path: Path) -> None:
+    np.save(tmp_path / "table.npy", np.ones((2, 1)))
+    config = {"relative_attention_num_buckets": 2, "is_decoder": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert tb.RelativeAttentionBias.load(tmp_path).buckets == tb.Buckets(2, 128, False)
 
 
 # ---- what the code of a family does, whatever its configuration says ----
