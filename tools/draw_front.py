@@ -129,13 +129,14 @@ def draw_matrix(bias: RelativeAttentionBias, x: int, y: int) -> Iterator[str]:
     lines = (
         "The bias of a trained model,",
         "which attention adds to its",
-        "scores. Each diagonal has one",
-        "number, so no pair needs a",
-        "logarithm of its own. Integers",
-        "decide where a bucket begins.",
+        "scores: bright is high. Each",
+        "diagonal has one number, so",
+        "no pair needs a logarithm.",
+        "Integers decide where a",
+        "bucket begins.",
     )
     for number, line in enumerate(lines):
-        yield draw_text(x + SIDE + 14, y + 44 + 18 * number, line)
+        yield draw_text(x + SIDE + 14, y + 38 + 18 * number, line)
 
 
 def find_colour(bias: RelativeAttentionBias, bucket: int) -> str:
