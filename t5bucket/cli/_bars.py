@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from t5bucket.cli._measure import show_seconds
 from t5bucket.cli._terminal import can_print, paint
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"  # of a cell
@@ -26,11 +27,12 @@ def make_header() -> str:
     return paint(f"{COLUMNS}{scale}  peer", "bold")
 
 
-def make_line(row: Mapping[str, Any], time: str) -> str:
+def make_line(row: Mapping[str, Any]) -> str:
     """Show a row of the report in the width of the terminal."""
     is_above = row["ratio"] > row["at_most"]
     bar = paint(make_bar(row["ratio"], _count_cells()), "yellow" if is_above else "green")
     mark = "  above" if is_above else ""
+    time = show_seconds(row["t5bucket"])
     return f"{row['task']:33} {time:>8} {row['ratio']:6.3f} {bar}  {row['peer']}{mark}"
 
 

@@ -318,7 +318,7 @@ def run(options: argparse.Namespace) -> None:
         for row in ROWS:
             rows.append(measured := measure(row))
             if not prints_json:
-                print_above(_bars.make_line(measured) if has_bars else make_line(measured))
+                print_above((_bars.make_line if has_bars else make_line)(measured))
             report(1)
     if prints_json:
         print(make_json(rows=rows))

@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
         "bias",
         help="compute a bias matrix",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compute the bias matrix of a weight; print its shape, size, times and checksum.",
+        description="Compute the bias matrix of a weight; print its shape, size, times, checksum.",
         epilog=EPILOG,
     )
     add_weights_options(parser)
@@ -79,7 +79,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE.npy",
         help="write the matrix here, in tiles, so that it may be larger than memory",
     )
-    add("--dry-run", action="store_true", help="print the size, and whether it fits; compute nothing")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the size, and whether it fits; compute nothing",
+    )
     add_json_option(parser)
     parser.set_defaults(run=run)
 

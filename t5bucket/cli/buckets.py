@@ -18,7 +18,6 @@ from t5bucket.cli._options import (
 )
 from t5bucket.cli._terminal import paint
 
-
 Bounds = tuple[int | None, int | None]
 OFFSETS = {1: "key - query", -1: "query - key"}
 EPILOG = """\
@@ -82,9 +81,7 @@ def list_ranges(buckets: Buckets, sign: int) -> dict[int, list[Bounds]]:
     return ranges
 
 
-def make_object(
-    buckets: Buckets, ranges: dict[int, list[Bounds]], sign: int
-) -> dict[str, object]:
+def make_object(buckets: Buckets, ranges: dict[int, list[Bounds]], sign: int) -> dict[str, object]:
     """Put a scheme into an object that machines read."""
     return {
         **{name: getattr(buckets, name) for name in SETTINGS},

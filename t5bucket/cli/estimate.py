@@ -26,13 +26,15 @@ def add_parser(subparsers: Any) -> None:
         "estimate",
         help="measure your own model with and without t5bucket",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Measure a model of transformers on this machine, at a length, with and without\n"
-        "t5bucket; say whether its outputs have the same bits.",
+        description="Measure a model of transformers on this machine, at a length, with and\n"
+        "without t5bucket; say whether its outputs have the same bits.",
         epilog=EPILOG,
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="the folder of a model, or its name on Hugging Face's hub")
-    add("--length", type=integer(1), default=512, metavar="N", help="tokens of a row (default: 512)")
+    add(
+        "--length", type=integer(1), default=512, metavar="N", help="tokens of a row (default: 512)"
+    )
     add("--batch", type=integer(1), default=1, metavar="N", help="rows (default: 1)")
     add(
         "--padding",

@@ -21,8 +21,8 @@ from t5bucket._threads import default_num_threads
 from t5bucket.cli._options import add_json_option, print_fields, print_json, show_size
 
 OPTIONAL_PACKAGES = (
-    "ml_dtypes", "tqdm", "argcomplete", "matplotlib", "torch", "onnxscript", "onnxruntime", "transformers", "dask",
-    "jax", "gguf", "huggingface_hub", "safetensors",
+    "ml_dtypes", "tqdm", "argcomplete", "matplotlib", "torch", "onnxscript", "onnxruntime",
+    "transformers", "dask", "jax", "gguf", "huggingface_hub", "safetensors",
 )  # fmt: skip
 # What changes threads, kernels, connections and colours; none holds a path
 VARIABLES = (

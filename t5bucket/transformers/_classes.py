@@ -51,7 +51,9 @@ def list_known(model: object) -> list[nn.Module]:
 
 def list_accelerated(model: object) -> list[tuple[nn.Module, type]]:
     """List accelerated layers with their class, for `undo`."""
-    return [(module, type(module)) for module in _list_modules(model) if _is_accelerated(type(module))]
+    return [
+        (module, type(module)) for module in _list_modules(model) if _is_accelerated(type(module))
+    ]
 
 
 def restore_layers(model: object) -> None:

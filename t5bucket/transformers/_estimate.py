@@ -90,12 +90,12 @@ def run_task(model: Any, task: Task, report: Callable[[int], object]) -> Estimat
         del expected
         seconds: list[tuple[float, float]] = []
         for _ in range(task.repeats):
-            theirs = _time(call)
+            without = _time(call)
             with _accelerated(part, task.exact):
-                ours = _time(call)
-            seconds.append((theirs, ours))
+                seconds.append((without, _time(call)))
             report(2)
-    return Estimate(name, *map(median, zip(*seconds, strict=True)), same_bits)
+    theirs, ours = map(median, zip(*seconds, strict=True))
+    return Estimate(name, theirs, ours, same_bits)
 
 
 # ---- what is run ----
@@ -186,7 +186,7 @@ def _explain_length(part: Any, length: int) -> str:
     largest = getattr(part.config, "max_position_embeddings", None)
     if not isinstance(largest, int) or length < largest - 2:  # some keep two for padding
         return ""
-    return f"; its max_position_embeddings is {largest}, so length must be less"
+    return f"; its max_position_embeddings is {largest}, so length must be smaller"
 
 
 def _time(call: Call) -> float:
