@@ -44,8 +44,7 @@ def make_bar(ratio: float, cells: int) -> str:
     if full == "█" and len(bar) < cells:
         bar.append(EIGHTHS[math.floor(length % 1 * 8)])
     bar = [*"".join(bar).ljust(cells)]
-    if bar[cells // 2] == " ":
-        bar[cells // 2] = mark
+    bar[cells // 2] = mark
     if ratio > LARGEST:
         bar[-1] = end
     return "".join(bar)
