@@ -55,8 +55,8 @@ def add_parser(subparsers: Any) -> None:
     )
     add_weights_options(parser)
     add = parser.add_argument
-    add("--query-length", type=integer(0), default=512, metavar="N", help="(default: 512)")
-    add("--key-length", type=integer(0), metavar="N", help="(default: that of the query)")
+    add("--query-length", type=integer(0), default=512, metavar="N", help="queries (default: 512)")
+    add("--key-length", type=integer(0), metavar="N", help="keys (default: as many as queries)")
     add(
         "--query-offset",
         type=integer(),
@@ -72,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
         help="position of key 0 (default: 0)",
     )
     add("--dtype", choices=FLOAT_NAMES, help="convert the weight first (default: keep its type)")
-    add("--num-threads", type=integer(1), metavar="N", help="(default: by size)")
+    add("--num-threads", type=integer(1), metavar="N", help="at most so many (default: by size)")
     add(
         "--out",
         type=Path,
@@ -147,7 +147,7 @@ def show(found: dict[str, Any]) -> dict[str, object]:
     """Put what was found into words."""
     nbytes, out = found["nbytes"], found["out"]
     fields = {name: found[name] for name in ("weights", "buckets", "shape", "dtype")}
-    fields["size"] = f"{show_size(nbytes)} ({nbytes} bytes)"
+    fields["size"] = show_size(nbytes) + (f" ({nbytes} bytes)" if nbytes >= 1000 else "")
     if "fits" in found:
         fields["fits"] = show_room(found)
     else:

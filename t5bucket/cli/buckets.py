@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("--num-buckets", type=integer(), metavar="N", help="(default: 32)")
+    add("--num-buckets", type=integer(), metavar="N", help="of the scheme (default: 32)")
     add_weights_options(parser, has_default=False)
     add("--config", metavar="FILE", help="the scheme of a Hugging Face config.json")
     add(

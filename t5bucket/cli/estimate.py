@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
+from t5bucket._weights.hub import parse_name
 from t5bucket.cli._measure import show_seconds
 from t5bucket.cli._options import UsageError, add_json_option, integer, print_fields, print_json
 from t5bucket.cli._terminal import is_terminal, progress
@@ -44,7 +46,11 @@ def add_parser(subparsers: Any) -> None:
         help="part of each row that is padding, from 0 to less than 1 (default: 0)",
     )
     add("--repeats", type=integer(1), default=5, metavar="N", help="timed calls (default: 5)")
-    add("--dtype", choices=("float16", "bfloat16", "float32"), help="(default: the checkpoint's)")
+    add(
+        "--dtype",
+        choices=("float16", "bfloat16", "float32"),
+        help="of the weights (default: the checkpoint's)",
+    )
     add("--inexact", action="store_true", help="allow outputs that are equal up to rounding")
     add_json_option(parser)
     parser.set_defaults(run=run)
@@ -93,8 +99,12 @@ def run(options: argparse.Namespace) -> None:
 
 def load(name: str, dtype: str | None) -> Any:
     """Load a model, without running code that comes with it."""
+    import huggingface_hub
     import transformers
 
+    if not Path(name).exists() and parse_name(name) is None:
+        raise ValueError(f"MODEL must be a folder or the name of a model, got {name}")
+    huggingface_hub.utils.logging.set_verbosity_error()
     if not is_terminal(sys.stderr):
         transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
