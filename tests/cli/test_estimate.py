@@ -68,9 +68,9 @@ def fail(model: Any) -> None:
         handle.remove()
 
 
-def test_other_bits_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_bits_are_seen() -> None:
     model = models.make("mpnet").model
-    calls = []
+    calls: list[None] = []
 
     def change(module: Any, inputs: Any, output: Any) -> Any:
         calls.append(None)
