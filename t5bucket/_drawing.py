@@ -78,8 +78,7 @@ def label_distances(ax: Axes, buckets: Buckets, distance: int) -> None:
     """Scale an axis as the scheme does: linear where buckets are one-to-one, then logarithmic."""
     exact = buckets.max_exact or 1
     ax.set_xscale("symlog", linthresh=exact, linscale=1)
-    ends = sorted({n for n in (exact, buckets.max_distance) if n <= distance})
-    ticks = [exact, *list_between(*ends), ends[1]] if len(ends) == 2 else ends or [distance]
+    ticks = choose_ticks(exact, min(distance, buckets.max_distance))
     places = [*(-n for n in ticks[::-1]), 0, *ticks]
     ax.set_xticks(places, [f"{place:,}".replace("-", "\N{MINUS SIGN}") for place in places])
     ax.minorticks_off()
@@ -90,10 +89,12 @@ def label_distances(ax: Axes, buckets: Buckets, distance: int) -> None:
     ax.set_xlabel("key position - query position (tokens)")
 
 
-def list_between(first: int, last: int) -> list[int]:
-    """Choose a power of two times `first` in the middle, if there is room for its number."""
-    doublings = math.log2(last / first)
-    return [first * 2 ** int(doublings / 2)] if doublings >= 4 else []
+def choose_ticks(exact: int, last: int) -> list[int]:
+    """Choose the ends of both scales, and a distance between, where their numbers have room."""
+    if last < 2 * exact:
+        return [last]
+    doublings = math.log2(last / exact)
+    return [exact, *[exact * 2 ** int(doublings / 2)] * (doublings >= 4), last]
 
 
 def find_axes(ax: Axes | None) -> Axes:

@@ -1,6 +1,7 @@
 # test_pictures.py - t5bucket plot and what it draws: panels, colours, axes, the same bytes.
 # SPDX-License-Identifier: BSD-3-Clause
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 matplotlib: Any = pytest.importorskip("matplotlib")
+from matplotlib.colors import to_hex  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 import t5bucket as tb  # noqa: E402
@@ -41,9 +43,7 @@ def test_lines_show_the_bias_of_each_head() -> None:
 @pytest.mark.parametrize("num_heads", [1, 12, 16, 17, 64])
 def test_heads_can_be_told_apart(num_heads: int) -> None:
     ax = plot_bias(bias_of(num_heads), ax=new_axes())
-    looks = {
-        (matplotlib.colors.to_hex(line.get_color()), line.get_linestyle()) for line in ax.lines
-    }
+    looks = {(to_hex(line.get_color()), line.get_linestyle()) for line in ax.lines}
     assert len(looks) == num_heads
     assert (ax.get_legend() is not None) == (num_heads <= 16)
     bars = [other for other in ax.figure.axes if other is not ax]
@@ -51,13 +51,13 @@ def test_heads_can_be_told_apart(num_heads: int) -> None:
 
 
 def test_chosen_heads_have_their_own_numbers() -> None:
-    ax = plot_bias(bias_of(64), heads=[40, 3], ax=new_axes())
+    ax: Any = plot_bias(bias_of(64), heads=[40, 3], ax=new_axes())
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["head 40", "head 3"]
 
 
 @pytest.mark.parametrize("scheme", [tb.Buckets(), tb.Buckets(32, 128, False), tb.Buckets(4, 2)])
 def test_steps_show_the_bucket_of_each_relative_position(scheme: tb.Buckets) -> None:
-    ax = plot_buckets(scheme, distance=30, ax=new_axes())
+    ax: Any = plot_buckets(scheme, distance=30, ax=new_axes())
     positions = np.concatenate([line.get_xdata() for line in ax.lines])
     found = np.concatenate([line.get_ydata() for line in ax.lines])
     assert np.array_equal(positions, np.arange(-30, 31))
@@ -69,7 +69,7 @@ def test_steps_show_the_bucket_of_each_relative_position(scheme: tb.Buckets) -> 
 
 def test_a_heat_map_is_the_matrix_of_its_head_and_0_is_in_the_middle() -> None:
     bias = bias_of(3)
-    ax = plot_head(bias, 2, 20, 30, ax=new_axes())
+    ax: Any = plot_head(bias, 2, 20, 30, ax=new_axes())
     (image,) = ax.images
     assert np.array_equal(image.get_array(), bias.matrix(20, 30)[2])
     low, high = image.get_clim()
@@ -81,7 +81,7 @@ def test_a_heat_map_is_the_matrix_of_its_head_and_0_is_in_the_middle() -> None:
 
 
 def test_a_grid_shows_the_buckets_in_colours_of_the_whole_scheme() -> None:
-    (image,) = plot_grid(tb.Buckets(), 5, 7, ax=new_axes()).images
+    image: Any = plot_grid(tb.Buckets(), 5, 7, ax=new_axes()).images[0]
     assert np.array_equal(image.get_array(), tb.Buckets().grid(5, 7))
     assert image.get_clim() == (0, 31)
 
@@ -104,7 +104,7 @@ def test_numbers_of_an_axis_do_not_overlap(scheme: tb.Buckets, distance: int | N
     ax.figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
     assert len(boxes) >= 3
-    for left, right in zip(boxes, boxes[1:], strict=False):
+    for left, right in pairwise(boxes):
         assert left.x1 < right.x0
 
 
