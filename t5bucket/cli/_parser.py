@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import t5bucket
 from t5bucket.cli import bench, bias, buckets, estimate, info, plot
@@ -36,7 +36,9 @@ required: COMMAND, such as bias; t5bucket --help lists all of them"""
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line each."""
 
-    suggest_on_error = True  # of Python 3.14
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.suggest_on_error = True  # since Python 3.14
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and where the options are explained."""

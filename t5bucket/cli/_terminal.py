@@ -77,7 +77,7 @@ def _make_bar(total: int, what: str, unit: str) -> Any:
 def print_above(line: str) -> None:
     """Print a line; progress bars stay below it."""
     tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if tqdm is None:
+    if tqdm is None or sys.stdout is None:
         print(line, flush=True)
     else:
         tqdm.write(line, file=sys.stdout)

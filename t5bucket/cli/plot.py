@@ -10,6 +10,7 @@ from typing import Any
 from t5bucket import RelativeAttentionBias
 from t5bucket.cli._files import whole_file
 from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias
+from t5bucket.cli._terminal import progress
 from t5bucket.plot import plot_bias, plot_buckets, plot_grid, plot_head
 
 DEFAULT_PATH = Path("bias.png")
@@ -109,10 +110,13 @@ def run(options: argparse.Namespace) -> None:
     figure = make_figure(options.show, (PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows))
     figure.set_layout_engine("constrained")
     parts = figure.subfigures(rows, columns, squeeze=False).flat  # each with a layout of its own
-    for part, draw in zip(parts, panels, strict=False):
-        draw(bias, options, part.subplots())
+    with progress(len(panels) + 1, "drawing", "panel") as report:
+        for part, draw in zip(parts, panels, strict=False):
+            draw(bias, options, part.subplots())
+            report(1)
+        if options.out is not None:
+            save(figure, options.out)
     if options.out is not None:
-        save(figure, options.out)
         print(options.out)
     if options.show:
         show(figure)

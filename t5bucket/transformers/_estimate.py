@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -85,6 +86,7 @@ def run_task(model: Any, task: Task, report: Callable[[int], object]) -> Estimat
         expected = call()
         report(1)
         with _accelerated(part, task.exact):
+            _check_accelerated(part)
             same_bits = _have_same_bits(call(), expected)
         report(1)
         del expected
@@ -138,6 +140,14 @@ def _check_device(part: nn.Module) -> None:
                 f"model must be on the CPU, where t5bucket computes, got device {tensor.device}; "
                 "estimate(model.cpu(), ...) measures it there"
             )
+
+
+def _check_accelerated(part: nn.Module) -> None:
+    if not list_accelerated(part):
+        raise ValueError(
+            f"model must have a layer that t5bucket accelerates with transformers "
+            f"{transformers.__version__}, got {type(part).__name__}"
+        )
 
 
 # ---- how it is run ----
