@@ -28,7 +28,7 @@ Call = Callable[[], Any]
 class Estimate(NamedTuple):
     """What a model takes, with and without t5bucket.
 
-    Attributes
+    Parameters
     ----------
     part : str
         What was run, such as ``"MPNetModel"``, or ``"encoder (T5Stack) of T5Model"``.
