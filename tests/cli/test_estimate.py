@@ -13,6 +13,7 @@ import models  # noqa: E402
 
 from t5bucket.cli import main  # noqa: E402
 from t5bucket.transformers import accelerate, estimate  # noqa: E402
+from t5bucket.transformers._classes import list_accelerated  # noqa: E402
 from t5bucket.transformers._estimate import find_part  # noqa: E402
 from t5bucket.transformers._inputs import make_inputs  # noqa: E402
 
@@ -68,6 +69,18 @@ def fail(model: Any) -> None:
         handle.remove()
 
 
+def test_calls_take_turns_without_and_with_t5bucket() -> None:
+    model = accelerate(models.make("mpnet").model)
+    seen: list[bool] = []
+
+    def look(module: Any, inputs: Any) -> None:
+        seen.append(bool(list_accelerated(module)))
+
+    model.register_forward_pre_hook(look)
+    estimate(model, 40, repeats=2)
+    assert seen == [False, True] * 3
+
+
 def test_other_bits_are_seen() -> None:
     model = models.make("mpnet").model
     calls: list[None] = []
@@ -97,10 +110,10 @@ def test_a_length_of_wavlm_is_that_of_its_frames() -> None:
 
 def test_tokens_are_none_of_padding_but_at_the_end() -> None:
     model = models.make("mpnet").model
-    inputs = make_inputs(model, 50, 3, 0.5)
+    inputs = make_inputs(model, 50, 30, 0.5)  # many, so that padding would be among them
     pad = model.config.pad_token_id
     assert ((inputs["input_ids"] != pad) == inputs["attention_mask"].bool()).all()
-    assert inputs["attention_mask"].sum() == 3 * 25
+    assert inputs["attention_mask"].sum() == 30 * 25
 
 
 @pytest.mark.parametrize(
