@@ -10,7 +10,7 @@ array([14,  1,  0, 17, 30])
 try:
     from t5bucket import _core as _core
 except ImportError as error:
-    if error.name != "t5bucket":  # it is there, and says itself what is wrong
+    if error.name != "t5bucket":  # the module exists, and its own error says what is wrong
         raise
     raise ImportError(
         f"t5bucket's extension module cannot be imported ({error}). In its source tree, start "

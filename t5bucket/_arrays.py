@@ -1,4 +1,4 @@
-# _arrays.py - arrays: making and viewing them, shapes, layout, and how floats are rounded.
+# _arrays.py - make and view arrays; their shapes and layout; rounding of floats.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def allocate(
     try:
         if like is None or like.flags.c_contiguous:
             return np.empty(shape, dtype)
-        # Not by `empty_like`: where memory is missing, that of NumPy 1 gives the dtype back twice.
+        # Not `empty_like`: when NumPy 1 runs out of memory there, it releases the dtype twice.
         axes = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
         memory = np.empty([shape[axis] for axis in axes], dtype)
         return memory.transpose(sorted(range(like.ndim), key=axes.__getitem__))
-    except (MemoryError, ValueError):  # ValueError: more than an address can say
+    except (MemoryError, ValueError):  # ValueError: the size does not fit in an address
         nbytes = math.prod(shape) * dtype.itemsize
         raise MemoryError(
             f"the result must fit in memory, got shape {shape} of {dtype}: {nbytes:.3g} bytes"
@@ -31,18 +31,18 @@ def allocate(
 
 
 def view_tensor(tensor: Any, name: str = "tensor") -> NDArray[Any]:
-    """View the memory of a CPU tensor of PyTorch as an array, whether it requires grad or not.
+    """View the memory of a PyTorch CPU tensor as an array, also if it requires a gradient.
 
-    ``Tensor.numpy`` would mark the storage as not resizable for ever, and has no bfloat16.
+    ``Tensor.numpy`` would forbid resizing the storage from then on, and has no bfloat16.
     """
     if not tensor.is_cpu:
         raise ValueError(f"{name} must be on the CPU, got device {tensor.device}")
     dtype = dtype_of_tensor(tensor.dtype, name)
     try:
-        if tensor.is_neg():  # by a flag alone
+        if tensor.is_neg():  # a flag says so; the items in memory are not negated
             tensor = tensor.resolve_neg()
         storage = tensor.untyped_storage()
-        # Not `data_ptr`, which copies what a lazy clone shares.
+        # Not `data_ptr`: it copies memory that a lazy clone shares.
         address = getattr(tensor, "const_data_ptr", tensor.data_ptr)()
         shape, strides, count = tensor.shape, None, tensor.numel()
         if not tensor.is_contiguous():
@@ -57,13 +57,13 @@ def view_tensor(tensor: Any, name: str = "tensor") -> NDArray[Any]:
         raise TypeError(
             f"{name} must be a tensor whose items are in memory, got {_describe(tensor)}"
         )
-    # The storage, not the tensor, which can be given another one.
+    # Keep the storage alive. Keeping the tensor is not enough: its storage can be replaced.
     memory = _core.Memory(storage, address, count * dtype.itemsize)
     return np.ndarray(shape, dtype, memory, 0, strides)  # type: ignore[arg-type]
 
 
 def _describe(tensor: Any) -> str:
-    """Say why a tensor may have no memory of its own."""
+    """Say why the memory of a tensor cannot be viewed."""
     if tensor.is_nested:
         return "a nested one"
     layout = str(tensor.layout).rpartition(".")[2]
@@ -113,9 +113,9 @@ def is_flat(matrix: NDArray[Any]) -> bool:
 
 
 def flatten(matrix: NDArray[Any], keeps_items: bool = True) -> NDArray[Any]:
-    """View ``(..., num_heads, q, k)`` as ``(batch, num_heads, q, k)`` that kernels can take.
+    """View ``(..., num_heads, q, k)`` as ``(batch, num_heads, q, k)``, which kernels can use.
 
-    One that they cannot take is copied, with its items or without.
+    If they cannot use the matrix, make a new one, with its items if `keeps_items`.
     """
     flat = matrix
     if not is_flat(matrix):
@@ -126,7 +126,7 @@ def flatten(matrix: NDArray[Any], keeps_items: bool = True) -> NDArray[Any]:
 
 
 def is_direct(array: NDArray[Any]) -> bool:
-    """Whether a kernel can read or write this array: native items, adjacent on the last axis."""
+    """Whether a kernel can read or write this array: native byte order, contiguous last axis."""
     flags = array.flags
     return (
         flags.aligned
@@ -136,7 +136,7 @@ def is_direct(array: NDArray[Any]) -> bool:
 
 
 def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the shape that all broadcast to, or None.
+    """Return the shape that all shapes broadcast to, or None.
 
     `np.broadcast_shapes` stops at 32 axes, and at shapes of more than 2**63 items.
     """
@@ -157,7 +157,7 @@ def bfloat16() -> np.dtype[Any]:
 
 
 def extension_dtype(name: str) -> np.dtype[Any]:
-    """Return a dtype that NumPy has from an optional package."""
+    """Return a dtype that an optional package adds to NumPy."""
     try:
         import ml_dtypes
     except ImportError:
@@ -169,7 +169,7 @@ def extension_dtype(name: str) -> np.dtype[Any]:
 @lru_cache
 def finite_minimum(dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the least finite number of a floating-point type, in an array of one."""
-    is_bfloat16 = dtype.name == "bfloat16"  # no type of NumPy's own
+    is_bfloat16 = dtype.name == "bfloat16"  # not one of NumPy's own types
     minimum = np.array([0xFF7F], np.uint16) if is_bfloat16 else np.finfo(dtype).min
     array: NDArray[Any] = np.asarray(minimum).view(dtype).reshape(1)
     array.flags.writeable = False
@@ -177,11 +177,11 @@ def finite_minimum(dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def round_floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Convert floats, rounding once; beyond the type's ends they are infinite."""
+    """Convert floats with one rounding; values beyond the dtype's range become infinite."""
     with np.errstate(all="ignore"):
         if dtype.name != "bfloat16" or array.dtype.name != "float64":
             return array.astype(dtype, copy=False)
-        # Via float32, whose last bit records that something was cut off: "round to odd".
+        # Via float32, whose last bit records whether any bits were cut off: "round to odd".
         single = array.astype(np.float32)
         bits = single.view(np.uint32)
         bits -= np.abs(single) > np.abs(array)

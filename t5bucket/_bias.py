@@ -1,4 +1,4 @@
-# _bias.py - RelativeAttentionBias: a trained weight, and the bias matrices it gives.
+# _bias.py - RelativeAttentionBias: bias matrices from a trained weight.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class RelativeAttentionBias:
-    """A trained weight by bucket and head, and the bias matrices it gives.
+    """Bias matrices from a trained weight, which has a value for each bucket and head.
 
     The object keeps a copy of `weight` and never changes; it can be pickled.
 
@@ -38,7 +38,7 @@ class RelativeAttentionBias:
     ----------
     weight : array_like, shape (num_buckets, num_heads)
         float16, bfloat16, float32 or float64. ``(num_heads, num_buckets)`` with
-        `heads_first`. A parameter of PyTorch is read without its gradient.
+        `heads_first`. The values of a PyTorch parameter are read, not its gradient.
     buckets : Buckets
         The scheme that `weight` was trained with.
     heads_first : bool, optional
@@ -47,7 +47,7 @@ class RelativeAttentionBias:
     Attributes
     ----------
     weight : ndarray
-        Read-only copy, of the shape that was given.
+        Read-only copy, in the given shape.
     buckets : Buckets
     num_heads : int
     dtype : dtype
@@ -57,7 +57,7 @@ class RelativeAttentionBias:
     Raises
     ------
     TypeError
-        If `weight` has another dtype or `buckets` is no `Buckets`.
+        If `weight` has another dtype or `buckets` is not a `Buckets`.
     ValueError
         If `weight` does not have one row for each bucket.
 
@@ -65,8 +65,8 @@ class RelativeAttentionBias:
     -----
     ``matrix[h, i, j] = weight[bucket(key_j - query_i), h]``, bit for bit. The
     attention of T5 adds it to the scores before the softmax [1]_. For consecutive
-    positions it depends on ``j - i`` alone: it is copied from ``query_length +
-    key_length - 1`` values a head, without a logarithm.
+    positions the bias depends on ``j - i`` alone. Each head has ``query_length +
+    key_length - 1`` values, which are copied into the matrix; no logarithm is computed.
 
     References
     ----------
@@ -105,7 +105,7 @@ class RelativeAttentionBias:
             ) from None
 
     def _copy(self, array: NDArray[Any]) -> None:
-        # Out of bytes, so that nobody can make it writeable again.
+        # Memory of a bytes object: nobody can make the array writeable again.
         items = array.astype(self._dtype).tobytes()
         self._weight = np.frombuffer(items, self._dtype).reshape(array.shape)
         by_head = self._weight if self._heads_first else self._weight.T
@@ -121,7 +121,7 @@ class RelativeAttentionBias:
         buckets: Buckets | None = None,
         heads_first: bool | None = None,
     ) -> RelativeAttentionBias:
-        """Load a weight out of a file, or a folder of a model.
+        """Load a weight from a file, or from the folder of a model.
 
         Parameters
         ----------
@@ -131,16 +131,16 @@ class RelativeAttentionBias:
             weight is read, and no code is run. The page docs/how_to/weight_files.md lists what
             each format needs.
         tensor : str, optional
-            Name of the tensor, or a part of a name that one table alone has, such as
-            ``"encoder"``. By default the one whose name ends in
+            Name of the tensor, or a part of its name that no other table has, such as
+            ``"encoder"``. By default the tensor whose name ends in
             ``relative_attention_bias.weight``, ``attn_rel_b.weight`` (GGUF),
             ``pos_embedding.embedding.weight`` (Wan), ``rel_pos_bias.weight`` or
-            ``rel_attn_embed.weight``, or the only one there is.
+            ``rel_attn_embed.weight``, or the only tensor in the file.
         buckets : Buckets, optional
-            By default that of a ``config.json`` next to the file, if it describes
-            relative position buckets (at most 4096); otherwise as many buckets as the weight
-            has rows and the family's usual ``max_distance`` (128, WavLM 800;
-            LayoutLM's axes 256, UDOP's 100). The tensor of a decoder is
+            By default the scheme of a ``config.json`` next to the file, if it describes
+            relative position buckets (at most 4096). Otherwise one bucket for each row of
+            the weight, and the family's usual ``max_distance`` (128; WavLM 800; the page
+            axes of LayoutLM 256, of UDOP 100). For a decoder's tensor, the default is
             unidirectional.
         heads_first : bool, optional
             By default true for LayoutLM's ``rel_pos*_bias.weight``, which is the
@@ -155,18 +155,19 @@ class RelativeAttentionBias:
         OSError
             If the file, or a shard of it, cannot be read.
         TypeError
-            If `path` is no path, or the tensor has no floating-point dtype.
+            If `path` is not a path, or the tensor does not have a floating-point dtype.
         ValueError
-            If it is no regular file, damaged, or holds code or no weight, or if several
-            tensors match: the message lists them. Links out of a folder are refused, and
-            names that a file has twice.
+            If the file is not a regular file, is damaged, holds code or holds no weight.
+            If several tensors match: the message lists them. If a link leads out of the
+            folder, or a file has the same name twice.
         ImportError
-            If the format or dtype needs an optional package: the message names the extra.
+            If the format or dtype needs a package that is missing: the message names the extra.
 
         Notes
         -----
-        float8 tables become float32, exactly; the scale that is stored next to one multiplies it.
-        So do tables of GGUF that are quantized. All others keep their dtype and every bit.
+        float8 tables become float32, exactly. If a scale is stored next to a table, the table
+        is multiplied by it. Quantized GGUF tables become float32, too. All other tables keep
+        their dtype and every bit.
 
         Examples
         --------
@@ -192,19 +193,19 @@ class RelativeAttentionBias:
         tensor: str | None = None,
         buckets: Buckets | None = None,
     ) -> RelativeAttentionBias:
-        """Load the weight of a model on Hugging Face's hub, by its name.
+        """Load the weight of a model on Hugging Face's hub, given the model's name.
 
         Parameters
         ----------
         name_or_path : str or path
-            A name such as ``"google-t5/t5-small"``, or whatever `load` takes. A part of
-            a model is ``"owner/name/text_encoder_2"``, and a file of it
-            ``"owner/name/file.safetensors"``.
+            A name such as ``"google-t5/t5-small"``, or any path that `load` accepts. Write
+            ``"owner/name/text_encoder_2"`` for a part of a model, and
+            ``"owner/name/file.safetensors"`` for one of its files.
         tensor : str, optional
-            As in `load`. By default the encoder's, if a model has one of each:
-            ``"decoder"`` names the other.
+            As in `load`. If a model has an encoder and a decoder, the default is the
+            encoder's tensor; ``"decoder"`` selects the other.
         buckets : Buckets, optional
-            By default that of the model's ``config.json``.
+            By default the scheme of the model's ``config.json``.
 
         Returns
         -------
@@ -213,18 +214,18 @@ class RelativeAttentionBias:
         Raises
         ------
         OSError
-            If there is no such model, or it is not in the cache and cannot be fetched.
+            If the model does not exist, or is not in the cache and cannot be downloaded.
         TypeError, ValueError
             As `load`.
         ImportError
-            If the model is not in the cache, and ``huggingface_hub`` is not installed; and as
-            `load`.
+            As `load`, and if the model is not in the cache and ``huggingface_hub`` is not
+            installed.
 
         Notes
         -----
-        What Hugging Face's cache has is used as it is, without a connection. ``huggingface_hub``
-        (the extra ``hub``) fetches what it lacks: the configuration, and the file or the shard
-        with the weight.
+        Files in Hugging Face's cache are read without a connection. ``huggingface_hub`` (the
+        extra ``hub``) downloads the files that are missing: the configuration, and the file or
+        the shard with the weight.
 
         Examples
         --------
@@ -247,7 +248,7 @@ class RelativeAttentionBias:
 
     @property
     def weight(self) -> NDArray[Any]:
-        """Read-only copy of what was given."""
+        """Read-only copy of the weight, in the given shape."""
         return self._weight
 
     @property
@@ -267,7 +268,7 @@ class RelativeAttentionBias:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the weights and of every result."""
+        """Dtype of the weight and of every result."""
         return self._dtype
 
     def matrix(
@@ -300,23 +301,22 @@ class RelativeAttentionBias:
             Mask keys whose position is greater than the query's.
         mask : array_like, optional
             Broadcasts to ``(..., num_heads, query_length, key_length)``; a padding
-            mask is ``(batch, 1, 1, key_length)``. Boolean: true = attend, where it
-            is false the pair is masked. Floating-point: converted to `dtype` and
-            added to the bias.
+            mask is ``(batch, 1, 1, key_length)``. Boolean: true = attend, false = masked.
+            Floating-point: converted to `dtype` and added to the bias.
         segment_ids : array_like of int, shape (..., query_length), optional
-            Mask pairs of different segments, the sequences packed into one row.
+            Mask pairs of different segments: sequences that are packed into one row.
         key_segment_ids : array_like of int, shape (..., key_length), optional
             `segment_ids` if None.
         masked_value : float, optional
-            What masked pairs get, whatever else is added: by default the finite
-            minimum of `dtype`; ``-inf`` is allowed.
+            Value of masked pairs, whatever else is added. By default the finite minimum
+            of `dtype`; ``-inf`` is allowed.
         scale : float, optional
             Factor of every weight. The products are computed in float32 (float64
             for float64 weights) and rounded to `dtype`, before anything is added.
         out : ndarray of `dtype`, of the result's shape, optional
-            Where to write, of any layout. Masked calls use a temporary copy if keys
-            are not contiguous. A large result is written several times faster into
-            memory that was used before.
+            Where to write; any layout. Masked calls use a temporary copy if keys are
+            not contiguous. Writing a large result into memory that was used before is
+            several times faster.
         num_threads : int, optional
             At most so many threads; None chooses by size.
         accumulate : bool, optional
@@ -338,8 +338,8 @@ class RelativeAttentionBias:
         See Also
         --------
         matrix_at : The same for explicit positions.
-        matrix_nbytes : The bytes that it takes.
-        view : Without a copy.
+        matrix_nbytes : How many bytes the matrix takes.
+        view : The same without a copy.
         add_to : Add to scores, without masks.
 
         Examples
@@ -365,7 +365,7 @@ class RelativeAttentionBias:
         if num_threads is not None:
             num_threads = _checks.num_threads(num_threads)
         shape = (self._num_heads, q, k)
-        if causal is False is accumulate and (  # the sooner the better: one step of decoding
+        if causal is False is accumulate and (  # a shortcut for one decoding step
             mask is segment_ids is key_segment_ids is masked_value is scale is None
         ):
             if out is None:
@@ -390,7 +390,7 @@ class RelativeAttentionBias:
         return target if out is None else out
 
     def _check_output(self, out: Any, accumulate: bool, masks: Masks) -> tuple[NDArray[Any], bool]:
-        """Check ``out`` and ``accumulate``; what is added to may have more batch axes."""
+        """Check ``out`` and ``accumulate``, which allows ``out`` to have more batch axes."""
         accumulate = _checks.flag("accumulate", accumulate)
         if accumulate and out is None:
             raise ValueError("out must be given to accumulate, got None")
@@ -404,7 +404,7 @@ class RelativeAttentionBias:
     def matrix_nbytes(
         self, query_length: int, key_length: int, *, batch_shape: int | tuple[int, ...] = ()
     ) -> int:
-        """Bytes of a bias matrix, without computing it.
+        """Return how many bytes a bias matrix takes, without computing it.
 
         Parameters
         ----------
@@ -417,7 +417,7 @@ class RelativeAttentionBias:
         Returns
         -------
         int
-            Bytes of `matrix` or `matrix_at`; of any size.
+            Bytes of `matrix` or `matrix_at`; may exceed the memory.
 
         Raises
         ------
@@ -476,8 +476,8 @@ class RelativeAttentionBias:
             At most so many threads; None chooses by size.
         accumulate : bool, optional
             Add to what `out` holds, before the masks; `out` may have more batch
-            axes. So biases of several axes are summed without a temporary, if the
-            keys of `out` are adjacent.
+            axes. This sums the biases of several axes without a temporary array, if
+            the keys of `out` are contiguous.
 
         Returns
         -------
@@ -495,7 +495,7 @@ class RelativeAttentionBias:
 
         Examples
         --------
-        Boxes on a page: the bias by their left edges, plus that by their tops.
+        Boxes on a page: the bias of their left edges plus the bias of their tops.
 
         >>> import numpy as np
         >>> import t5bucket as tb
@@ -581,8 +581,8 @@ class RelativeAttentionBias:
         query_length, key_length : int
             Number of positions (tokens), at least 0.
         tile : int or (int, int)
-            Rows and columns of a tile, at least 1; the last ones of the grid
-            are smaller where it does not divide.
+            Rows and columns of a tile, at least 1. The last tiles are smaller if the
+            lengths are not multiples of these.
         query_offset, key_offset : int, optional
             Position of query 0 and of key 0.
         num_threads : int, optional
@@ -591,7 +591,7 @@ class RelativeAttentionBias:
         Yields
         ------
         (rows, columns) : pair of slice
-            Where in the matrix the tile stands; row by row of tiles.
+            The tile's place in the matrix. Tiles come row by row.
         block : ndarray of `dtype`, shape (num_heads, rows, columns)
             Equal to ``matrix(...)[:, rows, columns]``; a new array each time.
 
@@ -648,8 +648,8 @@ class RelativeAttentionBias:
         Parameters
         ----------
         scores : ndarray of `dtype`, shape (..., num_heads, query_length, key_length)
-            Of any layout; a temporary copy is used if keys are not contiguous. Every
-            sum is rounded once.
+            Any layout; a temporary copy is used if keys are not contiguous. Each
+            addition rounds once.
         query_offset, key_offset : int, optional
             Position of query 0 and of key 0.
         num_threads : int, optional
@@ -696,7 +696,7 @@ class RelativeAttentionBias:
         scale: float | None = None,
         num_threads: int | None = None,
     ) -> NDArray[Any]:
-        """Gradient of the weight, given that of `matrix`.
+        """Gradient of the weight, given the gradient of `matrix`.
 
         Parameters
         ----------
@@ -705,8 +705,8 @@ class RelativeAttentionBias:
         query_offset, key_offset : int, optional
             Position of query 0 and of key 0.
         causal, mask, segment_ids, key_segment_ids, scale : optional
-            As they were given to `matrix`. Pairs that they mask carry no gradient;
-            an additive mask changes nothing.
+            The arguments of `matrix`. Masked pairs have no gradient; an additive mask
+            changes nothing.
         num_threads : int, optional
             At most so many threads; None chooses by size.
 
@@ -722,9 +722,9 @@ class RelativeAttentionBias:
 
         Notes
         -----
-        The adjoint of `matrix`: ``weight_gradient[b, h]`` is the sum of
+        This is the adjoint of `matrix`: ``weight_gradient[b, h]`` is the sum of
         ``gradient[..., h, i, j]`` over the pairs of bucket ``b``, in float64, times
-        `scale`, rounded once. It does not depend on the number of threads.
+        `scale`, rounded once. The result does not depend on the number of threads.
 
         Examples
         --------
@@ -755,14 +755,14 @@ class RelativeAttentionBias:
         scale: float | None = None,
         num_threads: int | None = None,
     ) -> NDArray[Any]:
-        """Gradient of the weight, given that of `matrix_at`.
+        """Gradient of the weight, given the gradient of `matrix_at`.
 
         Parameters
         ----------
         gradient : array_like of `dtype`, shape (..., num_heads, q, k)
             Of any layout.
         query_positions : array_like of int, shape (..., q)
-            As they were given to `matrix_at`.
+            The argument of `matrix_at`.
         key_positions : array_like of int, shape (..., k), optional
             The query's if None.
         causal, mask, segment_ids, key_segment_ids, scale : optional
@@ -828,14 +828,14 @@ class RelativeAttentionBias:
         return masks
 
     def _factor(self, scale: float | None) -> Any:
-        """Check a scale; None if it changes nothing."""
+        """Check a scale; return None if it changes nothing."""
         if scale is None:
             return None
         is_double = self._dtype == np.float64
         return (np.float64 if is_double else np.float32)(_checks.scale(scale, is_double))
 
     def _times(self, scale: float | None) -> RelativeTable:
-        """Table of the weights times a scale."""
+        """Return the table of the weights times a scale."""
         factor = self._factor(scale)
         if factor is None:
             return self._table
@@ -917,7 +917,7 @@ def _restore(weight: NDArray[Any], buckets: Buckets, heads_first: bool) -> Relat
     return RelativeAttentionBias(weight, buckets, heads_first=heads_first)
 
 
-# ---- a seam for frameworks ----
+# ---- for frameworks ----
 
 
 def make_bias_block(
@@ -928,7 +928,7 @@ def make_bias_block(
     offset: int,
     num_threads: int | None,
 ) -> NDArray[Any]:
-    """Make a block of a matrix; its positions may lie beyond what a caller may name."""
+    """Make a block of a matrix; its positions may exceed the limits of the public functions."""
     table = bias._table
     if heads != slice(0, bias.num_heads):
         table = table.map_items(lambda items: items[heads])

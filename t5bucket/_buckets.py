@@ -1,4 +1,4 @@
-# _buckets.py - Buckets: a bucketing scheme, and the bucket indices it gives.
+# _buckets.py - Buckets: a bucketing scheme, which maps relative positions to bucket numbers.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from t5bucket._rule import LIMIT, Range, Rule, t5_rule
 from t5bucket._table import RelativeTable
 from t5bucket._writing import copy_consecutive, make_block, write_elementwise, write_explicit
 
-Tables = dict[np.dtype[Any], RelativeTable]  # of buckets
+Tables = dict[np.dtype[Any], RelativeTable]  # bucket numbers in each dtype
 
 
 class Buckets:
@@ -43,10 +43,10 @@ class Buckets:
     ----------
     num_buckets, max_distance : int
     bidirectional : bool
-        For other rules than T5's: whether a future key can get another bucket
-        than ``d = 0``.
+        For rules other than T5's: whether any future key has another bucket than
+        ``d = 0``.
     max_exact : int
-        Distances below it have a bucket of their own.
+        Each smaller distance has a bucket of its own.
 
     Raises
     ------
@@ -62,9 +62,9 @@ class Buckets:
         bucket = base + n                                                     n < e
         bucket = base + min(B - 1, e + floor(m * log(n/e) / log(max_distance/e)))
 
-    The boundaries are decided by integers, ``n**m * e**k >= max_distance**k *
-    e**m``, never by a rounded logarithm; in the common settings they are those
-    of the float32 code that models are trained with [1]_ [2]_.
+    Integers decide the boundaries, ``n**m * e**k >= max_distance**k * e**m``,
+    never a rounded logarithm. In the common settings the boundaries are equal to
+    those of the float32 code that models are trained with [1]_ [2]_.
 
     References
     ----------
@@ -133,7 +133,7 @@ class Buckets:
 
     @classmethod
     def from_textbook(cls, n_b: int, dist_max: int) -> Buckets:
-        """Scheme in the textbook's notation: buckets ``0 .. n_b``, so ``n_b + 1`` of them.
+        """Scheme in the textbook's notation: ``n_b + 1`` buckets, ``0`` to ``n_b``.
 
         Parameters
         ----------
@@ -150,7 +150,7 @@ class Buckets:
         Raises
         ------
         TypeError, ValueError
-            If `n_b` is no integer of at least 1, or `dist_max` is not greater
+            If `n_b` is not an integer of at least 1, or `dist_max` is not greater
             than ``(n_b + 1) // 2``.
 
         Notes
@@ -185,7 +185,7 @@ class Buckets:
         max_distance: int,
         num_buckets: int,
     ) -> Buckets:
-        """Scheme that tabulates any other implementation's rule.
+        """Scheme with the rule of any other implementation, which is tabulated.
 
         Parameters
         ----------
@@ -195,8 +195,8 @@ class Buckets:
             ``[0, num_buckets)``. It is called once, with ``-max_distance, ...,
             max_distance``.
         max_distance : int
-            Beyond it, the bucket of the nearest tabulated position is used. At
-            least 1.
+            Largest tabulated distance, at least 1. Positions beyond it get the bucket
+            of the nearest tabulated position.
         num_buckets : int
             Number of buckets, at least 1.
 
@@ -212,8 +212,8 @@ class Buckets:
 
         Examples
         --------
-        Clipped distances, as in Shaw et al. (2018), and a decoder in which future
-        keys count by their distance:
+        Clipped distances, as in Shaw et al. (2018), and a decoder that gives a future
+        key the bucket of its distance:
 
         >>> import numpy as np
         >>> import t5bucket as tb
@@ -248,8 +248,8 @@ class Buckets:
             Relative positions ``first <= d <= last`` (tokens) of a bucket, None
             for no bound. Together they hold every ``d`` once, in any order.
         max_distance : int
-            Beyond it the bucket does not change: no range but those without a
-            bound reaches it.
+            Distance beyond which the bucket does not change: only unbounded ranges may
+            reach it.
         num_buckets : int
             Number of buckets, at least 1.
 
@@ -285,23 +285,23 @@ class Buckets:
             A configuration object, its dict, or the path of a ``config.json`` or
             of the folder that holds it. T5 and its relatives (mT5, UMT5, LongT5,
             Switch, Pix2Struct, Pop2Piano, UDOP), MPNet, LayoutLMv2/v3 (the
-            sequence axis), WavLM, ProphetNet and CPM-Ant. In that of a composite
-            model (MusicGen, a pipeline's parts), the part that has buckets is found.
+            sequence axis), WavLM, ProphetNet and CPM-Ant. In the configuration of a
+            composite model (MusicGen, a pipeline), the part with buckets is used.
 
         Returns
         -------
         Buckets
             Unidirectional if ``is_decoder`` is true. The configuration of an
-            encoder-decoder describes its encoder. What the model's code fixes is
-            not read: MPNet has 32 buckets up to 128, and the settings of UDOP's
-            encoder are in ``relative_bias_args``.
+            encoder-decoder describes its encoder. Values that the model's code fixes
+            are not read from the configuration: MPNet has 32 buckets up to 128. The
+            settings of UDOP's encoder are in ``relative_bias_args``.
 
         Raises
         ------
         TypeError, ValueError
-            If the configuration has no relative position buckets, or if several
-            parts have different ones: the message lists them. If a setting is of
-            the wrong kind or out of its limits (at most 4096 buckets).
+            If the configuration has no relative position buckets. If several parts
+            have different buckets: the message lists them. If a setting is of the
+            wrong kind or out of its limits (at most 4096 buckets).
         OSError
             If the file cannot be read.
 
@@ -333,7 +333,7 @@ class Buckets:
         )
         return self
 
-    # ---- what it maps ----
+    # ---- mapping positions to buckets ----
 
     def ranges(self) -> list[Range]:
         """List the relative positions of each bucket that occurs.
@@ -341,9 +341,9 @@ class Buckets:
         Returns
         -------
         list of (bucket, first, last)
-            Relative positions ``first <= d <= last`` (tokens) have this bucket;
-            None is no bound. In the order of the buckets; a bucket that is not
-            one interval has several entries.
+            Relative positions ``first <= d <= last`` (tokens) have this bucket; None
+            means no bound. Sorted by bucket; a bucket that is not one interval has
+            several entries.
 
         Examples
         --------
@@ -383,9 +383,9 @@ class Buckets:
         Raises
         ------
         TypeError
-            If positions or dtypes are no integers.
+            If positions or dtypes are not integers.
         ValueError
-            If a position is outside of 64 bits, `dtype` too small, or `out` has
+            If a position does not fit in 64 bits, `dtype` is too small, or `out` has
             another shape or is read-only.
         MemoryError
             If the result does not fit in memory.
@@ -587,7 +587,7 @@ def relative_position_bucket(
     dtype: DTypeLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> Any:
-    """Map relative positions to buckets: the signature known from T5's code.
+    """Map relative positions to buckets, with the signature of T5's own code.
 
     Parameters
     ----------
@@ -610,11 +610,11 @@ def relative_position_bucket(
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As `Buckets` and its call.
+        As `Buckets`, and as calling it.
 
     See Also
     --------
-    Buckets : The formula, and everything else that a scheme can do.
+    Buckets : The formula, and all methods of a scheme.
 
     Examples
     --------
@@ -628,7 +628,7 @@ def relative_position_bucket(
 
 @lru_cache(maxsize=256)
 def _share_tables(num_buckets: int, max_distance: int, bidirectional: bool) -> Tables:
-    """Find the tables that equal schemes of T5 share."""
+    """Return the tables that equal schemes of T5 share."""
     return {}
 
 
@@ -636,11 +636,11 @@ def _restore(ranges: list[Range], max_distance: int, num_buckets: int) -> Bucket
     return Buckets.from_ranges(ranges, max_distance=max_distance, num_buckets=num_buckets)
 
 
-# ---- seams for frameworks ----
+# ---- for frameworks ----
 
 
 def encode_scheme(buckets: Buckets) -> list[int]:
-    """Put a scheme into integers: T5's three settings, or any other's starts and buckets."""
+    """Encode a scheme in integers: T5's three settings, or the starts and buckets of its rule."""
     if buckets._is_t5:
         return [buckets.num_buckets, buckets.max_distance, int(buckets.bidirectional)]
     return [buckets.num_buckets, buckets.max_distance, -1, *chain(*step_function(buckets))]
@@ -648,7 +648,7 @@ def encode_scheme(buckets: Buckets) -> list[int]:
 
 @lru_cache
 def decode_scheme(integers: tuple[int, ...]) -> Buckets:
-    """Find the scheme of `encode_scheme`."""
+    """Return the scheme that `encode_scheme` encoded."""
     num_buckets, max_distance, bidirectional, *rest = integers
     if bidirectional >= 0:
         return Buckets(num_buckets, max_distance, bool(bidirectional))
@@ -657,14 +657,14 @@ def decode_scheme(integers: tuple[int, ...]) -> Buckets:
 
 
 def step_function(buckets: Buckets) -> tuple[list[int], list[int]]:
-    """Return the first relative position of each range but the first, and the buckets of all."""
+    """Return where each range but the first starts, and the bucket of each range."""
     return buckets._rule.start_list, buckets._rule.bucket_list
 
 
 def make_bucket_block(
     buckets: Buckets, rows: slice, columns: slice, offset: int, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Make a block of a grid on one thread; its positions may lie beyond what a caller may name."""
+    """Make a block of a grid on one thread; positions may exceed the public functions' limits."""
     blocks = make_block(buckets._table(dtype), rows, columns, offset, num_threads=1)
     block: NDArray[Any] = blocks[0].astype(dtype, copy=False)
     return block

@@ -1,4 +1,4 @@
-# _checks.py - what a caller may pass: every argument is checked here, before any work.
+# _checks.py - check every argument that a caller passes, before any work.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from t5bucket._arrays import FLOAT_NAMES, allocate, view_tensor
 
-# The usual ways to name an integer type, for the sake of small calls.
+# The usual ways to name an integer type: a lookup makes small calls faster.
 INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
     key: np.dtype(f"{sign}int{bits}")
     for sign in ("", "u")
@@ -25,7 +25,7 @@ INTEGER_DTYPES[None] = np.dtype(np.int64)
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_SHOWN = 300  # characters of a value in a message
 MAX_SHOWN_BITS = 256  # of an integer in a message
-FLOAT32_END = 2.0**128 - 2.0**103  # float32 rounds it to infinity, and less to a number
+FLOAT32_END = 2.0**128 - 2.0**103  # float32 rounds it to infinity; a smaller number stays finite
 
 
 def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT64_MAX) -> int:
@@ -35,7 +35,7 @@ def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT6
             raise TypeError(f"{name} must be an integer, got {show(value)}")
         try:
             value = operator.index(value)
-        except (TypeError, ValueError, RuntimeError):  # the last two of tensors
+        except (TypeError, ValueError, RuntimeError):  # tensors raise the last two
             raise TypeError(f"{name} must be an integer, got {show(value)}") from None
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {show(value)}")
@@ -47,7 +47,7 @@ def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT6
 def show(value: Any) -> str:
     """Show a value in a message, in one short line.
 
-    A tensor is shown by its type, for its items may have been freed.
+    For a tensor, this is its type: its items may have been freed.
     """
     if hasattr(value, "data_ptr"):
         return type(value).__name__
@@ -55,13 +55,13 @@ def show(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # of an integer of thousands of digits, or lists in lists
+    except (ValueError, RecursionError):  # integers of thousands of digits; lists in lists
         return f"a {type(value).__name__}"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def printable(text: str) -> str:
-    """Shorten what a file says, and escape what a terminal would obey."""
+    """Shorten text from a file, and escape its control characters."""
     shown = "".join(
         letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:MAX_SHOWN]
     )
@@ -70,7 +70,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def naming(place: object) -> Iterator[None]:
-    """Say in errors about a value which file it is in."""
+    """Add to errors about a value which file it is in."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -101,7 +101,7 @@ def real(name: str, value: Any) -> float:
 
 
 def scale(value: Any, is_double: bool) -> float:
-    """Check the factor of weights, which is rounded to float32 unless they are float64."""
+    """Check the factor of the weights; it is rounded to float32 unless they are float64."""
     number = real("scale", value)
     if not abs(number) < (math.inf if is_double else FLOAT32_END):
         dtype = "float64" if is_double else "float32"
@@ -120,7 +120,7 @@ def grid(
     query_length: Any, key_length: Any, query_offset: Any, key_offset: Any
 ) -> tuple[int, int, int]:
     """Check a grid; return its lengths and the relative position of query 0 and key 0."""
-    if (  # what almost every call has, for the sake of small ones
+    if (  # a shortcut for almost all calls: it makes small ones faster
         type(query_length) is type(key_length) is type(query_offset) is type(key_offset) is int
         and 0 <= query_length <= INT64_MAX
         and 0 <= key_length <= INT64_MAX
@@ -140,8 +140,8 @@ def offset(query_offset: Any, key_offset: Any) -> int:
 
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
-    """Return an array of whatever dtype; of a tensor of PyTorch, its values without gradient."""
-    tensor_type = getattr(sys.modules.get("torch"), "Tensor", ())  # without it, none is one
+    """Return an array of any dtype; for a PyTorch tensor, its values without the gradient."""
+    tensor_type = getattr(sys.modules.get("torch"), "Tensor", ())  # without it, no value is a tensor
     if isinstance(value, tensor_type):
         return view_tensor(value, name)
     if tensor_type and isinstance(value, list | tuple):
@@ -152,12 +152,12 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
         raise
     except ValueError:  # nested lists of different lengths
         raise ValueError(f"{name} must be an array, got {show(value)}") from None
-    except Exception as error:  # whatever the value's own conversion raises
+    except Exception as error:  # the value's own conversion may raise anything
         raise TypeError(f"{name} must be an array, got {type(value).__name__} ({error})") from error
 
 
 def _view_tensors(name: str, value: Any, tensor_type: Any) -> Any:
-    """View the tensors in a list of lists: NumPy would read each of them in its own way."""
+    """View the tensors in nested lists: NumPy would call each tensor's own conversion."""
     if isinstance(value, tensor_type):
         return view_tensor(value, name)
     if isinstance(value, list | tuple):
@@ -183,7 +183,7 @@ def integers(name: str, value: ArrayLike) -> NDArray[np.integer]:
 
 
 def _python_integers(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.integer]:
-    """Convert an array of Python's integers, as pandas gives some of its own types."""
+    """Convert an array of Python integers, which pandas makes from some of its types."""
     items = array.ravel().tolist()
     if array.dtype != object or not all(type(item) is int for item in items):
         raise TypeError(f"{name} must be integers, got dtype {dtype}")
@@ -193,7 +193,7 @@ def _python_integers(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> ND
 
 
 def bucket_dtype(dtype: DTypeLike | None, num_buckets: int, out: Any = None) -> np.dtype[Any]:
-    """Check a dtype that has to hold bucket numbers: that of ``out``, or int64, if it is None."""
+    """Check a dtype for bucket numbers; None means the dtype of ``out``, or int64."""
     if dtype is None and out is not None:
         dtype = base_array("out", out).dtype
         if dtype.kind not in "iu":
@@ -232,7 +232,7 @@ def weight(value: ArrayLike) -> NDArray[Any]:
 
 
 def weight_form(array: Any) -> None:
-    """Check the dtype and the shape of weights, in an array of whatever framework."""
+    """Check the dtype and the shape of weights, in an array of any framework."""
     if array.dtype.name not in FLOAT_NAMES:
         raise TypeError(f"weight must be float16, bfloat16, float32 or float64, got {array.dtype}")
     if array.ndim != 2:
@@ -257,7 +257,7 @@ def weight_length(shape: tuple[int, ...], heads_first: bool, num_buckets: int) -
 
 
 def num_rows(array: NDArray[Any], heads_first: bool, bidirectional: bool) -> int:
-    """Check that a weight has rows enough for a scheme of as many buckets."""
+    """Check that a weight has enough rows to be a scheme with one bucket for each."""
     axis, name = (1, "columns") if heads_first else (0, "rows")
     count = int(array.shape[axis])
     least = 4 if bidirectional else 2
@@ -285,7 +285,7 @@ def shape(name: str, value: Any) -> tuple[int, ...]:
 
 
 def base_array(name: str, value: Any) -> NDArray[Any]:
-    """View an array of a subclass as its base: attributes of a subclass may say anything."""
+    """View an array as a plain ndarray: a subclass may override any attribute."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
     array: NDArray[Any] = np.ndarray.view(value, np.ndarray)
@@ -332,7 +332,7 @@ def output(
 
 
 def same_dtype(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Check that an array has a dtype, in any byte order."""
+    """Check that an array has this dtype, in any byte order."""
     if array.dtype.name != dtype.name:
         raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
     return array

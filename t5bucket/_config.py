@@ -1,6 +1,6 @@
-# _config.py - where Hugging Face configurations keep the settings of their buckets.
+# _config.py - find the bucket settings in Hugging Face configurations.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Settings are those that a family's code in transformers reads: it fixes some of them."""
+"""Read the same settings as each family's code in transformers; it fixes some of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from t5bucket._checks import flag, integer, naming, printable, show
 from t5bucket._json import as_path, read_json
 
 Settings = tuple[Any, Any, bool]  # num_buckets, max_distance, bidirectional
-Getter = Callable[[str], Any]  # of a configuration's values, by name
+Getter = Callable[[str], Any]  # returns a configuration's value, given its name
 Family = Callable[[Getter], Settings | None]
-MAX_DEPTH = 3  # of parts within parts
-MAX_LISTED = 20  # in a message
-# A scheme of thousands of buckets up to 2^62 takes seconds to make, which a file may not ask for.
+MAX_DEPTH = 3  # levels of parts within parts
+MAX_LISTED = 20  # parts in a message
+# A scheme of thousands of buckets up to 2^62 takes seconds to make: no file may cause that.
 MAX_NUM_BUCKETS = 4096
 UDOP_BIASES = [{"type": "1d"}, {"type": "horizontal"}, {"type": "vertical"}]  # unless set
 MAX_WRAPPERS = 8
-# Before the first word of a tensor's name that says something.
+# Prefixes of tensor names that wrappers add; they say nothing about the model.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model", "model")
 
 
@@ -30,7 +30,7 @@ WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "base_model", "model"
 
 
 def t5_family(is_decoder: bool | None = None) -> Family:
-    """T5 and its relatives, MPNet; None leaves it to the configuration whether it is a decoder."""
+    """Family of T5, its relatives and MPNet; None: the configuration says if it is a decoder."""
 
     def find(get: Getter) -> Settings | None:
         num_buckets = get("relative_attention_num_buckets")
@@ -39,7 +39,7 @@ def t5_family(is_decoder: bool | None = None) -> Family:
         if num_buckets is None:
             return None
         max_distance = get("relative_attention_max_distance")
-        # Pix2Struct has buckets in its text decoder alone, whatever is_decoder says.
+        # Only Pix2Struct's text decoder has buckets, whatever is_decoder says.
         unidirectional = (
             flag("is_decoder", get("is_decoder") or False) if is_decoder is None else is_decoder
         ) or str(get("model_type")).startswith("pix2struct")
@@ -49,7 +49,7 @@ def t5_family(is_decoder: bool | None = None) -> Family:
 
 
 def udop_family(index: int | None = None) -> Family:
-    """Make the family of a bias of UDOP's encoder, which reads no setting of T5; None is text's."""
+    """Family of a bias in UDOP's encoder, which reads no setting of T5; None means the text's."""
 
     def find(get: Getter) -> Settings | None:
         if get("model_type") != "udop" or (index is None and get("is_decoder")):
@@ -72,11 +72,11 @@ def udop_family(index: int | None = None) -> Family:
 def _family(
     num_buckets_name: str, max_distance_name: str, default: int, bidirectional: bool = True
 ) -> Family:
-    """Other families: the names of their settings, and the distance where none is set."""
+    """Make another family, given the names of its settings and its default distance."""
 
     def find(get: Getter) -> Settings | None:
         num_buckets, max_distance = get(num_buckets_name), get(max_distance_name)
-        # "num_buckets" alone could mean anything: it takes its partner to tell.
+        # "num_buckets" alone could mean anything: the distance must be there, too.
         if num_buckets is None or (num_buckets_name == "num_buckets" and max_distance is None):
             return None
         return num_buckets, default if max_distance is None else max_distance, bidirectional
@@ -125,7 +125,7 @@ def _find_only(config: object) -> Settings:
 
 
 def check_settings(settings: Settings) -> Settings:
-    """Check settings that a scheme will be made of."""
+    """Check the settings of a scheme before it is made."""
     integer("num_buckets", settings[0], maximum=MAX_NUM_BUCKETS)
     Buckets(*settings)  # equal ones share their rule
     return settings
@@ -134,8 +134,8 @@ def check_settings(settings: Settings) -> Settings:
 def find_settings_of(tensor: str, config: object, families: tuple[Family, ...]) -> Settings | None:
     """Find the settings of a tensor's buckets, or None if a configuration has none.
 
-    They are those of the part whose name the tensor's begins with; or else of the parts in it,
-    if they agree, or of what it is a part of.
+    First choice: the part whose name the tensor's name begins with. Otherwise the parts within
+    that part, if they agree, or the configuration that contains it.
     """
     parts = find_parts(config, families)
     found = {name: settings for name, settings in parts.items() if settings is not None}
@@ -165,7 +165,7 @@ def _is_within(part: str, others: Container[str]) -> bool:
 
 
 def _is_of(tensor: str, part: str) -> bool:
-    """Whether a tensor's name begins with that of a part, behind what wraps models."""
+    """Whether a tensor's name begins with a part's name, after any prefix of a wrapper."""
     words = tensor.split(".", MAX_WRAPPERS + MAX_DEPTH)
     part_words = part.split(".") if part else []
     for start in range(len(words)):
@@ -178,20 +178,20 @@ def _is_of(tensor: str, part: str) -> bool:
 
 
 def _is_named(word: str, part: str) -> bool:
-    """Whether a module has the name of a part; that of ``text_config`` may be ``text_model``."""
+    """Whether a module's name matches a part's: ``text_model`` matches ``text_config``."""
     return word == part or (
         part.endswith("_config") and f"{word}_".startswith(part.removesuffix("config"))
     )
 
 
 def find_parts(config: object, families: tuple[Family, ...]) -> dict[str, Settings | None]:
-    """Find the settings of a configuration and of its parts, by their names; its own is empty.
+    """Find the settings of a configuration and of its parts, by part name; its own name is empty.
 
     Composite models (MusicGen, Pix2Struct, encoder and decoder) have a configuration for each part.
     """
     parts: dict[str, Settings | None] = {}
     waiting: list[tuple[str, object]] = [("", config)]
-    seen = {id(config)}  # a configuration may hold itself
+    seen = {id(config)}  # a configuration may contain itself
     for name, value in waiting:
         get = value.get if isinstance(value, Mapping) else _getter(value)
         parts[name] = next((found for family in families if (found := family(get))), None)
@@ -204,7 +204,7 @@ def find_parts(config: object, families: tuple[Family, ...]) -> dict[str, Settin
 
 
 def _list_parts(config: object) -> Iterator[tuple[str, object]]:
-    """List what may be configurations within one."""
+    """List the values in a configuration that may be configurations."""
     values = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
     for key, value in values.items():
         # Pix2Struct's vision_config has settings that its model does not read.
@@ -220,7 +220,7 @@ def _getter(config: object) -> Getter:
 
 
 def _only(parts: dict[str, Settings]) -> Settings | None:
-    """Return the settings that all parts have, if they do."""
+    """Return the settings of all parts if they are equal, or None."""
     found = iter(parts.values())
     first = next(found, None)
     return first if all(settings == first for settings in found) else None

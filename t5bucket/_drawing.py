@@ -1,4 +1,4 @@
-# _drawing.py - what pictures share: colours, axes and their labels, with Matplotlib.
+# _drawing.py - shared by all pictures: colours, axes and their labels, with Matplotlib.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATER, EARLIER = COLORS[1], COLORS[0]
 
 
 def choose_looks(shown: list[int], num_heads: int) -> list[dict[str, Any]]:
-    """Choose colours and styles by place in the legend; colours of many heads by number."""
+    """Choose colours and styles by place in the legend; with many heads, by head number."""
     if len(shown) > MAX_LEGEND_ROWS:
         colors = map_heads(num_heads)
         return [{"color": colors(head), "linewidth": 0.8} for head in shown]
@@ -46,7 +46,7 @@ def map_heads(num_heads: int) -> Any:
 
 
 def add_color_bar(ax: Axes, num_heads: int) -> None:
-    """Explain the colours of many heads."""
+    """Add a bar that explains the colours of many heads."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -68,7 +68,7 @@ def draw_pairs(ax: Axes | None, values: NDArray[Any], label: str, **options: Any
 
 
 def label_integers(axis: Any) -> None:
-    """Label an axis by integers alone."""
+    """Label an axis with integers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
@@ -90,7 +90,7 @@ def label_distances(ax: Axes, buckets: Buckets, distance: int) -> None:
 
 
 def choose_ticks(exact: int, last: int) -> list[int]:
-    """Choose the ends of both scales, and a distance between, where their numbers have room."""
+    """Choose ticks: the ends of both scales, and a distance between them if there is room."""
     if last < 2 * exact:
         return [last]
     doublings = math.log2(last / exact)
@@ -98,7 +98,7 @@ def choose_ticks(exact: int, last: int) -> list[int]:
 
 
 def find_axes(ax: Axes | None) -> Axes:
-    """Find where to draw: the current axes, if none are given."""
+    """Return the axes to draw on: the current ones if none are given."""
     if ax is not None:
         return ax
     try:

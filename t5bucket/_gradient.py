@@ -15,8 +15,8 @@ from t5bucket._positions import consecutive_pairs, divide_pairs
 from t5bucket._table import RelativeTable
 from t5bucket._threads import run
 
-# Parts are fixed by the shape alone, and their sums added in order, so that the
-# result does not depend on the threads.
+# The shape alone decides the parts, and their sums are added in order: the result does
+# not depend on the threads.
 SUM_NBYTES = 16 << 20
 MAX_SUMS = 64
 
@@ -84,7 +84,7 @@ def sum_explicit(
 
 
 def _divide(gradient: NDArray[Any]) -> list[tuple[int, int]]:
-    """Parts of the rows of all batches: of some whole batches, or of one."""
+    """Divide the rows of all batches into parts: some whole batches each, or a piece of one."""
     num_batches, _, query_length, _ = gradient.shape
     num_rows = num_batches * query_length
     part_nbytes = max(SUM_NBYTES, gradient.nbytes // MAX_SUMS)
@@ -106,12 +106,12 @@ def _add_parts(
     begin: int,
     end: int,
 ) -> None:
-    """Add the rows of each part up, into sums of its own."""
+    """Sum the rows of each part separately."""
     for part in range(begin, end):
         add(sums[part], *rows[part])
 
 
 def _join_parts(table: RelativeTable, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Join the parts' sums in order, (parts, core's ranges, num_heads)."""
+    """Add up the sums of all parts, (parts, core's ranges, num_heads), in order."""
     with np.errstate(invalid="ignore"):  # infinities of both signs
         return table.join_ranges(sums.sum(axis=0))

@@ -1,4 +1,4 @@
-# _include.py - where the C core is, for those who compile against it.
+# _include.py - paths of the C core, for programs that compile it.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 def get_include() -> str:
     """Return the folder of the C header, ``t5bucket.h``.
 
-    It has the C core's sources too (`get_sources`): the core has no library of its
-    own, so that a program compiles it together with its own files.
+    The folder also has the C core's sources (`get_sources`). There is no library to
+    link: a program compiles the sources together with its own files.
 
     Returns
     -------
@@ -31,8 +31,8 @@ def get_include() -> str:
 def get_sources() -> list[str]:
     """Return the paths of the C core's sources, which a program compiles with its own.
 
-    They need C11 and nothing else: no Python, no library. A Cython module declares
-    them by ``from t5bucket.capi cimport ...``.
+    They need C11 and nothing else: no Python, no library. A Cython module gets the
+    declarations by ``from t5bucket.capi cimport ...``.
 
     Returns
     -------

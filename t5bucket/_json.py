@@ -1,4 +1,4 @@
-# _json.py - JSON files that may be hostile: what they may take, and no key twice.
+# _json.py - read JSON files that may be hostile: limit their size, refuse repeated keys.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from t5bucket._checks import show
 
 Value = TypeVar("Value")
 
-MAX_NBYTES = 100_000_000  # of a file; the index of the largest models has a tenth
-MAX_VALUES = 1 << 21  # which take at most 400 MB; a header of safetensors has eight for each tensor
+MAX_NBYTES = 100_000_000  # of a file; the largest models' index has a tenth of that
+MAX_VALUES = 1 << 21  # they take at most 400 MB; a safetensors header has eight for each tensor
 
 
 def as_path(name: str, value: Any) -> Path:
     """Check a path."""
     try:
         path = Path(value) if isinstance(value, str | os.PathLike) else None
-    except TypeError:  # of bytes
+    except TypeError:  # bytes
         path = None
     if path is None:
         raise TypeError(f"{name} must be a path, got {show(value)}")
@@ -31,13 +31,13 @@ def as_path(name: str, value: Any) -> Path:
 
 
 def check_regular(name: str, path: Path) -> None:
-    """Refuse a pipe, which waits for ever, and a device, which has no end."""
+    """Refuse a pipe, which may never send anything, and a device, which may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError(f"{name} must be a regular file, got {path}")
 
 
 def unique(pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
-    """Make a dict; a key that stands twice would hide a value."""
+    """Make a dict; refuse a repeated key, which would hide a value."""
     found: dict[str, Value] = {}
     for key, value in pairs:
         if key in found:
@@ -47,15 +47,15 @@ def unique(pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON that has not too many values, and no key of an object twice."""
-    num_values = sum(map(content.count, (b",", b"[", b"{")))  # at most, but for one
+    """Parse JSON; refuse too many values, and objects with a repeated key."""
+    num_values = sum(map(content.count, (b",", b"[", b"{")))  # an upper bound, give or take one
     if num_values > MAX_VALUES:
         raise ValueError(f"it has up to {num_values} values, more than {MAX_VALUES}")
     return json.loads(content.decode(), object_pairs_hook=unique)
 
 
 def read_json(path: Path, name: str = "config") -> dict[str, Any]:
-    """Read a JSON object; that of a folder is its ``config.json``."""
+    """Read a JSON object from a file, or from the ``config.json`` of a folder."""
     if path.is_dir():
         path = path / "config.json"
     check_regular(name, path)

@@ -15,12 +15,12 @@ MEMORY_LIMIT_V1 = (
     "/sys/fs/cgroup/memory/memory.usage_in_bytes",
 )
 CPU_CACHES = "/sys/devices/system/cpu/cpu0/cache"
-# Where the system does not tell: most last-level caches are not smaller.
+# Used if the system does not say: most last-level caches are at least this large.
 DEFAULT_CACHE_NBYTES = 8 << 20
 
 
 def available_cpus() -> int:
-    """Processors by affinity and by the quota of this process's (or container's) control group."""
+    """Processors that this process may use, by its affinity and its control group's quota."""
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS or Windows
@@ -30,7 +30,7 @@ def available_cpus() -> int:
 
 
 def _read_quota() -> tuple[int, int]:
-    """Read microseconds of processors in a period; not positive for no limit."""
+    """Read processor time per period, and the period (microseconds); not positive: no limit."""
     try:
         quota, period = read(CPU_QUOTA).split()
         return (0 if quota == "max" else int(quota)), int(period)
@@ -45,8 +45,8 @@ def _read_quota() -> tuple[int, int]:
 def read_cache_nbytes(folder: str = CPU_CACHES) -> int:
     """Bytes of the last-level cache that processor 0 shares.
 
-    Not what C's `sysconf` says: on processors with several such caches that is
-    their sum, of which one core can use a part.
+    C's `sysconf` is no alternative: on processors with several such caches it returns
+    their sum, and one core can use only a part of it.
     """
     try:
         by_level = {
@@ -61,7 +61,7 @@ def read_cache_nbytes(folder: str = CPU_CACHES) -> int:
 
 
 def available_memory_nbytes() -> int | None:
-    """Bytes that this process can still take without swapping; None if the system does not tell."""
+    """Bytes that this process can still take without swapping; None if unknown."""
     found = [_read_free_memory(), *map(_read_limit, (MEMORY_LIMIT, MEMORY_LIMIT_V1))]
     return min((nbytes for nbytes in found if nbytes is not None), default=None)
 
@@ -72,14 +72,14 @@ def _read_free_memory() -> int | None:
         return int(lines["MemAvailable"].split()[0]) << 10
     except (OSError, ValueError, KeyError):
         pass
-    try:  # not on Linux: all of the memory
+    try:  # other systems than Linux: all of the memory
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
 
 
 def _read_limit(paths: tuple[str, str]) -> int | None:
-    """Read what a control group leaves; None for no limit."""
+    """Read how many bytes a control group still allows; None means no limit."""
     try:
         limit, used = (int(read(path)) for path in paths)
     except (OSError, ValueError):  # "max"
@@ -88,7 +88,7 @@ def _read_limit(paths: tuple[str, str]) -> int | None:
 
 
 def read_processor_name() -> str:
-    """Name of processor 0; empty if the system does not tell."""
+    """Name of processor 0; empty if unknown."""
     try:
         lines = (line.partition(":") for line in read(CPU_NAMES).splitlines())
         return next(value.strip() for name, _, value in lines if name.strip() == "model name")

@@ -1,4 +1,4 @@
-# _masks.py - masks that callers give, checked, and in the form the kernels take.
+# _masks.py - check a caller's masks and convert them to the form that kernels read.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from t5bucket._positions import check_pair, segment_pairs
 
 
 class Masks:
-    """What becomes of the items of a matrix of shape ``(..., num_heads, q, k)``.
+    """All masks of a matrix of shape ``(..., num_heads, q, k)``.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Masks:
     dtype : dtype
         Of the matrix.
     batch_shape : tuple
-        Of explicit positions; the masks' own shapes broadcast with it.
+        Batch shape of explicit positions; the masks' own shapes broadcast with it.
     causal, mask, segment_ids, key_segment_ids, masked_value
         As callers give them.
 
@@ -78,7 +78,7 @@ class Masks:
         return self._addend is not None
 
     def broadcast_to(self, batch_shape: tuple[int, ...], name: str) -> None:
-        """Take the batch axes of `name`, to which all others have to broadcast."""
+        """Use the batch axes of `name`; all other batch axes must broadcast to them."""
         own = self.batch_shape
         self._join_batch(name, batch_shape)
         if self.batch_shape != batch_shape:
@@ -94,7 +94,7 @@ class Masks:
             self._addend = self._addend.copy()
 
     def make_epilogue(self, causal: _core.Pairs | None, accumulate: bool = False) -> _core.Epilogue:
-        """Put them into the form that the kernels read; `causal` are the positions that decide."""
+        """Convert to the form that kernels read; `causal` are the positions for causal order."""
         segments = None
         if self._segments is not None:
             segments = segment_pairs(*self._segments, self.batch_shape)
@@ -109,7 +109,7 @@ class Masks:
         )
 
     def _flatten_mask(self, mask: NDArray[Any] | None) -> NDArray[Any] | None:
-        """View a mask as ``(batch, num_heads, q, k)``, its keys adjacent."""
+        """View a mask as ``(batch, num_heads, q, k)``, with contiguous keys."""
         if mask is None:
             return None
         num_batches = math.prod(self.batch_shape)
@@ -160,7 +160,7 @@ class Masks:
 
 
 def _check_mask(mask: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Check a boolean or additive mask; return the latter in the matrix's dtype."""
+    """Check a boolean or additive mask; return an additive one in the matrix's dtype."""
     array = np.atleast_1d(as_array("mask", mask))
     if array.dtype == bool:
         return array
@@ -177,7 +177,7 @@ def _check_mask(mask: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _check_masked_value(value: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Check the item of masked pairs, by default the dtype's finite minimum."""
+    """Check the value of masked pairs; by default the dtype's finite minimum."""
     if value is None:
         return finite_minimum(dtype)
     number = real("masked_value", value)

@@ -1,4 +1,4 @@
-# _positions.py - integers that callers give for queries and keys, in the form the kernels read.
+# _positions.py - convert a caller's positions and segments to the form that kernels read.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t5bucket._arrays import broadcast
 from t5bucket._checks import INT64_MAX, INT64_MIN, integers
 from t5bucket._threads import divide_row
 
-INT32_RANGE = 2**30  # the kernels take positions in [0, 2^30) as int32
+INT32_RANGE = 2**30  # kernels read positions in [0, 2^30) as int32
 
 
 def check_pair(
@@ -21,7 +21,7 @@ def check_pair(
 ) -> tuple[NDArray[Any], NDArray[Any], tuple[int, ...]]:
     """Check integers ``(..., q)`` and ``(..., k)``; return them with their batch shape.
 
-    The queries' are the keys' as well if those are None.
+    If the keys' integers are None, the queries' are used for both.
     """
     query = _with_axis(names[0], query)
     key = query if key is None else _with_axis(names[1], key)
@@ -42,7 +42,7 @@ def _with_axis(name: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def consecutive_pairs(query_length: int, key_length: int, offset: int) -> _core.Pairs:
-    """Positions of consecutive queries and keys; far offsets are moved nearer, on the same side."""
+    """Positions of consecutive queries and keys; offsets are clipped, which keeps causal order."""
     offset = max(-key_length, min(offset, query_length))
     query, key = np.arange(query_length), np.arange(offset, offset + key_length)
     return _core.Pairs(*_narrow(query[None], key[None]))
@@ -51,7 +51,7 @@ def consecutive_pairs(query_length: int, key_length: int, offset: int) -> _core.
 def segment_pairs(
     query_ids: NDArray[Any], key_ids: NDArray[Any], batch_shape: tuple[int, ...]
 ) -> _core.Pairs:
-    """Ids of segments, or numbers that are equal where the ids are."""
+    """Segment ids, or other numbers that are equal exactly where the ids are equal."""
     query, key = _flatten(query_ids, key_ids, batch_shape)
     if query.dtype == object:
         _, numbers = np.unique(np.concatenate([query.ravel(), key.ravel()]), return_inverse=True)
@@ -63,7 +63,7 @@ def segment_pairs(
 
 
 class Part(NamedTuple):
-    """Batches, queries and keys of a matrix that a kernel takes at once, and their positions."""
+    """Batches, queries and keys of one kernel call, and their positions."""
 
     batch: slice
     query: slice
@@ -75,7 +75,7 @@ class Part(NamedTuple):
         return matrix[self.batch, :, self.query, self.key]
 
     def cut_epilogue(self, epilogue: _core.Epilogue | None, causal: bool) -> _core.Epilogue | None:
-        """Cut this part out of the matrix's epilogue; `causal` ones mask by these positions."""
+        """Cut this part out of the matrix's epilogue; if `causal`, with these positions."""
         if epilogue is None:
             return None
         begins = (self.batch.start, self.query.start, self.key.start)
@@ -85,10 +85,10 @@ class Part(NamedTuple):
 def divide_pairs(
     query_positions: NDArray[Any], key_positions: NDArray[Any], shape: tuple[int, ...]
 ) -> Iterator[Part]:
-    """Divide the pairs of a matrix (..., num_heads, q, k) into parts, whose positions are copied.
+    """Divide the pairs of a matrix (..., num_heads, q, k) into parts, with copies of positions.
 
-    A kernel takes all that int64 can hold at once. Where positions spread further, it takes the
-    relative positions of one query.
+    One call handles all pairs if int64 holds all their differences. Otherwise each call
+    handles the relative positions of one query.
     """
     query, key = _flatten(query_positions, key_positions, shape[:-3])
     if query.dtype != object:
@@ -102,7 +102,7 @@ def divide_pairs(
 
 
 def _divide_wide(query: NDArray[Any], key: NDArray[Any]) -> Iterator[Part]:
-    """Divide by query, and by batch if batches differ; positions are Python's integers."""
+    """Divide by query, and by batch if batches differ; positions are Python integers."""
     num_batches = max(len(query), len(key))
     query, key = (np.broadcast_to(x, (num_batches, x.shape[1])) for x in (query, key))
     zero = np.zeros((1, 1), np.int64)
@@ -118,14 +118,14 @@ def _flatten(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Copy to ``(batch or 1, length)``, in the smallest type that holds all differences.
 
-    Copies, because the output may share memory with what the caller gave. The type is int32,
-    int64, or Python's integers.
+    Copies are needed because the output may share memory with the caller's positions. The type
+    is int32, int64, or Python integers.
     """
     return _narrow(*(_flatten_batch(integers, batch_shape) for integers in (query, key)))
 
 
 def _flatten_batch(integers: NDArray[Any], batch_shape: tuple[int, ...]) -> NDArray[Any]:
-    """View as ``(batch, length)``; one row if all batches share it."""
+    """View as ``(batch, length)``; with one row if all batches share it."""
     length = integers.shape[-1]
     if integers.size == length:
         return integers.reshape(1, length)
@@ -147,7 +147,7 @@ def _to_int64(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDA
     both = (query, key)
     if all(x.dtype.str[1:] != "u8" or x.max(initial=0) <= INT64_MAX for x in both):
         return query.astype(np.int64, order="C"), key.astype(np.int64, order="C")
-    if any(x.min(initial=0) < 0 for x in both):  # together with some above int64
+    if any(x.min(initial=0) < 0 for x in both):  # and others are above int64
         return query.astype(object), key.astype(object)
     half = np.uint64(2**63)  # move both from [0, 2^64) to [-2^63, 2^63)
     query, key = ((x.astype(np.uint64, order="C") ^ half).view(np.int64) for x in both)

@@ -17,16 +17,16 @@ from t5bucket._checks import integer, integers
 
 Range = tuple[int, int | None, int | None]  # (bucket, first, last); None is no bound
 
-# Up to here int64 has room for the sum of a distance and a length.
+# With this limit, the sum of a distance and a length fits in int64.
 LIMIT = 2**62
 
 
 class Rule:
-    """Which bucket each relative position ``d`` (tokens) falls in: an immutable value.
+    """The bucket of each relative position ``d`` (tokens), as a step function; immutable.
 
     Range ``r`` is ``starts[r - 1] <= d < starts[r]``; the first and the last
-    range are unbounded. Everything the package computes comes from these two
-    arrays, so any rule that becomes constant far away can be used.
+    range are unbounded. The package computes everything from these two arrays, so it
+    can use any rule that is constant beyond some distance.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ class Rule:
         self, starts: list[int], buckets: list[int], counter: _core.BoundaryCounter | None = None
     ) -> None:
         self.counter = counter
-        self.start_list = starts  # lists for bisect, which single positions take
+        self.start_list = starts  # lists, because bisect looks single positions up in them
         self.bucket_list = buckets
         self.starts: NDArray[np.int64] = np.array(starts, np.int64)
         self.buckets: NDArray[np.int64] = np.array(buckets, np.int64)
-        # How many positions each range has, where the first and the last one count for one.
+        # Number of positions in each range; 1 for the first and the last, which are unbounded.
         self.widths: NDArray[np.int64] = np.concatenate(([1], np.diff(self.starts), [1]))
         self.starts.flags.writeable = self.buckets.flags.writeable = False
         self._hash = hash((tuple(starts), tuple(buckets)))
@@ -76,7 +76,7 @@ class Rule:
         max_distance: int,
         num_buckets: int,
     ) -> Rule:
-        """Rule that a function of an array of positions computes, constant beyond a distance."""
+        """Tabulate a function of an array of positions up to a distance; beyond it, constant."""
         if not callable(function):
             raise TypeError(f"function must be callable, got {function!r}")
         positions = allocate((2 * max_distance + 1,), np.dtype(np.int64))
@@ -119,7 +119,7 @@ class Rule:
         return any(bucket != self.bucket(0) for bucket in after_zero)
 
     def max_exact(self) -> int:
-        """How many distances ``n = 0, 1, ...`` into the past have bucket ``n`` to themselves."""
+        """Count distances ``n = 0, 1, ...`` into the past that have bucket ``n`` to themselves."""
         singles = {
             first
             for bucket, first, last in self.ranges()
@@ -128,11 +128,11 @@ class Rule:
         return next(n for n in range(len(singles) + 1) if -n not in singles)
 
     def is_t5(self, num_buckets: int, max_distance: int, bidirectional: bool) -> bool:
-        """Whether this is T5's rule for these settings, which may be invalid for it."""
+        """Whether this is T5's rule for these settings; T5 may not allow them."""
         max_exact = num_buckets // (4 if bidirectional else 2)
         if not 1 <= max_exact < max_distance or self.max_exact() < max_exact:
             return False
-        # The rule of a very large scheme takes long to build; nobody tabulates one.
+        # Building the rule of a very large scheme takes long, and nobody tabulates one.
         return num_buckets <= 4096 and self == t5_rule(num_buckets, max_distance, bidirectional)
 
     def ranges(self) -> list[Range]:
@@ -164,7 +164,7 @@ def _by_first(entry: Range) -> int:
     return -LIMIT - 1 if entry[1] is None else entry[1]
 
 
-# Equal schemes share their rule; it is small and never changes.
+# Equal schemes share one rule; rules are small and immutable.
 @lru_cache(maxsize=256)
 def t5_rule(num_buckets: int, max_distance: int, bidirectional: bool) -> Rule:
     """Rule of T5 for settings that have been checked."""
@@ -174,7 +174,7 @@ def t5_rule(num_buckets: int, max_distance: int, bidirectional: bool) -> Rule:
         max_exact, num_distance_buckets - max_exact, max_distance
     )
     first_distance = [*range(max_exact + 1), *boundaries]
-    # Far out in a crowded scheme some buckets begin where the next one does: they never occur.
+    # A scheme with many buckets has some that begin where the next one begins: they never occur.
     occurring = [
         bucket
         for bucket, first in enumerate(first_distance)
@@ -198,8 +198,8 @@ def logarithmic_first_distances(
     """First distance of each logarithmic bucket above ``max_exact``, exactly.
 
     With ``e = max_exact``, ``m = num_logarithmic`` and ``D = max_distance``, the
-    definition ``floor(m * log(n/e) / log(D/e)) >= k`` is the integer fact
-    ``n**m >= D**k * e**(m - k)``: no logarithm and no rounding decides.
+    definition ``floor(m * log(n/e) / log(D/e)) >= k`` is equivalent to
+    ``n**m >= D**k * e**(m - k)``. Integers decide it, without a logarithm or rounding.
     """
     first_distances = []
     first = max_exact
@@ -217,9 +217,9 @@ def logarithmic_first_distances(
 
 
 def _first_reaching(threshold: int, power: int, within: range, guess: float) -> int:
-    """First ``n`` of a range, or its end, with ``n**power >= threshold``.
+    """Find the first ``n`` of a range with ``n**power >= threshold``, or the range's end.
 
-    The guess narrows the range only where integers confirm it.
+    The guess narrows the range only if integer arithmetic confirms it.
     """
     lowest, highest = within.start, within.stop
     slack = 2 + int(guess * 2**-40)

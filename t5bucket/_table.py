@@ -1,4 +1,4 @@
-# _table.py - a row of items for each head by relative position, in the form the kernels read.
+# _table.py - a row of items for each head by relative position, in the form that kernels read.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from t5bucket import _core, _threads
 from t5bucket._arrays import allocate
 from t5bucket._rule import Rule
 
-# A table with an item for each token where the rule changes is read by index, if
-# it stays within a second-level cache; a larger one is searched.
+# If it fits in a second-level cache, the table has one item for each token and is read by
+# index. A larger table has one item for each range, and is searched.
 MAX_INDEXED_NBYTES = 1 << 20
-# The kernel of pairs counts bytes in 32 bits.
+# The kernel for explicit pairs counts bytes in 32 bits.
 MAX_PAIRS_NBYTES = 2**32 - 1
 
 
 class RelativeTable:
     """A row of items for each head, one item for each range of a rule.
 
-    Buckets are one row of integers, a bias is a row of weights for each head;
-    kernels copy both by their size. Arguments have been checked.
+    Buckets are one row of integers; a bias has a row of weights for each head.
+    Kernels copy both byte for byte. Arguments have been checked.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class RelativeTable:
     num_ranges, num_core_ranges : int
         Of the rule and of `core`.
     num_middle : int
-        Relative positions that are neither in the first range nor in the last one.
+        How many relative positions lie between the first range and the last one.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class RelativeTable:
 
     @cached_property
     def pairs_core(self) -> _core.Table:
-        """The kernels' table with all heads of a range side by side, for explicit positions."""
+        """The kernels' table for explicit positions: all heads of a range are adjacent."""
         if self.num_heads == 1:
             return self.core
         itemsize = self._items.itemsize
@@ -93,7 +93,7 @@ class RelativeTable:
         return self._make_core(items, self.num_heads)
 
     def make_diagonals(self, query_length: int, key_length: int, offset: int) -> NDArray[Any]:
-        """Make the items of all diagonals of a matrix, from its last query's first key on.
+        """Make the items of all diagonals of a matrix; the first has the last query and key 0.
 
         `offset` is the relative position of query 0 and key 0 (tokens, any size).
         """
@@ -113,7 +113,7 @@ class RelativeTable:
             self.core.fill_diagonals(diagonals[..., begin:end], first + begin)
 
     def move_within_int64(self, first: int, count: int) -> int:
-        """Move `first` near, since outside of the rule's starts all items are equal."""
+        """Move `first` into int64: beyond the rule's first and last start all items are equal."""
         if first > self._last_start:
             return self._last_start
         if first < self._first_start - count:
@@ -121,7 +121,7 @@ class RelativeTable:
         return first
 
     def join_ranges(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn sums by the core's ranges, (ranges, ...), into those by the rule's."""
+        """Turn sums by the core's ranges, (ranges, ...), into sums by the rule's ranges."""
         if not self._is_indexed:
             return sums
         widths = self._rule.widths

@@ -1,4 +1,4 @@
-# _threads.py - divide a call's work: how many threads, which part each one takes.
+# _threads.py - divide the work of a call among threads.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 
 from t5bucket._machine import available_cpus
 
-# A part is small enough that Ctrl-C is answered between two of them, and large
-# enough that the interpreter's share in it does not show.
+# A part is small enough that Ctrl-C takes effect soon, between two parts, and large
+# enough that the interpreter's overhead does not matter.
 PART_NBYTES = 8 << 20
-# Longer rows are computed in pieces, for the same reason.
+# Longer rows are computed in pieces, so that Ctrl-C takes effect soon.
 MAX_ROW_LENGTH = 1 << 22
-# Less than this is not worth a thread, even where the caller asks for many.
+# Less work than this is not worth a thread, even if the caller allows many.
 MIN_PART_NBYTES = 64 << 10
 MAX_THREADS = 256
-MAX_PARTS = 1 << 16  # which are listed
-# Below this share of the output a thread costs more than it brings: 12 MiB take
+MAX_PARTS = 1 << 16  # limits the list of parts
+# For a smaller share of the output a thread costs more time than it saves: 12 MiB take
 # 0.2 ms on one thread and 0.3 on two.
 THREAD_NBYTES = 16 << 20
 
@@ -29,8 +29,8 @@ def run(
 ) -> None:
     """Call ``work(begin, end)`` on parts that together make up ``range(count)``.
 
-    The threads are made for this call and joined in it: a pool that outlives it
-    would hang or warn after a fork, and preprocessing runs in forked workers.
+    The threads are started and joined within this call. A permanent pool would hang
+    or warn after a fork, and preprocessing often runs in forked workers.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def run(
     nbytes : int
         Bytes that the whole work writes.
     num_threads : int or None
-        At most so many; None chooses by `nbytes`.
+        At most this many threads; None chooses by `nbytes`.
     """
     if nbytes <= PART_NBYTES and (num_threads is None or num_threads == 1):
         work(0, count)
@@ -61,8 +61,8 @@ def run(
                 helpers.append(starting)
                 starting.start()
         except (RuntimeError, MemoryError) as error:
-            # The system has no more threads, or no memory for one: the caller does the parts.
-            # But an error of a signal's handler must propagate.
+            # If the system has no more threads or memory, the calling thread does the work.
+            # An error that a signal handler raised must propagate.
             if type(error) not in (RuntimeError, MemoryError) or _has_started(starting):
                 raise
         parts.take_all()
@@ -76,20 +76,20 @@ def _has_started(thread: threading.Thread | None) -> bool:
 
 
 class Parts:
-    """Hands out the parts of ``range(total)`` to whichever thread asks next."""
+    """Hands out the parts of ``range(total)`` to the next thread that is free."""
 
     def __init__(self, work: Callable[[int, int], object], total: int, length: int) -> None:
         self._work = work
         self._total = total
         self._length = length
-        # Safe in threads by itself. A lock could stay locked: after Ctrl-C, if it is not used by
-        # `with`, or where memory is missing to leave the `with`.
+        # A deque is thread-safe without a lock. A lock could stay locked: after Ctrl-C outside
+        # of a `with`, or if there is no memory to leave the `with`.
         self._begins = deque(range(0, total, length))
         self._error: BaseException | None = None
         self.count = len(self._begins)
 
     def take_all(self) -> None:
-        """Do parts until none is left."""
+        """Compute parts until none is left."""
         while True:
             try:
                 begin = self._begins.popleft()
@@ -106,14 +106,14 @@ class Parts:
         del self._work
 
     def help(self) -> None:
-        """Do parts as a helper; the calling thread raises what this one could not."""
+        """Compute parts in a helper thread; keep its error for the calling thread to raise."""
         try:
             self.take_all()
         except BaseException as error:
             self._error = error
 
     def raise_error(self) -> None:
-        """Raise a helper's error, without a cycle of references that would keep its arrays."""
+        """Raise a helper's error, without a reference cycle that would keep arrays alive."""
         error, self._error = self._error, None
         try:
             if error is not None:
@@ -123,10 +123,9 @@ class Parts:
 
 
 def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
-    """Wait for all helpers, whatever signal handlers raise meanwhile: a part takes milliseconds.
+    """Wait for all helpers, even if a signal handler raises: a part takes milliseconds.
 
-    A helper whose start was interrupted may not be alive yet; it will find no
-    part and end.
+    A helper whose start was interrupted may begin later. It finds no part and ends.
     """
     interrupt: BaseException | None = None
     waiting = True
@@ -137,14 +136,14 @@ def _finish(parts: Parts, helpers: list[threading.Thread]) -> None:
                 if helper.is_alive():
                     helper.join()
             waiting = False
-        except BaseException as error:  # Ctrl-C, or a handler's own
+        except BaseException as error:  # Ctrl-C, or another error of a signal handler
             interrupt = interrupt or error
     parts.release()
     try:
         if interrupt is not None:
             raise interrupt
     finally:
-        del interrupt  # whose traceback refers to it
+        del interrupt  # its traceback refers to this frame: a cycle
 
 
 def divide_row(length: int) -> Iterator[tuple[int, int]]:
@@ -154,16 +153,16 @@ def divide_row(length: int) -> Iterator[tuple[int, int]]:
 
 
 def choose_num_threads(nbytes: int) -> int:
-    """Threads for a call that writes `nbytes`, where the caller left the choice to us."""
+    """Choose the number of threads for a call that writes `nbytes`."""
     worthwhile = nbytes // THREAD_NBYTES
     if worthwhile > 1:
         return min(default_num_threads(), worthwhile)
-    _read_setting()  # which may be wrong; what the system offers takes longer to read
+    _read_setting()  # raises if the setting is wrong; the system's limits take longer to read
     return 1
 
 
 def default_num_threads() -> int:
-    """Threads that a large call uses.
+    """Return how many threads a large call uses.
 
     ``T5BUCKET_NUM_THREADS`` if set, one in a worker process of
     `multiprocessing`, and otherwise the processors that this process may use.
@@ -179,7 +178,7 @@ def default_num_threads() -> int:
 def _read_setting() -> int | None:
     setting = os.environ.get("T5BUCKET_NUM_THREADS")
     if setting is not None:
-        # Python itself refuses to read more than some thousands of digits.
+        # Python refuses to parse more than a few thousand digits.
         is_number = setting.isascii() and setting.isdigit() and len(setting) < 100
         if not (is_number and int(setting) >= 1):
             raise ValueError(
@@ -190,5 +189,5 @@ def _read_setting() -> int | None:
 
 
 def _is_worker_process() -> bool:
-    process = sys.modules.get("multiprocessing.process")  # every worker has it imported
+    process = sys.modules.get("multiprocessing.process")  # every worker process has imported it
     return process is not None and process.parent_process() is not None

@@ -1,6 +1,6 @@
-# _writing.py - write a table's items into arrays: flatten, choose, call a kernel. No checks.
+# _writing.py - write a table's items into arrays: flatten, choose and call a kernel. No checks.
 # SPDX-License-Identifier: BSD-3-Clause
-"""An output that ``is_new`` was allocated for this call alone.
+"""``is_new`` means that the output was allocated for this call.
 
 ``offset`` is the relative position of query 0 and key 0 (tokens, any size).
 """
@@ -28,12 +28,11 @@ from t5bucket._positions import consecutive_pairs, divide_pairs
 from t5bucket._table import RelativeTable
 from t5bucket._threads import PART_NBYTES, run
 
-# Larger outputs are written past the caches. Copying rows on a processor with a
-# cache of 32 MiB, ordinary stores win up to 12 MiB by a factor of two, and lose
-# from 19 MiB on by the same. New memory is the exception: the system has just
-# filled it with zeros, through the caches.
+# Larger outputs are written past the caches. On a processor with a cache of 32 MiB,
+# ordinary stores are twice as fast up to 12 MiB, and half as fast from 19 MiB on.
+# New memory is an exception: the system has just filled it with zeros, through the caches.
 STREAM_NBYTES = CACHE_NBYTES // 2
-# So few elements, of 8 bytes at most, are neither divided nor streamed.
+# So few elements, of at most 8 bytes, are neither divided nor streamed.
 SMALL_COUNT = min(PART_NBYTES, STREAM_NBYTES) // 8
 
 
@@ -56,7 +55,7 @@ def view_consecutive(
 def make_block(
     table: RelativeTable, rows: slice, columns: slice, offset: int, num_threads: int | None
 ) -> NDArray[Any]:
-    """Make a block (num_heads, rows, columns) of a matrix, whatever its positions."""
+    """Make a block (num_heads, rows, columns) of a matrix, at any positions."""
     shape = (table.num_heads, rows.stop - rows.start, columns.stop - columns.start)
     block = allocate(shape, table.dtype)
     copy_consecutive(table, block, offset + columns.start - rows.start, num_threads, True)
@@ -70,7 +69,7 @@ def copy_consecutive(
     num_threads: int | None,
     is_new: bool = False,
 ) -> None:
-    """Write ``out`` (num_heads, q, k), of any layout: every row is a window of the diagonals."""
+    """Write ``out`` (num_heads, q, k), of any layout; each row is a window of the diagonals."""
     num_heads, query_length, key_length = out.shape
     if query_length == 1 and (is_new or is_direct(out)):
         table.fill_diagonals(out, offset, key_length)
@@ -108,7 +107,7 @@ def write_consecutive(
     causal = None
     if masks.causal and (accumulate or masks.is_adding):
         causal = consecutive_pairs(query_length, key_length, offset)
-    elif masks.causal:  # whether a key lies in the future depends on the diagonal alone
+    elif masks.causal:  # the diagonal alone decides whether a key is in the future
         visible = max(0, min(query_length - offset, query_length + key_length - 1))
         diagonals[:, visible:] = masks.masked_item
     flat = flatten(out, accumulate)
@@ -181,14 +180,14 @@ def write_elementwise(
             relative_position = relative_position.copy()
         count = out.size
         if count <= SMALL_COUNT and (num_threads is None or num_threads == 1):
-            look_up(relative_position, code, out, False, 0, count)  # as `run` would, but sooner
+            look_up(relative_position, code, out, False, 0, count)  # as `run`, but faster
         else:
             write = partial(look_up, relative_position, code, out, _streams(out, is_new))
             run(write, count, max(out.nbytes, relative_position.nbytes), num_threads)
         return
     each: Any = ["contig", "aligned", "nbo"]
     with np.nditer(
-        np.atleast_1d(relative_position, out),  # NumPy 1 leaves the buffers of a 0-d array empty
+        np.atleast_1d(relative_position, out),  # NumPy 1 gives 0-d arrays empty buffers
         flags=["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
         op_flags=[["readonly", *each], ["writeonly", *each]],
         op_dtypes=[dtype.newbyteorder("="), table.dtype],
@@ -207,14 +206,14 @@ def _streams(out: NDArray[Any], is_new: bool) -> bool:
 
 
 def _copy_back(flat: NDArray[Any], out: NDArray[Any]) -> None:
-    """Copy the result into an output that kernels cannot write, of which `flat` is a copy."""
+    """Copy the result from `flat` into `out`, if kernels could not write `out` itself."""
     if not is_flat(out):
         np.copyto(out, flat.reshape(out.shape))
 
 
 def _overlaps(source: NDArray[Any], out: NDArray[Any]) -> bool:
-    """Whether a block could be written before it is read; item on item it cannot."""
-    if source.flags.owndata and out.flags.owndata:  # two arrays, or one twice
+    """Whether writing could destroy items that are not read yet; not if each replaces its own."""
+    if source.flags.owndata and out.flags.owndata:  # two different arrays, or the same array
         return False
     if not np.may_share_memory(source, out):
         return False

@@ -1,6 +1,6 @@
 # dask.py - grids and bias matrices as lazy Dask arrays (the extra "dask").
 # SPDX-License-Identifier: BSD-3-Clause
-"""Grids larger than memory, block by block, on whichever worker has time.
+"""Grids larger than memory, block by block, on any worker.
 
 A block is computed from its offsets alone, in one thread, so that no block waits
 for another, and a lost one is computed again. Equal arguments give equal keys.
@@ -47,7 +47,7 @@ def grid(
     query_length, key_length : int
         Number of positions (tokens), at least 0.
     chunks : int, tuple or str
-        Of the array, in any of Dask's notations.
+        Chunks of the array, in any of Dask's notations.
     query_offset, key_offset : int, optional
         Position of query 0 and of key 0.
     dtype : dtype, optional
@@ -98,7 +98,7 @@ def matrix(
     query_length, key_length : int
         Number of positions (tokens), at least 0.
     chunks : int, tuple or str
-        Of the array, in any of Dask's notations; also the heads can be divided.
+        Chunks of the array, in any of Dask's notations; heads can be divided, too.
     query_offset, key_offset : int, optional
         Position of query 0 and of key 0.
 

@@ -3,7 +3,7 @@
 """Draw a scheme's buckets, and the bias of a weight.
 
 Each function draws into Matplotlib axes, the current ones by default, and returns them.
-Colours are those that colour-blind readers tell apart.
+Colour-blind readers can tell the colours apart.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def plot_grid(
     ImportError
         If Matplotlib is not installed.
     TypeError, ValueError
-        If a length is no integer of at least 1.
+        If a length is not an integer of at least 1.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def plot_buckets(buckets: Buckets, *, distance: int | None = None, ax: Axes | No
     ImportError
         If Matplotlib is not installed.
     TypeError, ValueError
-        If `distance` is no integer, or out of range.
+        If `distance` is not an integer, or out of range.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def plot_head(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the bias matrix of a head as a heat map, in which 0 is white.
+    """Draw the bias matrix of a head as a heat map; 0 is white.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def plot_head(
     ImportError
         If Matplotlib is not installed.
     TypeError, ValueError
-        If a length or the head is no integer, or out of range.
+        If a length or the head is not an integer, or out of range.
 
     Examples
     --------
@@ -196,7 +196,7 @@ def plot_bias(
     heads: Iterable[int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the bias by relative position, a line for each head.
+    """Draw the bias by relative position, with a line for each head.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def plot_bias(
     ImportError
         If Matplotlib is not installed.
     TypeError, ValueError
-        If `distance` or a head is no integer, or out of range.
+        If `distance` or a head is not an integer, or out of range.
 
     Examples
     --------

@@ -1,9 +1,9 @@
-# __init__.py - read one weight out of what people have on disk, which may be hostile.
+# __init__.py - read one weight from files that may be hostile.
 # SPDX-License-Identifier: BSD-3-Clause
-"""No code is run, and nothing is allocated by a header's word alone.
+"""No code is run, and no size in a header is trusted before memory is allocated.
 
-A module for each format says how to list tensors and read one of them; `folder` and `hub` find the
-files, `names` chooses the tensor, `scales` widens float8.
+One module for each format lists the tensors and reads one of them; `folder` and `hub` find the
+files, `names` chooses the tensor, and `scales` widens float8.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HINT = "buckets= or --max-distance overrides it"
 
 
 class LoadedWeight(NamedTuple):
-    """A weight, where it is from, and what its name says about it."""
+    """A weight, where it is from, and what its name tells about it."""
 
     weight: NDArray[Any]
     heads_first: bool
@@ -46,15 +46,15 @@ class LoadedWeight(NamedTuple):
 
     @property
     def place(self) -> str:
-        """What a message says of the table."""
+        """Name and file of the tensor, for messages."""
         return f"{show(self.name)} of {self.checkpoint.file_of(self.name).path}"
 
     def find_settings(
         self, unidirectional: bool = False, max_distance: int | None = None
     ) -> tuple[int, Any, bool]:
-        """Find ``(num_buckets, max_distance, bidirectional)``, by the model's configuration too.
+        """Find ``(num_buckets, max_distance, bidirectional)``, also in the model's configuration.
 
-        If the distance is given, a configuration that is not at hand is not fetched.
+        If the distance is given, a missing configuration is not downloaded.
         """
         find = self.folder.find if max_distance is None else self.folder.find_here
         config_path = find(CONFIG_NAME)
@@ -77,7 +77,7 @@ class LoadedWeight(NamedTuple):
         return settings
 
     def _find_configured(self, config_path: Path) -> tuple[int, Any, bool] | None:
-        """Find the settings of a configuration, whose distance is not checked."""
+        """Find the settings in a configuration; the distance is not checked yet."""
         config = read_json(config_path)
         with naming(f"{config_path}; {HINT}"):
             settings = find_settings_of(self.name, config, families_of(self.name))
@@ -100,22 +100,22 @@ def load_weight(
     heads_first: bool | None,
     prefers_encoder: bool = False,
 ) -> LoadedWeight:
-    """Load a weight of a file or folder.
+    """Load a weight from a file or folder.
 
     Raises
     ------
     OSError
         If the file cannot be opened.
     ValueError
-        If it is no weight file, or the tensor is missing or cannot be chosen.
+        If it is not a weight file, or the tensor is missing or ambiguous.
     TypeError
-        If the tensor has no floating-point dtype.
+        If the tensor does not have a floating-point dtype.
     """
     path = as_path("path", path)
     if path.is_dir():
         folder = Folder(path)
         return _load(folder.find_weights(), folder, tensor, heads_first, prefers_encoder)
-    path.stat()  # what is missing is a FileNotFoundError, whatever its name
+    path.stat()  # raises FileNotFoundError if it is missing, whatever its suffix
     if not is_weights(path):
         suffixes = ", ".join([*FORMATS, ".index.json"])
         raise ValueError(f"path must be a folder, or end in one of {suffixes}, got {path}")
@@ -125,7 +125,7 @@ def load_weight(
 def load_pretrained(
     name_or_path: str | os.PathLike[str], tensor: str | None, heads_first: bool | None = None
 ) -> LoadedWeight:
-    """Load a weight of a file or folder, or of a model in Hugging Face's cache or hub."""
+    """Load a weight from a file or folder, or of a model in Hugging Face's cache or hub."""
     path = as_path("name_or_path", name_or_path)
     name = parse_name(name_or_path) if isinstance(name_or_path, str) else None
     if path.exists() or name is None:

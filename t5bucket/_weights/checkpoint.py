@@ -1,4 +1,4 @@
-# checkpoint.py - what every format gives: named tensors, none of which is read before it is needed.
+# checkpoint.py - the interface of all formats: named tensors, which are read when needed.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POINTER_REASON = "it is a pointer of Git LFS: fetch the file itself with git lfs
 
 
 class Checkpoint:
-    """An open weight file, or several; `num_buckets` and `architecture` are what it says itself."""
+    """An open weight file, or several. `num_buckets` and `architecture` are None if not stored."""
 
     num_buckets: int | None = None
     architecture: str | None = None
@@ -30,7 +30,7 @@ class Checkpoint:
         raise NotImplementedError
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Shape of a tensor, or None where that is not known without reading more."""
+        """Shape of a tensor, or None if finding it would mean reading more."""
         raise NotImplementedError
 
     def file_of(self, name: str) -> Checkpoint:
@@ -48,7 +48,7 @@ class Checkpoint:
 
 @contextmanager
 def refusing_damage(path: Path) -> Iterator[None]:
-    """Turn whatever the parsers make of a damaged file into a ValueError."""
+    """Turn any error that a damaged file causes in a parser into a ValueError."""
     try:
         yield
     except ImportError:
@@ -56,7 +56,7 @@ def refusing_damage(path: Path) -> Iterator[None]:
     except MemoryError:
         raise MemoryError(f"the tensor must fit in memory, got {path}") from None
     except Exception as error:
-        if isinstance(error, OSError) and error.filename:  # else a seek to a place that is not
+        if isinstance(error, OSError) and error.filename:  # otherwise a parser's bad seek
             raise
         reason = POINTER_REASON if _is_pointer(path) else printable(str(error))
         raise ValueError(

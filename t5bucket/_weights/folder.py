@@ -1,4 +1,4 @@
-# folder.py - the files of a model: by the names that Hugging Face gives them, or by their suffix.
+# folder.py - find a model's files, by Hugging Face's names for them or by their suffix.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FORMATS: dict[str, Callable[[Path], Checkpoint]] = {
     ".pth": PyTorchFile,
     ".gguf": GgufFile,
 }
-SHARD_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # an index is no shard: there are no loops
-MAX_NAME_LENGTH = 255  # of file systems
-INDEX = re.compile(r".+\.index(\.\w+)?\.json")  # diffusers puts a variant, fp16, between
-# In the order in which transformers looks for them.
+SHARD_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # no index among them, so no loops
+MAX_NAME_LENGTH = 255  # the limit of file systems
+INDEX = re.compile(r".+\.index(\.\w+)?\.json")  # diffusers inserts a variant, such as fp16
+# In transformers' order of preference.
 WEIGHT_NAMES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -42,7 +42,7 @@ CONFIG_NAME = "config.json"
 
 
 class Folder:
-    """A folder, out of which no link may lead, but for those of Hugging Face's cache."""
+    """A folder. Links must not lead out of it, except links within Hugging Face's cache."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class Folder:
         return self.find_here(name)
 
     def find_here(self, name: str) -> Path | None:
-        """Find a file without fetching it."""
+        """Find a file without downloading it."""
         path = self.path / name
         if not path.exists():
             return None
@@ -69,8 +69,8 @@ class Folder:
     def find_weights(self) -> Path:
         """Find the one weight file, or the index.
 
-        What is complete comes first, then an index of which some shard is there, and last one of
-        which none is: the error names it.
+        A complete checkpoint comes first, then an index with some of its shards, then an index
+        without any: its error names the missing shard.
         """
         usual = [path for name in WEIGHT_NAMES if (path := self.find_here(name))]
         shares = [self._share_of_shards(path) for path in usual]
@@ -95,7 +95,7 @@ class Folder:
         )
 
     def read_weight_map(self, index: Path) -> dict[str, Any]:
-        """Read the files of tensors by their names, in the index of a sharded checkpoint."""
+        """Read the index of a sharded checkpoint: the file of each tensor."""
         if index not in self._weight_maps:
             weight_map = read_json(index, "index").get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
@@ -104,7 +104,7 @@ class Folder:
         return self._weight_maps[index]
 
     def _share_of_shards(self, path: Path) -> float:
-        """Find the share of a checkpoint's files that are here: 1 of a file that is no index."""
+        """Compute which share of a checkpoint's files is here; 1 unless it is an index."""
         if not is_index(path):
             return 1
         shards = self._list_shards(path)
@@ -122,13 +122,13 @@ class Folder:
         return sorted(self.path.iterdir()) if self.path.is_dir() else []
 
     def _list_others(self) -> list[Path]:
-        """List weights with other names; of a sharded checkpoint, its index alone."""
+        """List weight files with other names; for a sharded checkpoint, only its index."""
         paths = [path for path in self._list() if is_weights(path) and path.is_file()]
         shards = {name for path in paths if is_index(path) for name in self._list_shards(path)}
         return [path for path in paths if path.name not in {*shards, *WEIGHT_NAMES}]
 
     def _guesses(self, others: list[Path]) -> list[Path]:
-        """Choose among weights with other names: indexes say that they are those of a model."""
+        """Choose among weight files with other names; an index marks the files of a model."""
         indexes = [path for path in others if is_index(path) and self._list_shards(path)]
         complete = [path for path in indexes if self._share_of_shards(path) == 1]
         stems = tuple(f"{path.name.partition('.')[0]}." for path in indexes)
@@ -141,12 +141,12 @@ class Folder:
         return [path for path in found if self._share_of_shards(path) == 1] or found
 
     def _address(self, path: Path) -> str:
-        """Say how to name a file of this folder."""
+        """Return the path or name by which a user can load a file of this folder."""
         return path.name
 
 
 def _roots(folder: Path) -> list[Path]:
-    """List where files of a folder may lie: in it, or if it is of a cache, among its blobs."""
+    """List where a folder's files may be: in it, or in the cache's blobs if it is in a cache."""
     snapshots = [parent.parent for parent in (folder, *folder.parents)]
     return [folder, *(path.with_name("blobs") for path in snapshots if path.name == "snapshots")]
 
@@ -157,17 +157,17 @@ def _holds_weights(folder: Path) -> bool:
 
 
 def is_weights(path: Path) -> bool:
-    """Whether a name is that of weights."""
+    """Whether this is the name of a weight file."""
     return path.suffix in FORMATS or is_index(path)
 
 
 def is_index(path: Path) -> bool:
-    """Whether a name is that of the index of a sharded checkpoint."""
+    """Whether this is the name of an index of a sharded checkpoint."""
     return INDEX.fullmatch(path.name) is not None
 
 
 def is_shard(file: Any) -> bool:
-    """Whether an index may name a file: by its plain name alone, next to it."""
+    """Whether an index may name this file: only a file next to it, without a path."""
     return (
         isinstance(file, str)
         and Path(file).name == file

@@ -1,8 +1,8 @@
-# gguf.py - .gguf: llama.cpp's format, metadata and a list of tensors before their items.
+# gguf.py - .gguf: llama.cpp's format. Metadata and a list of tensors come before their items.
 # SPDX-License-Identifier: BSD-3-Clause
-"""The list is read here: the package gguf makes an array of each token, which takes seconds.
+"""The list is read here: the package gguf takes seconds, because it makes an array of each token.
 
-That package dequantizes what is quantized.
+That package is used to dequantize tensors.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from t5bucket._checks import show
 from t5bucket._json import unique
 from t5bucket._weights.checkpoint import Checkpoint
 
-# Of values of the metadata, by type.
+# Sizes of metadata values, by type.
 SCALAR_NBYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 UINT32, STRING, ARRAY = 4, 8, 9
-MAX_NAME_NBYTES = (1 << 16) - 1  # of the format
+MAX_NAME_NBYTES = (1 << 16) - 1  # the format's limit
 MAX_AXES = 4
 MAX_TENSORS = 1 << 18
-# Types whose items NumPy has; no table is of integers, but the error is that of every format.
+# Types that NumPy has. No table has integers, but then the error is the same for all formats.
 NUMPY_TYPES = {0: "f4", 1: "f2", 28: "f8", 24: "i1", 25: "i2", 26: "i4", 27: "i8"}
 BFLOAT16 = 30
 
 
 class Entry(NamedTuple):
-    """What the list says of a tensor, nothing of which is checked."""
+    """An entry of the list of tensors, not checked yet."""
 
-    dims: tuple[int, ...]  # the last axis first
+    dims: tuple[int, ...]  # in reverse order: the last axis comes first
     type: int
     offset: int
 
 
 class GgufFile(Checkpoint):
-    """The metadata that matter here, and the list of tensors."""
+    """The metadata that are needed, and the list of tensors."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -56,7 +56,7 @@ class GgufFile(Checkpoint):
             self._data_begin = -(-file.tell() // alignment) * alignment
 
     def _read_metadata(self, reader: Reader, num_fields: int) -> int:
-        """Find what is known of the model; return the alignment of items."""
+        """Read what the metadata tell about the model; return the alignment of items."""
         alignment = 32
         names: set[str] = set()
         for _ in range(num_fields):
@@ -83,7 +83,7 @@ class GgufFile(Checkpoint):
         return self._entries.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape that the list says."""
+        """Shape in the list."""
         return self._entries[name].dims[::-1]
 
     def _read(self, name: str) -> NDArray[Any]:
@@ -120,7 +120,7 @@ class GgufFile(Checkpoint):
     def _read_items(
         self, entry: Entry, dtype: np.dtype[Any], block_length: int, block_items: int
     ) -> NDArray[Any]:
-        """Read the items of a tensor that lies in the file."""
+        """Read a tensor's items; check that they are within the file."""
         available = self._nbytes - self._data_begin
         nbytes = math.prod(entry.dims) // block_length * block_items * dtype.itemsize
         if entry.offset + nbytes > available:
@@ -146,7 +146,7 @@ def _read_entry(reader: Reader) -> tuple[str, Entry]:
 
 
 class Reader:
-    """Numbers and strings of a file, which may end anywhere."""
+    """Reads numbers and strings from a file that may end anywhere."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -177,8 +177,8 @@ class Reader:
         return self._file.read(nbytes).decode()
 
     def skip(self, nbytes: int) -> None:
-        """Go on behind so many bytes."""
-        if nbytes <= MAX_NAME_NBYTES:  # to read them is faster than to ask where the file ends
+        """Skip this many bytes."""
+        if nbytes <= MAX_NAME_NBYTES:  # reading is faster than looking up the file's size
             is_there = len(self._file.read(nbytes)) == nbytes
         else:
             is_there = nbytes <= self.nbytes - self._file.tell()
@@ -187,7 +187,7 @@ class Reader:
             raise ValueError(f"{nbytes} bytes are said to be in it")
 
     def skip_value(self, kind: int) -> None:
-        """Go on behind a value; arrays of arrays, which nobody writes, are refused."""
+        """Skip a value; refuse arrays of arrays, which nobody writes."""
         if kind != ARRAY:
             self._skip_values(kind, 1)
             return
@@ -198,7 +198,7 @@ class Reader:
         if kind in SCALAR_NBYTES:
             self.skip(count * SCALAR_NBYTES[kind])
         elif kind == STRING:
-            for _ in range(count):  # which ends with the file
+            for _ in range(count):  # an error ends it at the end of the file
                 self.skip(*self.unpack("Q"))
         else:
             raise ValueError(f"its metadata have a value of type {kind}")

@@ -1,6 +1,6 @@
-# hub.py - models by their names, in Hugging Face's cache, and from its hub.
+# hub.py - find models by name, in Hugging Face's cache and on its hub.
 # SPDX-License-Identifier: BSD-3-Clause
-"""The cache is read as it lies, without a connection. Only what is not in it is fetched."""
+"""The cache is read without a connection. Only missing files are downloaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from t5bucket._weights.folder import CONFIG_NAME, WEIGHT_NAMES, Folder, is_weigh
 REPOSITORY = re.compile(r"(?:[\w][\w.-]*/)?[\w][\w.-]*")
 COMMIT = re.compile(r"\w+")
 MAX_REF_NBYTES = 200
-MAX_LISTED = 20  # in a message
+MAX_LISTED = 20  # names in a message
 
 
 class Name(NamedTuple):
-    """What `owner/name/part/file` names; the last two are optional."""
+    """The parts of `owner/name/part/file`; the last two are optional."""
 
     repository: str
     part: str
@@ -26,13 +26,13 @@ class Name(NamedTuple):
 
 
 def parse_name(name: str) -> Name | None:
-    """Take a name apart, or return None if it is the path of something that is missing."""
+    """Split a name into its parts; return None if it is the path of a missing file."""
     words = name.split("/")
     if any(word in ("", ".", "..") for word in words) or "\\" in name:
         return None
     repository, rest = "/".join(words[:2]), words[2:]
     if len(words) > 1 and Path(words[0]).exists() and not _folder_of(repository).exists():
-        return None  # a path, misspelt further on
+        return None  # a path, wrong only after this folder
     if not REPOSITORY.fullmatch(repository) or (not rest and is_weights(Path(name))):
         return None
     file = rest.pop() if rest and is_weights(Path(rest[-1])) else None
@@ -40,7 +40,7 @@ def parse_name(name: str) -> Name | None:
 
 
 class CachedModel(Folder):
-    """A snapshot in the cache, which grows by what is fetched; always of one commit."""
+    """A snapshot of one commit in the cache; downloads add files to it."""
 
     def __init__(self, repository: str, part: str) -> None:
         self.repository = repository
@@ -57,7 +57,7 @@ class CachedModel(Folder):
         return self._folder / "snapshots" / (self._commit or "none") / self._part
 
     def find(self, name: str) -> Path | None:
-        """Find a file, fetching it if it has to be; None if the model has none of this name."""
+        """Find a file, downloading it if necessary; None if the model has no file of this name."""
         return self.find_here(name) or (None if self._is_absent(name) else self._fetch(name))
 
     def _is_absent(self, name: str) -> bool:
@@ -96,13 +96,13 @@ class CachedModel(Folder):
         return super()._find_elsewhere()
 
     def _guesses(self, others: list[Path]) -> list[Path]:
-        return []  # what the cache has may be a part of the model
+        return []  # the cache may have only a part of the model
 
     def _address(self, path: Path) -> str:
         return f"{self}/{path.name}"
 
     def _describe_cache(self) -> str:
-        """Say what is there, and how to ask for it."""
+        """Say what the cache has, and how to name it."""
         root = self._folder / "snapshots" / (self._commit or "none")
         files = sorted(path for path in [*root.glob("*"), *root.glob("*/*")] if is_weights(path))
         if files:
@@ -130,7 +130,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _folder_of(repository: str) -> Path:
-    """Find the place of a model in the cache."""
+    """Find the folder of a model in the cache."""
     return _cache_folder() / f"models--{repository.replace('/', '--')}"
 
 
@@ -143,7 +143,7 @@ def _cache_folder() -> Path:
 
 
 def _read_ref(path: Path) -> str | None:
-    """Read the commit that the cache has, if it has one."""
+    """Read which commit the cache has; None if it has none."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-# names.py - which tensor is a table of biases: its name says the family, and what else is known.
+# names.py - find the tensor with the bias by its name, which also tells the family.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from t5bucket._weights.checkpoint import Checkpoint
 
 
 class Kind(NamedTuple):
-    """What the name of a model's tensor says about it."""
+    """What a tensor's name tells about it."""
 
     name: str
     heads_first: bool = False
     max_distance: int = 128
-    family: Family | None = None  # of the configuration; T5's are told by the rest of the name
+    family: Family | None = None  # reads its configuration; T5's depends on the whole name
 
 
 KINDS = (
@@ -35,13 +35,13 @@ KINDS = (
     Kind("rel_attn_embed.weight", False, 800, WAVLM),
     Kind("rel_pos_bias.weight", True, 128, LAYOUTLM),
 )
-AXIS_KINDS = (  # whose settings are not those of the sequence
+AXIS_KINDS = (  # biases of page axes, whose settings differ from the sequence's
     Kind("rel_pos_x_bias.weight", True, 256, LAYOUTLM_AXIS),
     Kind("rel_pos_y_bias.weight", True, 256, LAYOUTLM_AXIS),
     Kind("relative_bias.biases.1.relative_attention_bias.weight", max_distance=100),  # UDOP
     Kind("relative_bias.biases.2.relative_attention_bias.weight", max_distance=100),
 )
-# The first T5 checkpoints have it, and no model reads it.
+# In the first T5 checkpoints; no model reads it.
 UNUSED_KIND = Kind("EncDecAttention.relative_attention_bias.weight")
 UNKNOWN_KIND = Kind("")
 SUFFIXES = tuple(kind.name for kind in KINDS)
@@ -52,7 +52,7 @@ GGUF_STACKS = {"enc": False, "dec": True}
 
 
 def kind_of(name: str) -> Kind:
-    """Say what a tensor's name tells."""
+    """Find what a tensor's name tells."""
     for kind in (*AXIS_KINDS, UNUSED_KIND, *KINDS):
         if f".{name}".endswith(f".{kind.name}"):
             return kind
@@ -60,7 +60,7 @@ def kind_of(name: str) -> Kind:
 
 
 def families_of(name: str) -> tuple[Family, ...]:
-    """Say which settings of a configuration are those of a tensor, the likeliest first."""
+    """List the families whose settings may be a tensor's, the likeliest first."""
     kind = kind_of(name)
     if kind.family is not None:
         return (kind.family,)
@@ -69,7 +69,7 @@ def families_of(name: str) -> tuple[Family, ...]:
     is_decoder = _is_of_decoder(name)
     if kind == UNKNOWN_KIND and is_decoder is None:
         return SEQUENCE_FAMILIES
-    # The text's bias in UDOP's encoder is that of its first block.
+    # In UDOP's encoder, the first block's bias is the text's.
     udop = () if is_decoder else (udop_family(0),)
     rest = SEQUENCE_FAMILIES[2:] if kind == UNKNOWN_KIND else ()
     return (*udop, t5_family(is_decoder), *rest)
@@ -81,9 +81,9 @@ def is_of_decoder(name: str) -> bool:
 
 
 def _is_of_decoder(name: str) -> bool | None:
-    """Whether a tensor belongs to a decoder, or None if its name does not tell."""
+    """Whether a tensor belongs to a decoder, or None if its name does not say."""
     parts = name.split(".")
-    if "relative_bias" in parts:  # UDOP's decoder has a copy of its encoder's
+    if "relative_bias" in parts:  # UDOP's decoder has a copy of the encoder's biases
         return False
     stacks = GGUF_STACKS if kind_of(name).name == "attn_rel_b.weight" else STACKS
     found = [stacks[word] for part in parts for word in part.split("_") if word in stacks]
@@ -91,14 +91,14 @@ def _is_of_decoder(name: str) -> bool | None:
 
 
 def choose(checkpoint: Checkpoint, tensor: str | None, prefers_encoder: bool = False) -> str:
-    """Choose the tensor of a name, of a part of a name, or the only table there is.
+    """Choose a tensor by its name or a part of it, or the only table.
 
-    The only one of the encoder, if that is preferred.
+    If `prefers_encoder`, the only table of an encoder is chosen, too.
     """
     names = checkpoint.names
     if tensor is not None and tensor in names:
         return tensor
-    # The suffix first: there may be a million names.
+    # Check the suffix first: there may be a million names.
     tables = [name for name in names if name.endswith(SUFFIXES) and kind_of(name) in KINDS]
     if tensor is not None:
         found = [name for name in tables if f".{tensor}." in f".{name}."]
@@ -136,7 +136,7 @@ def _list(checkpoint: Checkpoint, names: Iterable[str]) -> str:
 
 
 def _describe(checkpoint: Checkpoint, name: str) -> str:
-    """Show a shape; what is wrong with one tensor does not matter to the others."""
+    """Show a shape; an error in one tensor must not hide the others."""
     try:
         shape = checkpoint.shape(name)
     except Exception:

@@ -22,13 +22,13 @@ HEADER_READERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-NUM_READS = 10  # of a header, by NumPy, with Python's own parser
+NUM_READS = 10  # attempts to read a header, which NumPy does with Python's own parser
 MAX_HEADER_NBYTES = 1 << 16  # NumPy itself refuses more than 10,000
-DEFLATE_MAX_RATIO = 1032  # of the format: 258 bytes from 2 bits
+DEFLATE_MAX_RATIO = 1032  # the format's limit: 258 bytes from 2 bits
 
 
 class Header(NamedTuple):
-    """What a file says of its array."""
+    """Dtype and shape that a file states."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -36,7 +36,7 @@ class Header(NamedTuple):
 
 
 class NpyFile(Checkpoint):
-    """One array, whose name is that of the file."""
+    """One array, named like the file."""
 
     @property
     def names(self) -> Collection[str]:
@@ -58,7 +58,7 @@ class NpzFile(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._archive = zipfile.ZipFile(path)  # closes its file when it goes
+        self._archive = zipfile.ZipFile(path)  # closes its file when it is freed
         members = [name for name in self._archive.namelist() if name.endswith(".npy")]
         self._members = unique((name.removesuffix(".npy"), name) for name in members)
 
@@ -73,9 +73,9 @@ class NpzFile(Checkpoint):
             return _read_header(member)[0].shape
 
     def _read(self, name: str) -> NDArray[Any]:
-        # What the archive says of a member's size may be wrong.
+        # The archive may state a wrong size.
         compressed = self._archive.getinfo(self._members[name]).compress_size
-        # Of a path, os.stat turns a MemoryError into a TypeError.
+        # Given a Path, os.stat turns a MemoryError into a TypeError.
         nbytes = min(compressed, os.stat(str(self.path)).st_size)  # noqa: PTH116
         with self._archive.open(self._members[name]) as member:
             return _read_array(member, nbytes * DEFLATE_MAX_RATIO)
@@ -96,15 +96,15 @@ def _read_array(file: IO[bytes], max_nbytes: int) -> NDArray[Any]:
 
 
 def _read_header(file: IO[bytes]) -> tuple[Header, bytes]:
-    """Read a header, and what of the array was read with it."""
-    head = file.read(MAX_HEADER_NBYTES)  # not as much as the header says that it has
+    """Read a header; return it with the items that were read along with it."""
+    head = file.read(MAX_HEADER_NBYTES)  # whatever size the header states
     stream = io.BytesIO(head)
     version = np.lib.format.read_magic(stream)
     if version not in HEADER_READERS:
         raise ValueError(f"its format has version {version[0]}.{version[1]}")
     try:
         header = _parse_header(version, stream)
-    except MemoryError:  # the parser's own, of a nested header
+    except MemoryError:  # raised by the parser for a nested header
         raise ValueError("its header is nested too deeply") from None
     return header, head[stream.tell() :]
 
@@ -112,12 +112,12 @@ def _read_header(file: IO[bytes]) -> tuple[Header, bytes]:
 def _parse_header(version: tuple[int, int], stream: io.BytesIO) -> Header:
     begin = stream.tell()
     for _ in range(NUM_READS):
-        with suppress(SystemError):  # python/cpython#106905: another thread parsed meanwhile
+        with suppress(SystemError):  # python/cpython#106905: two threads parsed at once
             stream.seek(begin)
             return Header(*HEADER_READERS[version](stream))
     raise ValueError("its header cannot be read while other threads parse")
 
 
 def _restore_bfloat16(array: NDArray[Any]) -> NDArray[Any]:
-    """NumPy's formats write bfloat16 as two bytes without a meaning."""
+    """Restore the dtype: NumPy's formats write bfloat16 as two opaque bytes."""
     return array.view(bfloat16()) if array.dtype == np.dtype("V2") else array

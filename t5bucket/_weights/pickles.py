@@ -1,4 +1,4 @@
-# pickles.py - whether a pickle makes tensors in plain containers alone, found without running it.
+# pickles.py - check, without running it, that a pickle makes only tensors in plain containers.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pickletools
 import re
 from typing import Any, NamedTuple
 
-# What files of tensors name. PyTorch itself allows more, and what a program has allowed.
+# The functions that state dicts call. PyTorch allows more, and a program can allow others.
 ALLOWED = re.compile(
     r"collections (OrderedDict|Counter)|(__builtin__|builtins) set"
     r"|torch (Size|device|\w+Storage|b?float\w+|u?int\w+|bool|complex\w+)"
@@ -15,12 +15,12 @@ ALLOWED = re.compile(
 )
 REBUILDING = re.compile(r"torch\._utils \w+|torch\.nn\.parameter Parameter")
 CONVERTING = re.compile(r"collections \w+|\w+ set|torch (Size|device)")
-MAX_STACK = 100_000  # a writer puts a thousand items on it at a time
-MAX_DEPTH = 100  # of tuples in tuples: their hashes are computed one in the other
+MAX_STACK = 100_000  # objects; pickle pushes a thousand items at a time
+MAX_DEPTH = 100  # of tuples in tuples: hashing them is recursive
 
 
 class _Value(NamedTuple):
-    """What is known of an object: what it is, and for tuples what they hold and how deeply."""
+    """What is known about an object: its kind; for tuples also their items and their depth."""
 
     kind: str = ""
     parts: frozenset[str] = frozenset()
@@ -50,12 +50,12 @@ NUM_POPPED = {"APPEND": 1, "SETITEM": 2, "PROTO": 0, "FRAME": 0, "STOP": 0}
 
 
 def check_pickle(content: bytes) -> None:
-    """Refuse code, and what would take more time or memory than the pickle has bytes.
+    """Refuse code, and pickles that take time or memory out of proportion to their size.
 
     Raises
     ------
     ValueError
-        If the pickle does what no state dict does.
+        If the pickle does something that no state dict does.
     """
     machine = _Machine()
     for opcode, argument, _ in pickletools.genops(content):
@@ -63,14 +63,14 @@ def check_pickle(content: bytes) -> None:
 
 
 class _Machine:
-    """Runs a pickle on what is known of its objects, none of which is made."""
+    """Simulates a pickle without making its objects: it keeps what is known about each."""
 
     def __init__(self) -> None:
         self._stack: list[_Value] = []
         self._memo: dict[Any, _Value] = {}
 
     def run(self, opcode: str, argument: Any) -> None:
-        """Run one instruction."""
+        """Simulate one instruction."""
         stack = self._stack
         if opcode in PUSHING or opcode == "MARK":
             stack.append(PLAIN if opcode in PUSHING else MARK)
@@ -132,7 +132,7 @@ def _allowed(name: Any) -> str:
 
 
 def _call(function: _Value, arguments: _Value) -> _Value:
-    """Find what a call returns; a container made of a tensor would hold each of its items."""
+    """Find what a call returns; refuse containers made of a tensor, which would list its items."""
     if arguments.kind == "tuple":
         if REBUILDING.fullmatch(function.kind):
             return TENSOR

@@ -1,4 +1,4 @@
-# pytorch.py - .bin, .pt, .pth: what torch.save writes, read by PyTorch, with no code run.
+# pytorch.py - .bin, .pt, .pth: files of torch.save, read by PyTorch without running code.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from t5bucket._json import unique
 from t5bucket._weights.checkpoint import Checkpoint
 from t5bucket._weights.pickles import check_pickle
 
-MAX_PICKLE_NBYTES = 4 << 20  # of all but items: 30,000 tensors, which take PyTorch four seconds
+MAX_PICKLE_NBYTES = 4 << 20  # without items: 30,000 tensors, which take PyTorch four seconds
 MAX_DEPTH = 4  # of dicts: {"model": {"state_dict": {...}}}
 
 
 class PyTorchFile(Checkpoint):
-    """Tensors of a state dict, which may lie in other dicts, in memory that maps the file."""
+    """Tensors of a state dict, which may be nested in other dicts; their memory maps the file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -36,7 +36,7 @@ class PyTorchFile(Checkpoint):
 
     @property
     def names(self) -> Collection[str]:
-        """Keys of the state dict, after those of the dicts that hold it."""
+        """Keys of the state dict, prefixed by the keys of the dicts that hold it."""
         return self._tensors.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ class PyTorchFile(Checkpoint):
     def _read(self, name: str) -> NDArray[Any]:
         tensor = self._tensors[name]
         nbytes = tensor.numel() * tensor.element_size()
-        if nbytes > self._nbytes:  # strides of 0 repeat one item for ever
+        if nbytes > self._nbytes:  # strides of 0 repeat one item
             raise ValueError(f"{name} has {nbytes} bytes, more than the file")
         dtype = str(tensor.dtype).removeprefix("torch.")
         if dtype.startswith("float8"):
@@ -56,12 +56,12 @@ class PyTorchFile(Checkpoint):
 
 
 def _check_archive(path: Path) -> int:
-    """Refuse what is no archive of tensors alone, before PyTorch reads it; return its size."""
+    """Before PyTorch reads an archive, check that it holds only tensors; return its size."""
     nbytes = path.stat().st_size
     if not zipfile.is_zipfile(path):
         raise ValueError("it is of PyTorch before 1.6, or none of its files: save it again")
     with zipfile.ZipFile(path) as archive:
-        # PyTorch tells no case.
+        # PyTorch ignores case.
         names = [*unique((name.lower(), None) for name in archive.namelist())]
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if any(name.endswith("/constants.pkl") for name in names):
@@ -80,7 +80,7 @@ def _check_archive(path: Path) -> int:
 
 
 def _list_tensors(content: Any, tensor_type: type) -> Iterator[tuple[str, Any]]:
-    """Yield tensors by name; a dict that several hold, or that holds itself, is listed once."""
+    """Yield tensors by name; a dict with several parents, or in itself, is listed once."""
     seen = set()
     waiting = [("", content, 0)]
     while waiting:

@@ -1,6 +1,6 @@
 # safetensors.py - .safetensors: a header in JSON, then the items of all tensors.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read here: loading needs no other package, and copies one small table out of any checkpoint."""
+"""Read without the package safetensors: only one small table is copied from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from t5bucket._checks import show
 from t5bucket._json import parse_json
 from t5bucket._weights.checkpoint import Checkpoint
 
-DTYPES = {  # of NumPy; no table is of integers, but the error is that of every format
+DTYPES = {  # NumPy's. No table has integers, but then the error is the same for all formats
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
@@ -30,9 +30,9 @@ DTYPES = {  # of NumPy; no table is of integers, but the error is that of every 
     "BOOL": "?",
 }
 EXTENSION_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-MAX_HEADER_NBYTES = 100_000_000  # of the format
-KEYS = {"dtype", "shape", "data_offsets"}  # of a tensor
-MAX_AXES = 64  # of NumPy's arrays
+MAX_HEADER_NBYTES = 100_000_000  # the format's limit
+KEYS = {"dtype", "shape", "data_offsets"}  # of a tensor's entry
+MAX_AXES = 64  # NumPy's limit
 
 
 class SafetensorsFile(Checkpoint):
@@ -59,7 +59,7 @@ class SafetensorsFile(Checkpoint):
         return names
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape that the header says, checked as for reading."""
+        """Shape in the header, checked as for reading."""
         return self._find(name)[1]
 
     def _read(self, name: str) -> NDArray[Any]:
@@ -69,13 +69,13 @@ class SafetensorsFile(Checkpoint):
             return np.frombuffer(file.read(nbytes), dtype).reshape(shape)
 
     def _find(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-        """Find a tensor's dtype, shape, begin and bytes, none of which may leave the file."""
+        """Find a tensor's dtype, shape, begin and bytes; check that it is within the file."""
         entry, available = self._entries[name], self._data_nbytes
         if not isinstance(entry, dict) or not entry.keys() >= KEYS:
             raise ValueError(f"{show(name)} must have {', '.join(sorted(KEYS))}, got {show(entry)}")
         dtype = _find_dtype(name, entry["dtype"])
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
-        if len(shape) > MAX_AXES:  # so many numbers multiply for ever
+        if len(shape) > MAX_AXES:  # multiplying so many numbers would take too long
             raise ValueError(f"{name} has {len(shape)} axes")
         if not all(type(n) is int and 0 <= n <= available for n in [*shape, begin, end]):
             raise ValueError(f"{name} lies at {begin} to {end} of {available} with shape {shape}")

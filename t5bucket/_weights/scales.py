@@ -1,4 +1,4 @@
-# scales.py - float8 tables as float32, times the scales that scaled files store next to them.
+# scales.py - convert float8 tables to float32, times the scale that is stored next to them.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from t5bucket._arrays import FLOAT_NAMES
 from t5bucket._checks import naming, show
 from t5bucket._weights.checkpoint import Checkpoint
 
-# Of ComfyUI until 2025 and since, and of DeepSeek and transformers, where it is a factor too.
+# ComfyUI until 2025; ComfyUI since; DeepSeek and transformers, where it is a factor, too.
 SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
 
 
 def widen(checkpoint: Checkpoint, name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Widen float8, exactly; its scale, if there is one, is a product that float32 rounds once."""
+    """Convert float8 to float32, exactly; multiplying by a scale rounds once."""
     if not array.dtype.name.startswith("float8"):
         return array
     weight = array.astype(np.float32)
-    # An index of shards may not list the scale that lies in the table's own shard.
+    # An index may omit the scale, which is then in the table's own shard.
     own_file = checkpoint.file_of(name)
     stem = name.removesuffix("weight")
     candidates = [stem + word for word in SCALES]
@@ -37,7 +37,7 @@ def widen(checkpoint: Checkpoint, name: str, array: NDArray[Any]) -> NDArray[Any
 
 
 def _fit(name: str, scale: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Shape a scale so that it broadcasts: one, or one for each row."""
+    """Reshape a scale so that it broadcasts: one number, or one for each row."""
     if scale.dtype.name not in FLOAT_NAMES:
         raise TypeError(f"{show(name)} must be floating-point, got dtype {scale.dtype}")
     if scale.size == 1:

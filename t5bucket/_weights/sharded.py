@@ -1,4 +1,4 @@
-# sharded.py - a checkpoint in several files, and the index that says which tensor is in which.
+# sharded.py - a checkpoint in several files, with an index that says where each tensor is.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ShardedCheckpoint(Checkpoint):
         return self._files.keys()
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Ask a shard that is there."""
+        """Read the shape from the tensor's shard, if that is here."""
         path = self._folder.find_here(self._check(name))
         return None if path is None else self._open(path).shape(name)
 
@@ -47,11 +47,11 @@ class ShardedCheckpoint(Checkpoint):
         return shard
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read a tensor out of its shard."""
+        """Read a tensor from its shard."""
         return self.file_of(name).read(name)
 
     def _check(self, name: str) -> str:
-        """Check the name of a shard's file, which must lie next to the index."""
+        """Check the name of a shard's file, which must be next to the index."""
         file: Any = self._files[name]
         if not is_shard(file):
             raise ValueError(

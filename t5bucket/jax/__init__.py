@@ -1,10 +1,10 @@
-# __init__.py - buckets and the bias in JAX's own operations (the extra "jax").
+# __init__.py - buckets and the bias, computed by JAX's own operations (the extra "jax").
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bias matrices of JAX's arrays, on any device: compiled, differentiated, mapped and exported.
+"""Bias matrices of JAX arrays, on any device: compiled, differentiated, mapped and exported.
 
-A scheme is tabulated when JAX traces a function, so no program computes a logarithm or a
-one-hot matrix for each pair. It looks up one weight for each diagonal and head; a row of
-the bias is a window of the diagonals.
+The scheme is tabulated when JAX traces a function. The compiled program computes no logarithm
+and no one-hot matrix: it looks up one weight for each diagonal and head. Each row of the bias
+is a window of the diagonals.
 """
 
 from __future__ import annotations

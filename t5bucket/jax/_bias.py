@@ -14,7 +14,7 @@ from t5bucket._buckets import Buckets
 from t5bucket.jax import _checks
 from t5bucket.jax._buckets import get, number_diagonals, sharding_of
 
-ROWS = 8  # of gradients, which are summed at once. See CONTRIBUTING
+ROWS = 8  # rows of gradients that are summed at once; see CONTRIBUTING
 
 
 def compute_bias(
@@ -46,7 +46,7 @@ def compute_bias(
     Returns
     -------
     jax.Array of `weight`'s dtype, shape (num_heads, query_length, key_length)
-        Bit for bit that of `RelativeAttentionBias.matrix`.
+        Bit for bit equal to `RelativeAttentionBias.matrix`.
 
     Raises
     ------
@@ -56,8 +56,8 @@ def compute_bias(
     Notes
     -----
     The bias is linear in `weight`. It can be differentiated any number of times, in
-    reverse and in forward mode; gradients are summed in float32, those of float64 in
-    float64. As everywhere in JAX, float64 needs ``jax_enable_x64``.
+    reverse and in forward mode. Gradients are summed in float32; float64 gradients in
+    float64, which needs ``jax_enable_x64``, as everywhere in JAX.
 
     Examples
     --------
@@ -91,10 +91,11 @@ def _expand(
     weight: jax.Array, numbers: jax.Array, query_length: int, key_length: int, heads_first: bool
 ) -> Any:
     """Expand the weights of the diagonals, ``bias[h, i, j] = d[h, query_length - 1 - i + j]``."""
-    # As integers, since XLA converts bfloat16 on its way, which changes NaNs. They are made before
-    # a transposition: XLA would lose the layout of a constant.
+    # Move integers, not floats: XLA converts bfloat16 on the way, which changes NaNs. Convert
+    # before a transposition: XLA would lose the layout of a constant.
     items = lax.bitcast_convert_type(weight, f"uint{8 * weight.dtype.itemsize}")
-    # XLA would fuse a lookup into the windows, and look each pair up. It fuses no concatenation.
+    # The concatenation keeps XLA from fusing the lookup with the windows, which would look up
+    # each pair.
     parts = [_take(items, part, heads_first) for part in (numbers, numbers[-1:])]
     diagonals = jnp.concatenate(parts, axis=1)
     bias = _cut_windows(diagonals, jnp.arange(query_length - 1, -1, -1), key_length)
@@ -103,7 +104,7 @@ def _expand(
 
 @_expand.defjvp
 def _(query_length: int, key_length: int, heads_first: bool, primals: Any, tangents: Any) -> Any:
-    """Differentiate; JAX transposes what computes the tangent."""
+    """Compute the tangent by `_expand_linear`, which JAX transposes for the gradient."""
     weight, numbers = primals
     wide = tangents[0].astype(jnp.promote_types(weight.dtype, jnp.float32))
     tangent = _expand_linear(_take(wide, numbers, heads_first), query_length, key_length)
@@ -111,15 +112,15 @@ def _(query_length: int, key_length: int, heads_first: bool, primals: Any, tange
     return bias, tangent.astype(weight.dtype)
 
 
-# Where nothing else is compiled, its operations need not make a matrix each.
+# Compiled also for eager calls, where each operation would make a matrix of its own.
 _compiled_expand = jax.jit(_expand, static_argnums=(2, 3, 4))
 
 
 def _expand_linear(diagonals: jax.Array, query_length: int, key_length: int) -> jax.Array:
-    """Expand diagonals in a way whose transpose, the sums by diagonal, is fast.
+    """Expand diagonals so that the transpose of this function, sums by diagonal, is fast.
 
-    Rows are windows of blocks, and blocks windows of the diagonals. So the transpose adds
-    the rows of each block in one pass, and then block after block to the diagonals.
+    Rows are windows of blocks, and blocks are windows of the diagonals. The transpose adds
+    the rows of each block in one pass, then adds each block to the diagonals.
     """
     num_rest = query_length % ROWS
     rest = _cut_windows(diagonals, jnp.arange(num_rest - 1, -1, -1), key_length)
@@ -142,9 +143,9 @@ def _cut_windows(diagonals: jax.Array, begins: jax.Array, length: int) -> jax.Ar
 
 
 def _take(weight: jax.Array, numbers: jax.Array, heads_first: bool) -> jax.Array:
-    """Take the weights of buckets whose numbers are in bounds: (num_heads, numbers)."""
+    """Take the weights of these bucket numbers, which are in bounds: (num_heads, numbers)."""
     by_head = weight if heads_first else weight.T
     sharding = sharding_of(by_head)
-    if sharding is not None:  # of heads; buckets are taken from where they are
+    if sharding is not None:  # of the result: heads stay sharded, diagonals are not
         sharding = NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0], None))
     return get(by_head.at[:, numbers], sharding)

@@ -1,4 +1,4 @@
-# _buckets.py - bucket numbers of arrays and of diagonals, by tables.
+# _buckets.py - look up bucket numbers of arrays and of diagonals in tables.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jax import lax
 from t5bucket._buckets import Buckets, make_bucket_block, step_function
 from t5bucket.jax import _checks
 
-MAX_TABLE = 1 << 20  # relative positions; where buckets change over more, starts are compared
+MAX_TABLE = 1 << 20  # relative positions; a rule that changes over more is searched by its starts
 
 
 def bucket(relative_position: Any, *, buckets: Buckets) -> jax.Array:
@@ -56,7 +56,7 @@ def bucket(relative_position: Any, *, buckets: Buckets) -> jax.Array:
 def number_diagonals(
     buckets: Buckets, query_length: int, key_length: int, query_offset: Any, key_offset: Any
 ) -> Any:
-    """Find the bucket of each diagonal, that of the last query and the first key first."""
+    """Find the bucket of each diagonal; the first belongs to the last query and the first key."""
     if isinstance(query_offset, int):
         last_row = slice(query_length - 1, query_length)
         columns = slice(0, query_length + key_length - 1)
@@ -68,14 +68,14 @@ def number_diagonals(
 
 
 def _add(one: jax.Array, other: jax.Array, turns: Any) -> tuple[jax.Array, Any]:
-    """Add, and count how many times sums wrap around: a sum is ``found + turns * 2**bits``."""
+    """Add, and count how often sums wrap around: the true sum is ``found + turns * 2**bits``."""
     found = one + other
     turns = turns + jnp.where((other >= 0) & (found < one), 1, 0)
     return found, turns - jnp.where((other < 0) & (found > one), 1, 0)
 
 
 def _look_up_turned(relative_position: jax.Array, turns: Any, buckets: Buckets) -> jax.Array:
-    """Look the bucket of each relative position up, where sums have wrapped around."""
+    """Look up the bucket of each relative position, also if sums have wrapped around."""
     numbers = _look_up(relative_position, buckets)
     for turn in (-1, 1):
         numbers = jnp.where(turns == turn, _look_up(relative_position, buckets, turn), numbers)
@@ -83,10 +83,10 @@ def _look_up_turned(relative_position: jax.Array, turns: Any, buckets: Buckets) 
 
 
 def _look_up(relative_position: jax.Array, buckets: Buckets, turn: int = 0) -> jax.Array:
-    """Look the bucket of each ``relative_position + turn * 2**bits`` up."""
-    if relative_position.dtype.itemsize < 4:  # with room for a difference
+    """Look up the bucket of each ``relative_position + turn * 2**bits``."""
+    if relative_position.dtype.itemsize < 4:  # a difference must fit
         relative_position = relative_position.astype(jnp.int32)
-    dtype = np.dtype(relative_position.dtype.name)  # C has two types of 64 bits
+    dtype = np.dtype(relative_position.dtype.name)  # by name: C has two types of 64 bits
     starts, numbers = _cut_rule(buckets, dtype, turn)
     if len(starts) == 0:
         return jnp.full_like(relative_position, numbers[0], dtype=jnp.int32)
@@ -104,7 +104,7 @@ def _look_up(relative_position: jax.Array, buckets: Buckets, turn: int = 0) -> j
 
 
 def get(items: Any, sharding: Any) -> jax.Array:
-    """Get items whose index is in bounds; JAX does not find an explicit sharding itself."""
+    """Get items at an index in bounds; JAX cannot infer the explicit sharding of the result."""
     options = {} if sharding is None else {"out_sharding": sharding}
     found: jax.Array = items.get(mode="promise_in_bounds", **options)
     return found
@@ -119,7 +119,7 @@ def sharding_of(array: jax.Array) -> Any:
 
 @lru_cache
 def _cut_rule(buckets: Buckets, dtype: np.dtype[Any], turn: int) -> tuple[Any, Any]:
-    """Return the starts of the rule that a dtype can reach, and the buckets of the ranges."""
+    """Return those starts of a rule that the dtype can hold, and the buckets of their ranges."""
     limits, first = np.iinfo(dtype), turn << 8 * dtype.itemsize
     starts, numbers = step_function(buckets)
     begin, end = (bisect_right(starts, first + limit) for limit in (limits.min, limits.max))

@@ -1,4 +1,4 @@
-# _checks.py - checks of the arguments that may be arrays of JAX, known or traced.
+# _checks.py - check arguments that may be JAX arrays, known or traced.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from t5bucket import _checks
 from t5bucket._buckets import Buckets
 
-MAX_BUCKETS = 1 << 31  # numbers are int32
+MAX_BUCKETS = 1 << 31  # bucket numbers are int32
 
 
 def scheme(buckets: Any) -> None:
-    """Check that bucket numbers are int32."""
+    """Check a scheme, whose bucket numbers must fit in int32."""
     if not isinstance(buckets, Buckets):
         raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
     if buckets.num_buckets > MAX_BUCKETS:
@@ -25,7 +25,7 @@ def scheme(buckets: Any) -> None:
 
 
 def positions(value: Any) -> Any:
-    """Check relative positions: an array of JAX, or one of NumPy, which has 64 bits at any time."""
+    """Check relative positions; unless they are a JAX array, they may always have 64 bits."""
     value = _unwrap(value)
     if not isinstance(value, jax.Array):
         return _checks.integers("relative_position", value)
@@ -48,14 +48,14 @@ def weight(value: Any, heads_first: Any, num_buckets: int) -> tuple[jax.Array, b
 
 
 def length(name: str, value: Any) -> int:
-    """Check a length, which JAX has to know when it traces."""
+    """Check a length, which must be known when JAX traces."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(f"{name} must be static, got {value}")
     return _checks.integer(name, value, 0)
 
 
 def offsets(query_offset: Any, key_offset: Any) -> tuple[Any, Any]:
-    """Check offsets: two of Python's integers, or two arrays if one of them is an array."""
+    """Check offsets; return two Python integers, or two arrays if one of them is an array."""
     named = {"query_offset": _unwrap(query_offset), "key_offset": _unwrap(key_offset)}
     if not any(isinstance(value, jax.Array) for value in named.values()):
         query, key = (_checks.integer(name, value) for name, value in named.items())
@@ -65,7 +65,7 @@ def offsets(query_offset: Any, key_offset: Any) -> tuple[Any, Any]:
 
 
 def _offset_array(name: str, value: Any) -> jax.Array:
-    """Check an offset that is an array, or stands next to one."""
+    """Check an offset if it or the other offset is an array."""
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.int64))  # int32, unless x64 is enabled
     limits = np.iinfo(dtype)
     if not isinstance(value, jax.Array):
@@ -85,7 +85,7 @@ def _integer_dtype(name: str, array: jax.Array) -> None:
 
 
 def _enabled(name: str, array: jax.Array) -> None:
-    """Check that JAX computes in the dtype of an array, which an earlier setting may have made."""
+    """Check that JAX can compute in an array's dtype: x64 may have been on when it was made."""
     enabled = jax.dtypes.canonicalize_dtype(array.dtype)
     if array.dtype != enabled:
         raise TypeError(
@@ -94,6 +94,6 @@ def _enabled(name: str, array: jax.Array) -> None:
 
 
 def _unwrap(value: Any) -> Any:
-    """Take the array out of an object that JAX's functions accept, such as Flax's parameters."""
+    """Return the array in an object that JAX's functions accept, such as a Flax parameter."""
     convert = getattr(value, "__jax_array__", None)
     return value if convert is None else convert()
