@@ -141,7 +141,7 @@ def offset(query_offset: Any, key_offset: Any) -> int:
 
 def as_array(name: str, value: Any) -> NDArray[Any]:
     """Return an array of any dtype; for a PyTorch tensor, its values without the gradient."""
-    tensor_type = getattr(sys.modules.get("torch"), "Tensor", ())  # without it, no value is a tensor
+    tensor_type = getattr(sys.modules.get("torch"), "Tensor", ())  # () if it is not imported
     if isinstance(value, tensor_type):
         return view_tensor(value, name)
     if tensor_type and isinstance(value, list | tuple):

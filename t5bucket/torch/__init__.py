@@ -1,11 +1,11 @@
-# __init__.py - the bias of PyTorch's tensors, and attention with it (the extra "torch").
+# __init__.py - the bias as a PyTorch tensor, and attention with it (the extra "torch").
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bias matrices of CPU tensors, and attention that needs none; both can be differentiated.
+"""Bias matrices of CPU tensors, and attention without the matrix; both are differentiable.
 
-The functions read and write tensors without a copy. They are operators,
-``torch.ops.t5bucket``, with gradients and shapes, so ``torch.compile`` and
-``torch.export`` take them as they are. Inside a transform of ``torch.func``, and in
-forward mode, PyTorch's own functions compute the same.
+The functions read and write tensors without a copy. They call operators of
+``torch.ops.t5bucket``, which have gradients and shapes, so ``torch.compile`` and
+``torch.export`` work. Inside a transform of ``torch.func``, and in forward mode,
+PyTorch's own functions compute the same values.
 """
 
 from __future__ import annotations

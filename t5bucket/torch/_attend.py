@@ -1,4 +1,4 @@
-# _attend.py - which way an attention goes: by diagonals, by strips or with the matrix.
+# _attend.py - choose how to compute attention: by diagonals, by strips or with the matrix.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from t5bucket.torch._padding import find_padded_keys, shrink
 from t5bucket.torch._strips import Source
 from t5bucket.torch._tensors import broadcast_batch
 
-SMALL_NBYTES = 1 << 20  # a matrix of this size is a strip itself
-LEAST_SIZE = 8  # of heads: the math kernel computes smaller ones in another way
+SMALL_NBYTES = 1 << 20  # a matrix of at most this size is a strip itself
+LEAST_SIZE = 8  # of heads: the math kernel computes smaller heads in another way
 FLASH = 1  # the number of the kernel in PyTorch
 
 
 def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> torch.Tensor:
     """Attend with a bias, without its matrix if it is large.
 
-    If the weight `is_trained`, PyTorch would take its math kernel for the matrix.
+    If the weight `is_trained`, PyTorch would use its math kernel with the matrix.
     """
     uses_flash = not is_trained and _chooses_flash(inputs)
     kernel: Kernel = scaled_dot_product_attention if uses_flash else math_kernel
@@ -50,7 +50,7 @@ def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> tor
         return allocate_result(inputs)
     attended = _attend(flat, flat_source, kernel, exact)
     if attended is None:
-        # As they are: the math kernel computes what is broadcast in another way.
+        # Not flattened: the math kernel computes broadcast inputs in another way.
         attended = attend_by_matrix(inputs if batch else flat, flat_source, kernel)
     if attended.ndim - 3 == len(batch):
         return attended
@@ -58,7 +58,7 @@ def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> tor
 
 
 def allocate_result(inputs: Inputs) -> torch.Tensor:
-    """Allocate the result of some inputs."""
+    """Allocate the result for these inputs."""
     query, key, value, _ = inputs
     return new_result(value, *broadcast_batch(query, key, value), *query.shape[-3:-1])
 
@@ -77,7 +77,7 @@ def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, 
     return Inputs(query, key, value, inputs.scale), Source(**given), batch
 
 
-NUM_AXES = {  # without a batch
+NUM_AXES = {  # without batch axes
     "mask": 3,
     "query_positions": 1,
     "key_positions": 1,
@@ -97,9 +97,9 @@ def _flatten(tensor: torch.Tensor, batch: tuple[int, ...], num_axes: int) -> tor
 
 
 def _chooses_flash(inputs: Inputs) -> bool:
-    """Whether PyTorch takes its flash kernel for these tensors with a bias."""
+    """Whether PyTorch uses its flash kernel for these tensors with a bias."""
     query, key, value, scale = inputs
-    if query.ndim == 3:  # which PyTorch does not take with a bias of four axes
+    if query.ndim == 3:  # PyTorch refuses it with a bias of four axes
         query, key, value = query[None], key[None], value[None]
     choose: Any = torch._fused_sdp_choice
     mask = query.new_zeros(()).expand(1, query.shape[-3], query.shape[-2], key.shape[-2])
@@ -107,7 +107,7 @@ def _chooses_flash(inputs: Inputs) -> bool:
 
 
 def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torch.Tensor | None:
-    """Attend by diagonals or by strips; None if the matrix is better or has other bits."""
+    """Attend by diagonals or by strips; None if the matrix is faster or gives other bits."""
     batch_size, num_heads, q, size = inputs.query.shape
     k = inputs.key.shape[2]
     count = num_heads * q * k * (1 if source.is_shared else batch_size)
@@ -123,7 +123,7 @@ def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torc
 
 
 def _are_strips_equal(inputs: Inputs, source: Source, kernel: Kernel) -> bool:
-    """Whether strips give the bits of the matrix, for these inputs."""
+    """Whether strips give the same bits as the matrix, for these inputs."""
     num_heads, _, size = inputs.query.shape[1:]
     dtype = inputs.query.dtype
     if kernel is math_kernel and (dtype == torch.float64 or num_heads < 2 or size < LEAST_SIZE):
@@ -175,5 +175,5 @@ def _attend_trimmed(inputs: Inputs, source: Source, padded: torch.Tensor) -> tor
             attn_mask=bias[..., keys],
             scale=inputs.scale,
         )
-        query[batch] = reverse(attended)  # its own rows are not needed any more
+        query[batch] = reverse(attended)  # these rows of the query are not needed any more
     return query

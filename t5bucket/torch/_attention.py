@@ -1,4 +1,4 @@
-# _attention.py - attention with the bias of relative positions, without its matrix.
+# _attention.py - attention with a relative position bias, without the bias matrix.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def scaled_dot_product_attention(
     key_segment_ids: torch.Tensor | None = None,
     exact: bool = True,
 ) -> torch.Tensor:
-    """Attention with the bias of relative positions, without its matrix.
+    """Attention with a relative position bias, without the bias matrix.
 
-    It is PyTorch's function of this name, and adds the bias to the scores:
+    Like PyTorch's function of this name, with the bias added to the scores:
     ``softmax(scale * query @ key.mT + bias) @ value``.
 
     Parameters
@@ -50,7 +50,7 @@ def scaled_dot_product_attention(
     key : Tensor, shape (..., num_heads, k, size)
         Leading axes broadcast. Heads do not, as with PyTorch's ``enable_gqa``: repeat them.
     value : Tensor, shape (..., num_heads, k, value_size)
-        All four tensors have one dtype. Gradients flow into them.
+        `query`, `key`, `value` and `weight` have one dtype. Gradients flow into them.
     weight : Tensor, shape (num_buckets, num_heads)
         The weight of T5's ``relative_attention_bias``.
     buckets : Buckets
@@ -59,31 +59,31 @@ def scaled_dot_product_attention(
         Boolean (true = attend) or floating-point (added); it broadcasts to
         ``(..., num_heads, q, k)``. It must not require a gradient.
     dropout_p : float, optional
-        Probability with which a weight of attention is dropped. If it is not 0,
-        PyTorch computes the attention, with the matrix.
+        Probability of dropping an attention weight. If it is not 0, PyTorch computes
+        the attention, with the matrix.
     is_causal : bool, optional
-        Mask keys whose position is greater than the query's. Unlike PyTorch's, it
-        counts offsets and positions, and can be combined with a mask.
+        Mask keys whose position is greater than the query's. Unlike in PyTorch, offsets
+        and positions count, and a mask can be given, too.
     scale : float, optional
-        Factor of the scores; ``1 / sqrt(size)`` if None. T5 has 1.
+        Factor of the scores; ``1 / sqrt(size)`` if None. T5 uses 1.
     query_offset, key_offset : int, optional
         Position of query 0 and of key 0.
     query_positions : Tensor of int, shape (..., q), optional
-        Explicit positions, in place of the offsets.
+        Explicit positions, instead of the offsets.
     key_positions : Tensor of int, shape (..., k), optional
         The query's if None.
     segment_ids : Tensor of int, shape (..., q), optional
-        Pairs of different segments are masked. Not with explicit positions.
+        Pairs of different segments are masked. Cannot be combined with explicit positions.
     key_segment_ids : Tensor of int, shape (..., k), optional
         The query's if None.
     exact : bool, optional
-        Whether the result has to have the bits that it has with the matrix. If not, it
-        is equal up to rounding, and padded keys cost nothing.
+        Whether the result must be equal to that of the matrix bit for bit. If not, it is
+        equal up to rounding, and padded keys cost nothing.
 
     Returns
     -------
     Tensor of `query`'s dtype, shape (..., num_heads, q, value_size)
-        Heads come after queries in memory, as in PyTorch's result.
+        In memory, heads come after queries, as in PyTorch's result.
 
     Raises
     ------
@@ -96,24 +96,24 @@ def scaled_dot_product_attention(
 
     Notes
     -----
-    No array of ``num_heads * q * k`` items is allocated, unless it is small: 1 MiB, or less
-    than 32 queries. For consecutive positions PyTorch's kernel reads the ``q + k - 1``
-    diagonals in place of the matrix; one more feature of each head masks padded keys. Blocks of
-    512 keys that are hidden from all queries, or from 1024 of them in causal order, are left
-    out. Other masks and explicit positions go by strips of the matrix that fit the cache.
+    No array of ``num_heads * q * k`` items is allocated, except for small ones: up to 1 MiB, or
+    less than 32 queries. For consecutive positions PyTorch's kernel reads the ``q + k - 1``
+    diagonals instead of the matrix, and one more feature of each head masks padded keys. Blocks
+    of 512 keys are skipped if they are hidden from all queries, or from 1024 queries in causal
+    order. For other masks and explicit positions, strips of the matrix that fit in the cache
+    are computed.
 
-    The bits are those of ``torch.nn.functional.scaled_dot_product_attention`` with
-    ``compute_bias(weight, ...)`` as its mask. Whether this PyTorch's kernels give equal bits
-    is tried once on small cases for each dtype and head size. If they do not, the matrix
+    The result has the same bits as ``torch.nn.functional.scaled_dot_product_attention`` with
+    ``compute_bias(weight, ...)`` as its mask. For each dtype and head size, small cases are
+    tried once to see if this version of PyTorch gives equal bits. If it does not, the matrix
     is used, and a message of level DEBUG goes to the logger ``t5bucket.torch``.
 
-    Inputs without a batch give what a batch of one gives. With ``exact=False``, padded keys
-    and values that are not finite have no effect.
+    Inputs without a batch are computed as a batch of one. With ``exact=False``, padded keys
+    and values have no effect even if they are not finite.
 
-    Gradients are equal up to rounding, in linear memory. With float64, or one head, the
-    forward pass of training needs the matrix for its bits, unless ``exact=False``. The second
-    derivative takes the matrix, and so do transforms of ``torch.func``, forward mode and
-    autocast.
+    Gradients are equal up to rounding, and need linear memory. In training with float64, or
+    with one head, the forward pass uses the matrix to get equal bits, unless ``exact=False``.
+    Second derivatives, transforms of ``torch.func``, forward mode and autocast use the matrix.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 # _attention_by_pytorch.py - attention by PyTorch's own functions, with the matrix.
 # SPDX-License-Identifier: BSD-3-Clause
-"""The same values as the operator has, for dropout, autocast, transforms and second derivatives."""
+"""The operator's values, for dropout, autocast, transforms and second derivatives."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from t5bucket.torch._tensors import is_transformed
 def attend_by_pytorch(
     inputs: Inputs, source: Source, dropout_p: float = 0.0, kernel: Kernel | None = None
 ) -> torch.Tensor:
-    """Attend with the whole matrix, which is an operator's result or composed.
+    """Attend with the whole matrix, from an operator or composed of PyTorch's functions.
 
-    The kernel is PyTorch's choice if None, or the one that can be transformed.
+    PyTorch chooses the kernel, unless a transform needs the math kernel.
     """
     query, key, value, scale = inputs
     bias = _compute_bias(source, query.shape[-2], key.shape[-2])
@@ -26,7 +26,7 @@ def attend_by_pytorch(
         bias = bias[0]
     query = expand_query(query, key, bias)
     if kernel is None and is_transformed() and not dropout_p:
-        kernel = math_kernel  # the others have no forward mode
+        kernel = math_kernel  # the other kernels have no forward mode
     if kernel is not None:
         return kernel(query, key, value, attn_mask=bias, scale=scale)
     return scaled_dot_product_attention(

@@ -1,4 +1,4 @@
-# _attention_checks.py - checks of the arguments of attention.
+# _attention_checks.py - check the arguments of attention.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _check_shape(name: str, tensor: torch.Tensor, shape: tuple[Any, ...]) -> Non
 def check_options(
     dropout_p: Any, is_causal: Any, scale: Any, exact: Any
 ) -> tuple[float, float | None]:
-    """Check the options; return the probability and the scale as Python's floats."""
+    """Check the options; return the probability and the scale as Python floats."""
     common.flag("is_causal", is_causal)
     common.flag("exact", exact)
     probability = common.real("dropout_p", dropout_p)
@@ -113,7 +113,7 @@ def check_segments(
 def _check_pair(
     names: tuple[str, str], query: torch.Tensor, key: torch.Tensor, of_query: Any, of_key: Any
 ) -> Pair:
-    """Check integers of each query and each key; the key's are the query's if None."""
+    """Check integers of each query and each key; None means that the keys have the queries'."""
     if of_key is None:
         names, of_key = (names[0], names[0]), of_query
     batch = _broadcast(query, key)

@@ -18,10 +18,10 @@ STRIP_NBYTES = 4 << 20  # three strips are in the cache at a time
 
 
 def differentiate(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gradients:
-    """Compute the gradients of query, key, value and weight, given that of the attention.
+    """Compute the gradients of query, key, value and weight, given the attention's gradient.
 
-    The weights of attention are computed again, in float32 at least: they are not kept.
-    The bias is that of the forward pass, rounded to its dtype.
+    The attention weights were not kept: they are computed again, in float32 at least.
+    The bias is the same as in the forward pass, rounded to its dtype.
     """
     dtype = wide_dtype(gradient.dtype)
     query, key, value = (tensor.detach().to(dtype) for tensor in inputs[:3])
@@ -40,7 +40,7 @@ def differentiate(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gra
 
 
 def _sum_strips(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gradients:
-    """Sum the gradients of all strips; that of the weight in float64."""
+    """Sum the gradients of all strips; the weight's in float64."""
     query, key, value = (tensor.new_zeros(tensor.shape) for tensor in inputs[:3])
     weight = np.zeros(tuple(source.weight.shape))
     dtype = gradient.dtype
@@ -63,7 +63,7 @@ def _sum_strips(gradient: torch.Tensor, inputs: Inputs, source: Source) -> Gradi
 
 
 class _Memory:
-    """Memory for two strips, which is used for each one."""
+    """Two buffers that all strips use, one after the other."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._strips = [torch.empty(0, dtype=dtype, device="cpu")] * 2
@@ -83,7 +83,7 @@ def _differentiate_strip(
 ) -> torch.Tensor:
     """Differentiate ``softmax(scale * query @ key.mT + bias) @ value`` for some rows.
 
-    The gradients of the inputs are added to the totals. That of the bias takes its place.
+    The inputs' gradients are added to the totals. The bias's gradient overwrites the bias.
     """
     query, key, value, _ = inputs
     scale = find_scale(inputs)
@@ -91,7 +91,7 @@ def _differentiate_strip(
     scores = bias.baddbmm_(query, key.mT, alpha=scale)
     torch.softmax(scores, -1, out=weights)
     if not scores[..., :1].isfinite().all():
-        # A query without keys has no weights, as in PyTorch's kernel.
+        # The weights of a query without keys are 0, as in PyTorch's kernel.
         weights.masked_fill_((scores == -torch.inf).all(-1, keepdim=True), 0)
     of_query, of_key, of_value = totals
     of_value.baddbmm_(weights.mT, gradient)

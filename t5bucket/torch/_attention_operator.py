@@ -15,7 +15,7 @@ from t5bucket.torch._kernels import Inputs, math_kernel
 from t5bucket.torch._operators import backward_only
 from t5bucket.torch._strips import Source
 
-NUM_TENSORS = 9  # which come first: query, key, value and those of the source
+NUM_TENSORS = 9  # the first arguments: query, key, value and the tensors of the source
 
 
 def _make_source(
@@ -130,8 +130,8 @@ def _differentiate(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
     if not torch.is_grad_enabled():
         found = attention_gradient(gradient, *tensors, *ctx.options)
         return (*found, *ctx.no_gradients)
-    # To be differentiated once more, it is composed of PyTorch's functions, with the matrix.
-    # Views stop the gradients: one input may have been computed from another.
+    # For second derivatives, use PyTorch's functions, with the matrix. Views separate the
+    # inputs: one may have been computed from another, and its gradient must stop here.
     query, key, value, weight = inner = [tensor.view_as(tensor) for tensor in tensors[:4]]
     *options, scale = ctx.options
     inputs, source = Inputs(query, key, value, scale), _make_source(weight, *tensors[4:], *options)

@@ -1,4 +1,4 @@
-# _bias.py - the bias of all pairs of positions, as a tensor.
+# _bias.py - compute_bias, compute_bias_at: the bias of all pairs of positions, as a tensor.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def compute_bias(
     -----
     The bias is linear in `weight`. It can be differentiated any number of times, in
     reverse and in forward mode, and ``torch.func`` can map over weights and masks. A
-    transform takes several times the memory of its result.
+    transform needs several times the memory of its result.
 
     Examples
     --------

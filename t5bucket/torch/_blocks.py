@@ -1,10 +1,10 @@
-# _blocks.py - attention to the blocks of keys that some query sees; the others change no bit.
+# _blocks.py - skip blocks of keys that no query sees: they change no bit of attention.
 # SPDX-License-Identifier: BSD-3-Clause
-"""The flash kernel goes through the keys by blocks, and sums what they give.
+"""The flash kernel processes the keys block by block, and adds up the blocks' results.
 
-A block of masked keys has weights that are exactly 0. It adds zeros, so that the result has
+In a block of masked keys all weights are exactly 0. The block adds zeros, so the result has
 the same bits without it. Padding often fills whole blocks at the end of a sequence, and
-causal order hides those of the future from the first queries.
+causal order hides blocks in the future from the first queries.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from t5bucket.torch._kernels import Inputs, Kernel, attend_by_diagonals, new_res
 from t5bucket.torch._padding import are_hidden
 from t5bucket.torch._strips import Source, take
 
-BLOCK = 512  # keys of the flash kernel's block
-ROWS = 1024  # of a piece in causal order: enough for the kernel's largest tiles
+BLOCK = 512  # keys in a block of the flash kernel
+ROWS = 1024  # in a piece in causal order: enough for the kernel's largest tiles
 
 
 class Piece(NamedTuple):
@@ -79,7 +79,7 @@ def _find_pieces(inputs: Inputs, source: Source, padded: torch.Tensor | None) ->
 
 
 def _can_cut(inputs: Inputs, source: Source) -> bool:
-    """Whether the weights of hidden keys are 0, and 0 times their values is 0."""
+    """Whether hidden keys have weights of exactly 0, and 0 times their values is 0."""
     if source.causal:
         least = torch.finfo(inputs.query.dtype).max
         if source.query_offset < source.key_offset or not are_hidden(least, inputs, source):
@@ -88,12 +88,12 @@ def _can_cut(inputs: Inputs, source: Source) -> bool:
 
 
 def find_range(padded: list[bool]) -> slice:
-    """Find the keys between padded ones."""
+    """Find the range of keys between padding at the start and at the end."""
     return slice(padded.index(False), len(padded) - padded[::-1].index(False))
 
 
 def _find_blocks(keys: slice, source: Source, stop: int, k: int) -> slice:
-    """Find the blocks that hold the keys which queries before `stop` see."""
+    """Find the blocks with all keys that queries before `stop` can see."""
     last = keys.stop
     if source.causal:
         last = min(last, stop + source.query_offset - source.key_offset)
@@ -108,7 +108,7 @@ def _cut_inputs(inputs: Inputs, piece: Piece) -> Inputs:
 
 
 def _cut_source(source: Source, piece: Piece) -> Source:
-    """Cut a source of consecutive positions, whose mask has one row for all queries."""
+    """Cut a source of consecutive positions; its mask has one row for all queries."""
     mask = source.mask
     if mask is not None:
         mask = take(mask, piece.batch)

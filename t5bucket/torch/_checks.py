@@ -1,4 +1,4 @@
-# _checks.py - checks of the arguments that are tensors.
+# _checks.py - check arguments that are tensors.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLOATS = "float16, bfloat16, float32 or float64"
 def bias_options(
     weight: Any, buckets: Any, mask: Any, causal: Any, scale: Any, mask_name: str = "mask"
 ) -> float | None:
-    """Check the arguments that all functions take; return the scale as Python's float."""
+    """Check the arguments of all functions; return the scale as a Python float."""
     _checks.flag("causal", causal)
     tensor("weight", weight, FLOAT_DTYPES, FLOATS)
     if isinstance(scale, torch.Tensor) and scale.requires_grad:
@@ -48,7 +48,7 @@ def _weight_shape(weight: torch.Tensor, buckets: Any) -> None:
 
 
 def integer(name: str, value: Any, minimum: int = _checks.INT64_MIN) -> Any:
-    """Check an integer; while PyTorch traces a function, it is symbolic and not yet known."""
+    """Check an integer; it is symbolic, without a known value, while PyTorch traces."""
     if isinstance(value, torch.SymInt):
         return value
     return _checks.integer(name, value, minimum)

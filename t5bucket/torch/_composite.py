@@ -1,10 +1,10 @@
-# _composite.py - biases composed of PyTorch's own functions, which its transforms can handle.
+# _composite.py - biases composed of PyTorch's own functions, which can be transformed.
 # SPDX-License-Identifier: BSD-3-Clause
-"""The same values as the operators have, for ``torch.func`` and forward mode.
+"""The operators' values, for ``torch.func`` and forward mode.
 
-An operator is opaque: PyTorch cannot differentiate it forwards or map it over a batch.
-Where a transform is active, these functions replace it. For consecutive positions they
-hold one vector for each head, never a bucket for each pair: a row is a window of it.
+PyTorch cannot differentiate an operator in forward mode, or map it over a batch. Inside a
+transform, these functions replace the operators. For consecutive positions they make one
+vector for each head, and never a bucket for each pair: a row is a window of the vector.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def compose_bias(
     scale: float | None,
     linear_part: bool = False,
 ) -> torch.Tensor:
-    """Compose the bias of consecutive positions, or its linear part, where masked pairs are 0."""
-    # matrix[i, j] = diagonals[query_length - 1 - i + j], and one diagonal more, so that no
-    # length is special. Beyond max_distance all buckets are equal.
+    """Compose the bias of consecutive positions, or its linear part, with 0 for masked pairs."""
+    # matrix[i, j] = diagonals[query_length - 1 - i + j]. One more diagonal makes lengths of 0
+    # work like all others. Beyond max_distance all buckets are equal.
     num_diagonals = query_length + key_length
     limit = buckets.max_distance + num_diagonals
     first = max(-limit, min(key_offset - query_offset - query_length + 1, limit))
@@ -60,12 +60,12 @@ def compose_bias_at(
     scale: float | None,
     linear_part: bool = False,
 ) -> torch.Tensor:
-    """Compose the bias of explicit positions, or its linear part, where masked pairs are 0."""
+    """Compose the bias of explicit positions, or its linear part, with 0 for masked pairs."""
     batch_axes(mask, query_positions, key_positions)  # raises if they do not broadcast
     relative_position = _subtract(query_positions, key_positions)
     numbers = _number(relative_position, buckets)
     items = _widen(weight, scale)
-    if 0 in numbers.shape:  # vmap fails on `embedding`'s gradient then
+    if 0 in numbers.shape:  # vmap would fail on `embedding`'s gradient
         bias = items.new_zeros(*numbers.shape, items.shape[1]).movedim(-1, -3)
     else:
         bias = embedding(numbers, items).movedim(-1, -3)
@@ -77,7 +77,7 @@ def compose_bias_at(
 def transpose(
     compose: Callable[..., torch.Tensor], gradient: torch.Tensor, num_buckets: int, *options: Any
 ) -> torch.Tensor:
-    """Compute the weight's gradient, given that of ``compose(weight, *options)``."""
+    """Compute the weight's gradient, given the gradient of ``compose(weight, *options)``."""
     zeros = gradient.new_zeros(num_buckets, gradient.shape[-3])
     _, pull_back = torch.func.vjp(lambda weight: compose(weight, *options, True), zeros)
     (found,) = pull_back(gradient)
@@ -87,7 +87,7 @@ def transpose(
 def _windows(diagonals: torch.Tensor, count: int, length: int) -> torch.Tensor:
     """``windows[h, i, j] = diagonals[h, i + j]``.
 
-    The copies of a row of n items, read in lines of n + 1, shift by one from line to line.
+    Repeat a row of n items, then read rows of n + 1: each row begins one item later.
     ``Tensor.unfold`` would be shorter, but vmap fails on its gradient.
     """
     num_heads, n = diagonals.shape
@@ -96,7 +96,7 @@ def _windows(diagonals: torch.Tensor, count: int, length: int) -> torch.Tensor:
 
 
 def _number(relative_position: torch.Tensor, buckets: Buckets) -> torch.Tensor:
-    """Find the bucket of each relative position: that of its range."""
+    """Find the bucket of each relative position, by its range."""
     starts, numbers = (
         torch.tensor(values, dtype=torch.int64, device=relative_position.device)
         for values in step_function(buckets)
@@ -105,7 +105,7 @@ def _number(relative_position: torch.Tensor, buckets: Buckets) -> torch.Tensor:
 
 
 def _subtract(query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
-    """Relative positions of pairs, saturated where they exceed int64."""
+    """Relative positions of pairs, saturated if they exceed int64."""
     query = query_positions.to(torch.int64)[..., :, None]
     key = key_positions.to(torch.int64)[..., None, :]
     difference = key - query
@@ -114,7 +114,7 @@ def _subtract(query_positions: torch.Tensor, key_positions: torch.Tensor) -> tor
 
 
 def _widen(weight: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """Scale the weight, and convert it to float64, in which its gradient is summed."""
+    """Scale the weight, and convert it to float64, so that its gradient is summed in float64."""
     items = weight.to(wide_dtype(weight.dtype))
     return (items if scale is None else items * scale).double()
 
@@ -126,7 +126,7 @@ def _finish(
     future: torch.Tensor | None,
     linear_part: bool,
 ) -> torch.Tensor:
-    """Round, then add and apply masks, as the kernels do."""
+    """Round, then add and mask, as the kernels do."""
     if mask is not None:
         _checks.mask_shape(mask.shape, bias.shape[-3:])
     bias = bias.to(weight.dtype)

@@ -1,15 +1,15 @@
-# _kernels.py - attention by PyTorch's own kernels, with a bias that is never a whole matrix.
+# _kernels.py - attention by PyTorch's own kernels, without the whole bias matrix.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Consecutive positions need no matrix, and other biases need strips of it.
+"""Consecutive positions need no matrix; other biases are computed in strips.
 
-With the queries in reverse order, row ``i`` of the bias is the window of the diagonals that
-begins at ``i``: a Hankel matrix, which PyTorch can view with positive strides. Its flash
-kernel reads the mask as it is, so that a view costs nothing.
+If the queries are in reverse order, row ``i`` of the bias is the window of the diagonals that
+begins at ``i``. This is a Hankel matrix, which PyTorch can view with positive strides. The
+flash kernel reads a mask without a copy, so the view costs nothing.
 
-The kernel computes the rows of a tile together. Their bits depend on their order in three
-cases: a last tile of few rows, one tile alone, and odd head sizes. So the last rows keep
-their order and follow a whole tile, and odd sizes go by strips. The results then have the
-same bits as with the matrix; ``_known.py`` checks it on small cases.
+The kernel computes the rows of a tile together. The order of rows changes their bits in three
+cases: a last tile of few rows, a single tile, and odd head sizes. So the last rows keep
+their order and follow a whole tile, and odd sizes use strips. Then the results have the
+same bits as with the matrix; ``_known.py`` checks this on small cases.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from t5bucket.torch._strips import MAX_NBYTES, Part, Source, write_strips
 from t5bucket.torch._tensors import broadcast_batch, fill_bias
 
 TILE = 32  # rows of the flash kernel's smallest tile; the larger ones are multiples
-LEAST_QUERIES = 2 * TILE  # of which some are reversed
+LEAST_QUERIES = 2 * TILE  # fewer queries are not reversed
 
 
 class Inputs(NamedTuple):
-    """Query, key and value, (batch, num_heads, length, head size), and the scores' factor."""
+    """Query, key and value, (batch, num_heads, length, head size), and the factor of the scores."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -37,7 +37,7 @@ class Inputs(NamedTuple):
     scale: float | None
 
 
-# A function of PyTorch with its names; rows are axis 2 of its result.
+# Parameters are named as in PyTorch's function; axis 2 of the result is the queries.
 Kernel = Callable[..., torch.Tensor]
 
 
@@ -48,14 +48,14 @@ def math_kernel(
     attn_mask: torch.Tensor,
     scale: float | None,
 ) -> torch.Tensor:
-    """Call the kernel that PyTorch takes where no other can be used."""
+    """Call the kernel that PyTorch uses if it can use no other."""
     attend: Any = torch.ops.aten._scaled_dot_product_attention_math
     attended: torch.Tensor = attend(query, key, value, attn_mask, scale=scale)[0]
     return attended
 
 
 def find_scale(inputs: Inputs) -> float:
-    """Return the factor of the scores, by default that of PyTorch's function."""
+    """Return the factor of the scores; the default is the same as PyTorch's."""
     if inputs.scale is not None:
         return inputs.scale
     return 1 / math.sqrt(max(1, inputs.query.shape[-1]))
@@ -71,11 +71,11 @@ def attend_by_diagonals(
     padded: torch.Tensor | None = None,
     num_features: int = 0,
 ) -> torch.Tensor:
-    """Attend to consecutive positions; the keys that are `padded`, (batch or 1, k), are masked.
+    """Attend to consecutive positions, with `padded` keys, (batch or 1, k), masked.
 
-    A padded key is masked by one more feature of the head (of `num_features`, for alignment):
-    1 in each query and a large negative number in each padded key. The others are 0, which
-    changes no bit of the scores.
+    One more feature of each head masks padded keys: it is 1 in each query and a large negative
+    number in each padded key. In other keys it is 0, which changes no bit of the scores. There
+    are `num_features` more features, for alignment; the rest are 0.
     """
     q, size = inputs.query.shape[2:]
     split = q - count_last_rows(q)
@@ -99,10 +99,10 @@ def attend_by_diagonals(
 
 
 def _add_features(tensors: list[torch.Tensor], num_features: int) -> list[torch.Tensor]:
-    """Copy tensors, and give them some more features, which are 0.
+    """Copy tensors, and add some features, which are 0.
 
-    The copies share one array: the system's allocator keeps it from call to call, where it
-    would return several to the system, whose pages take as long as the copies.
+    The copies share one array, which the allocator keeps for the next call. It would return
+    several arrays to the system, and getting new pages takes as long as the copies.
     """
     shapes = [(*tensor.shape[:3], tensor.shape[3] + num_features) for tensor in tensors]
     sizes = [math.prod(shape) for shape in shapes]
@@ -117,15 +117,15 @@ def _add_features(tensors: list[torch.Tensor], num_features: int) -> list[torch.
 
 
 def reverse(rows: torch.Tensor) -> torch.Tensor:
-    """Copy rows in reverse order; in memory heads come after rows."""
+    """Copy rows in reverse order; in memory, heads come after rows."""
     return rows.transpose(1, 2).flip(1).contiguous().transpose(1, 2)
 
 
 def count_last_rows(q: int) -> int:
-    """Count the rows that keep their order, so that the others are reversed in whole tiles.
+    """Count the last rows, which keep their order: the others are reversed in whole tiles.
 
-    The rest of the last tile keeps its order if it has less than 32 rows. A longer one loses
-    what is beyond a multiple of 16, and 16 rows more.
+    If the last tile is partly filled by fewer than 32 rows, they all keep their order. Of more
+    rows, those beyond a multiple of 16 keep it, together with the 16 rows before them.
     """
     tile = 256 if q >= 768 else 64 if q >= 192 else 32  # of the flash kernel
     rest = q % tile
@@ -137,7 +137,7 @@ def count_last_rows(q: int) -> int:
 def view_reversed_bias(source: Source, split: int, q: int, k: int) -> torch.Tensor:
     """View the bias of the first rows in reverse order, (1, num_heads, split, k)."""
     length = q + k - 1
-    first = source.query_offset + q - 1  # the diagonals are the last query's row, and longer
+    first = source.query_offset + q - 1  # the diagonals begin like the last query's row
     diagonals = fill_bias(
         source.weight,
         None,
@@ -152,14 +152,14 @@ def view_reversed_bias(source: Source, split: int, q: int, k: int) -> torch.Tens
 
 
 def large_number(dtype: torch.dtype) -> float:
-    """Return the number whose negative is a padded key's feature."""
+    """Return the number whose negative is the feature of a padded key."""
     return 6e4 if dtype == torch.float16 else 1e30
 
 
 def _attend_last(
     inputs: Inputs, source: Source, kernel: Kernel, split: int, result: torch.Tensor
 ) -> None:
-    """Attend for the rows that keep their order, and for a whole tile before them."""
+    """Attend for the rows that keep their order, together with a whole tile before them."""
     rows = slice(split - TILE, result.shape[2])
     for part, strip in write_strips(source, len(result), inputs.key.shape[2], rows):
         attended = _attend_part(inputs, part, strip, kernel)
@@ -194,7 +194,7 @@ def attend_by_strips(
 
 
 def _divide_batch(part: Part, strip: torch.Tensor, kernel: Kernel) -> Iterator[Part]:
-    """Divide the examples that share a strip: the math kernel makes arrays of each one's size."""
+    """Divide the examples that share a strip: the math kernel allocates arrays for each one."""
     batch = part.batch
     count = batch.stop - batch.start
     if kernel is math_kernel:
@@ -204,7 +204,7 @@ def _divide_batch(part: Part, strip: torch.Tensor, kernel: Kernel) -> Iterator[P
 
 
 def new_result(like: torch.Tensor, *shape: Any) -> torch.Tensor:
-    """Allocate a result, (..., num_heads, q), in the flash kernel's order: heads after rows."""
+    """Allocate a result, (..., num_heads, q), in the flash kernel's layout: heads after rows."""
     *batch, num_heads, q = shape
     return like.new_empty(*batch, q, num_heads, like.shape[-1]).transpose(-2, -3)
 
@@ -224,7 +224,7 @@ def attend_by_matrix(
 
 
 def expand_query(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Give the query the batch axes of the bias, which PyTorch adds in the scores' memory."""
+    """Give the query the bias's batch axes: PyTorch adds the bias to the scores in place."""
     scores = broadcast_batch(query, key)
     batch = torch.broadcast_shapes(scores, bias.shape[:-3])
     return query if batch == scores else query.expand(*batch, *query.shape[-3:])

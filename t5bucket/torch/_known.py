@@ -1,4 +1,4 @@
-# _known.py - whether PyTorch's kernels give the same bits without the matrix, tried on small cases.
+# _known.py - check on small cases that PyTorch's kernels give the same bits without the matrix.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from t5bucket.torch._strips import Source
 logger = logging.getLogger(__package__)
 
 Lengths = tuple[tuple[int, int], ...]  # of queries and keys
-LENGTHS: Lengths = ((97, 514), (801, 70))  # with last tiles and blocks of few rows and keys
+LENGTHS: Lengths = ((97, 514), (801, 70))  # the last tile and block have few rows and keys
 WHOLE_TILES: Lengths = ((128, 514), (768, 70))
-LEAST_SIZE = 16  # of heads with more features: the bits of smaller ones differ now and then
+LEAST_SIZE = 16  # of heads with added features: the bits of smaller heads sometimes differ
 
 
 def choose_lengths(dtype: torch.dtype, q: int) -> Lengths | None:
-    """Choose the small cases that stand for so many queries; None if no case does.
+    """Choose the small cases that represent this many queries; None if none does.
 
-    With AMX the flash kernel has a second way to multiply, which it takes for many queries.
-    Then the last rows may not be computed apart from the others.
+    With AMX the flash kernel multiplies in a second way if there are many queries. Then the
+    last rows must not be computed apart from the others.
     """
     if not has_second_way(dtype):
         return LENGTHS
@@ -49,7 +49,7 @@ def has_second_way(dtype: torch.dtype) -> bool:
 
 @cache
 def are_strips_known(dtype: torch.dtype, size: int, kernel: Kernel, is_shared: bool) -> bool:
-    """Whether strips give the bits of the matrix, of all examples or of one at a time."""
+    """Whether strips give the same bits as the matrix, for all examples or one at a time."""
     padded = not is_shared  # so that each example has a bias of its own
     is_flash = kernel is not math_kernel
     kernels = (_flash_output, _flash_logsumexp) if is_flash else (kernel,)
@@ -63,7 +63,7 @@ def are_strips_known(dtype: torch.dtype, size: int, kernel: Kernel, is_shared: b
 
 @cache
 def are_diagonals_known(dtype: torch.dtype, size: int, lengths: Lengths | None) -> bool:
-    """Whether the view of the diagonals gives the bits of the matrix, for heads of this size."""
+    """Whether the view of the diagonals gives the same bits as the matrix, for this head size."""
     return _report(
         lengths is not None
         and all(
@@ -77,7 +77,7 @@ def are_diagonals_known(dtype: torch.dtype, size: int, lengths: Lengths | None) 
 
 @cache
 def are_blocks_known(dtype: torch.dtype, size: int, lengths: Lengths | None) -> bool:
-    """Whether blocks of hidden keys change no bit, for heads of this size."""
+    """Whether skipping blocks of hidden keys changes no bit, for this head size."""
     long = ((97, 2 * BLOCK + 2),)
     return lengths is LENGTHS and all(
         _is_equal(dtype, size, kernel, attend_by_blocks, lengths=long)
@@ -87,7 +87,7 @@ def are_blocks_known(dtype: torch.dtype, size: int, lengths: Lengths | None) -> 
 
 @cache
 def count_features(dtype: torch.dtype, size: int, lengths: Lengths | None) -> int:
-    """Count the features with which padded keys are masked and the bits are equal; 0 if none."""
+    """Find how many added features mask padded keys with equal bits; 0 if no number does."""
 
     def attend(inputs: Inputs, source: Source, kernel: Kernel) -> torch.Tensor:
         assert source.mask is not None
@@ -118,7 +118,7 @@ def _is_equal(
     padded: bool = False,
     lengths: Lengths = LENGTHS,
 ) -> bool:
-    """Whether a way to attend has the bits of the matrix, for lengths with odd ends."""
+    """Whether a way to attend gives the same bits as the matrix, for these lengths."""
     try:
         with torch.no_grad():
             return all(
@@ -152,7 +152,7 @@ def _flash_output(query: Any, key: Any, value: Any, attn_mask: Any, scale: Any) 
 
 
 def _flash_logsumexp(query: Any, key: Any, value: Any, attn_mask: Any, scale: Any) -> torch.Tensor:
-    """Return what the scores are divided by, where a rounded output would hide a bit."""
+    """Return the logarithm of softmax's denominator; rounded outputs can hide a different bit."""
     return _flash(query, key, value, attn_mask, scale)[1][..., None]
 
 

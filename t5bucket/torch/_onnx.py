@@ -1,4 +1,4 @@
-# _onnx.py - for PyTorch's exporter: what our operators are in ONNX (the extra "onnx").
+# _onnx.py - translations of our operators for PyTorch's ONNX exporter (the extra "onnx").
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
-    """Return what t5bucket's operators are in ONNX, for ``torch.onnx.export``.
+    """Return translations of t5bucket's operators to ONNX, for ``torch.onnx.export``.
 
     A module that calls `compute_bias`, `compute_bias_at` or `scaled_dot_product_attention`
-    becomes a graph of standard ONNX operators, which any runtime can run.
+    is exported as a graph of standard ONNX operators, which any runtime can run.
 
     Returns
     -------
     dict
-        A new ``custom_translation_table``, to which you may add your own translations.
+        A new ``custom_translation_table``; you may add your own translations.
 
     Raises
     ------
@@ -26,17 +26,17 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
 
     Notes
     -----
-    It is for the exporter with ``dynamo=True``, opset 18 or newer, and fixed and dynamic
-    lengths. Buckets are stored for each relative position up to the largest distance, so no
-    logarithm is computed. The bias is read from its ``q + k - 1`` diagonals; if weight
-    and lengths are constant, exporter or runtime compute it once. Layers that call
+    Use the exporter with ``dynamo=True`` and opset 18 or newer. Lengths may be fixed or
+    dynamic. The graph stores a bucket for each relative position up to the largest distance,
+    and computes no logarithm. It reads the bias from its ``q + k - 1`` diagonals. If weight
+    and lengths are constant, exporter or runtime compute the bias once. Layers that call
     the attention with the same weight, lengths and mask share one bias.
 
-    ONNX Runtime gives the bits of PyTorch for the bias, and attention that is equal up to
-    rounding. float16 and bfloat16 are computed in float32 and rounded as PyTorch does.
+    In ONNX Runtime the bias has the same bits as in PyTorch, and attention is equal up to
+    rounding. float16 and bfloat16 are computed in float32 and rounded as in PyTorch.
 
-    A graph has no gradients: operators that compute them are refused, and so are buckets
-    that still change beyond a range of 2**20 relative positions.
+    Operators that compute gradients are refused, and so are buckets that still change
+    beyond a range of 2**20 relative positions.
 
     Examples
     --------

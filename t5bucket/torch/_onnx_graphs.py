@@ -1,11 +1,11 @@
-# _onnx_graphs.py - a bias, and attention with it, of ONNX's standard operators.
+# _onnx_graphs.py - graphs of standard ONNX operators for the bias, and for attention with it.
 # SPDX-License-Identifier: BSD-3-Clause
-"""A bias is a row of heads for each relative position, and an index of each pair into the rows.
+"""A bias has a row of heads for each relative position, and each pair has an index into the rows.
 
-Rows are few: beyond a distance all buckets are equal. For consecutive positions there is a
-row for each of the ``q + k - 1`` diagonals. What the weight alone decides (buckets, scale,
-causal order) is done with the rows, which a runtime computes once if the weight is constant.
-Types of 16 bits are added and multiplied in float32, as the kernels do.
+There are few rows, because far away all buckets are equal. Consecutive positions have one row
+for each of the ``q + k - 1`` diagonals. Buckets, scale and causal order are applied to the
+rows, which a runtime computes once if the weight is constant. 16-bit types are added and
+multiplied in float32, as the kernels do.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from t5bucket._buckets import Buckets, decode_scheme, step_function
 from t5bucket._checks import INT64_MAX, INT64_MIN
 from t5bucket._rule import LIMIT
 
-MAX_ROWS = 1 << 20  # of relative positions whose buckets are stored in a file
+MAX_ROWS = 1 << 20  # relative positions whose buckets are stored in the file
 WIDE = {ir.DataType.FLOAT16: ir.DataType.FLOAT, ir.DataType.BFLOAT16: ir.DataType.FLOAT}
-Length = Any  # an integer, or the value of one that is not known before a run
+Length = Any  # an integer, or an ONNX value that is known only at run time
 
 
 class Table(NamedTuple):
-    """A row of heads for each relative position from `first` to `last`; beyond, it is the same."""
+    """A row of heads for each relative position from `first` to `last`; constant beyond them."""
 
     rows: Any
     first: int
@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """``bias[..., h, i, j] = rows[index[..., i, j], h]``; rows after `present` are the future's."""
+    """``bias[..., h, i, j] = rows[index[..., i, j], h]``; rows after `present` are future keys."""
 
     rows: Any
     index: Any
@@ -53,11 +53,11 @@ def make_bias(
     scale: float | None,
     look_up: Callable[[Table], Lookup],
 ) -> Any:
-    """Make a bias, (..., num_heads, q, k), rounded to the weight's type, in the wide one."""
+    """Make a bias, (..., num_heads, q, k): rounded to the weight's type, held in the wide type."""
     dtype = weight.dtype
     lookup = look_up(_tabulate(weight, scheme, scale, causal))
     n = lookup.num_axes
-    pairs = op.Gather(lookup.rows, lookup.index)  # heads are last
+    pairs = op.Gather(lookup.rows, lookup.index)  # heads are the last axis
     bias = op.Transpose(pairs, perm=[*range(n - 2), n, n - 2, n - 1])
     if mask is None:
         return bias
@@ -65,7 +65,7 @@ def make_bias(
         return op.Where(mask, bias, masked_value(dtype))
     mask = mask if mask.dtype == dtype else op.Cast(mask, to=dtype)
     bias = _round(op.Add(bias, _widen(mask, dtype)), dtype)
-    if causal:  # once more: the sum has changed the masked value
+    if causal:  # again: the sum has changed masked values
         future = op.Unsqueeze(op.Greater(lookup.index, lookup.present), [-3])
         bias = op.Where(future, masked_value(dtype), bias)
     return bias
@@ -131,7 +131,7 @@ def look_up_at(query_positions: Any, key_positions: Any, table: Table) -> Lookup
 
 
 def _clip(key: Any, query: Any, first: int, last: int) -> Any:
-    """Clip the key to ``query + first`` and ``query + last``, which may exceed int64."""
+    """Clip the key to ``query + first`` and ``query + last``, even if these exceed int64."""
     start, stop = op.Add(query, first), op.Add(query, last)  # these may wrap around
     lower = op.Where(op.Greater(start, query), INT64_MIN, start)
     upper = op.Where(op.Less(stop, query), INT64_MAX, stop)
@@ -139,7 +139,7 @@ def _clip(key: Any, query: Any, first: int, last: int) -> Any:
 
 
 def make_pairs(of_query: Any, of_key: Any) -> tuple[Any, Any]:
-    """Give integers of queries and of keys axes in which they broadcast to pairs."""
+    """Add axes to integers of queries and of keys, so that they broadcast to pairs."""
     of_query, of_key = (op.Cast(value, to=ir.DataType.INT64) for value in (of_query, of_key))
     return op.Unsqueeze(of_query, [-1]), op.Unsqueeze(of_key, [-2])
 
@@ -148,7 +148,7 @@ def make_pairs(of_query: Any, of_key: Any) -> tuple[Any, Any]:
 
 
 def attend(query: Any, key: Any, value: Any, bias: Any, scale: float | None) -> Any:
-    """Attend; a query whose scores are all -inf has no keys, and the result 0."""
+    """Attend; a query whose scores are all -inf has no keys, and its result is 0."""
     n, dtype = len(key.shape), query.dtype
     transposed = op.Transpose(_widen(key, dtype), perm=[*range(n - 2), n - 1, n - 2])
     scores = op.Add(op.MatMul(_scale(query, scale), transposed), bias)
@@ -158,7 +158,7 @@ def attend(query: Any, key: Any, value: Any, bias: Any, scale: float | None) -> 
 
 
 def _scale(query: Any, scale: float | None) -> Any:
-    """Scale the query, in the wide type; the size of a head may not be known before a run."""
+    """Scale the query, in the wide type; the head size may be known only at run time."""
     size, wide = size_of(query, -1), _widen(query, query.dtype)
     if scale is None and not isinstance(size, int):
         return op.Div(wide, op.Sqrt(op.CastLike(size, wide)))
@@ -173,22 +173,22 @@ def is_added(mask: Any) -> bool:
 
 
 def _widen(value: Any, dtype: Any) -> Any:
-    """Convert from a type to the one in which its values are added and multiplied."""
+    """Convert values to the wide type, in which they are added and multiplied."""
     return op.Cast(value, to=WIDE[dtype]) if dtype in WIDE else value
 
 
 def narrow(value: Any, dtype: Any) -> Any:
-    """Convert to a type from the one in which its values are added and multiplied."""
+    """Convert values from the wide type to this type."""
     return op.Cast(value, to=dtype) if dtype in WIDE else value
 
 
 def _round(value: Any, dtype: Any) -> Any:
-    """Round to a type, and keep the wide one."""
+    """Round to a type, but keep the values in the wide type."""
     return _widen(narrow(value, dtype), dtype)
 
 
 def masked_value(dtype: Any) -> Any:
-    """Make the finite minimum of a type, in the wide one."""
+    """Make the finite minimum of a type, in the wide type."""
     return _number(float(finite_minimum(dtype.numpy())[0]), dtype)
 
 
@@ -201,7 +201,7 @@ def _constant(array: Any) -> Any:
 
 
 def size_of(value: Any, axis: int) -> Length:
-    """Find a size, which may not be known before a run."""
+    """Return the size of an axis, which may be known only at run time."""
     size = value.shape[axis]
     if isinstance(size, int):
         return size

@@ -1,4 +1,4 @@
-# _onnx_operators.py - what each of torch.ops.t5bucket is in ONNX.
+# _onnx_operators.py - translate each operator of torch.ops.t5bucket to ONNX.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def translate_attention(
     is_trained: bool,
 ) -> Any:
     """Translate ``t5bucket::attention``; layers with equal arguments share one bias."""
-    # A length that is not known before a run has a name, and equal names are equal lengths.
+    # A length that is known only at run time has a name; equal names mean equal lengths.
     lengths = (query.shape[-2], key.shape[-2], query_offset, key_offset)
     positions = (query_positions, key_positions)
     segments = (segment_ids, key_segment_ids)
@@ -123,13 +123,13 @@ TRANSLATIONS: dict[str, Callable[..., Any]] = {
 
 
 def _require_whole(linear_part: bool) -> None:
-    """Refuse the linear part of a bias, which is the gradient of a gradient."""
+    """Refuse the linear part of a bias, which occurs only in second derivatives."""
     if linear_part:
         refuse_gradient()
 
 
 def _check_mask(weight: Any, mask: Any, query_length: Length, key_length: Length) -> None:
-    """Check the sizes of a mask that are known; the operator does so when it is called."""
+    """Check the known sizes of a mask, as the operator does when it is called."""
     if mask is None:
         return
     wanted = (weight.shape[1], query_length, key_length)

@@ -1,11 +1,11 @@
-# _operators.py - torch.ops.t5bucket: the bias and its gradient as operators of PyTorch.
+# _operators.py - torch.ops.t5bucket: the bias and its gradient as PyTorch operators.
 # SPDX-License-Identifier: BSD-3-Clause
 """Two pairs of operators, for consecutive and for explicit positions.
 
-A pair is a bias and the gradient of its weight. Both are linear (the bias without what is
-added to it: its *linear part*), and each is the derivative of the other. Operators take a
-scheme as the integers of `encode_scheme`. They do not support forward mode or transforms:
-there, `t5bucket.torch` computes the same with functions that PyTorch can transform.
+A pair is a bias and the gradient of its weight. Without a mask that is added, a bias is linear
+in the weight: this is its *linear part*. The gradient is linear, too, and each of the two is
+the derivative of the other. `encode_scheme` makes the integers that stand for a scheme. For
+forward mode and transforms, `t5bucket.torch` uses functions that PyTorch can transform.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Function = Callable[..., torch.Tensor]
 
 
 def backward_only(function: Function) -> Function:
-    """Refuse forward mode, in which PyTorch takes the derivative of an operator for 0."""
+    """Refuse forward mode, where PyTorch would assume that an operator's derivative is 0."""
 
     @wraps(function)
     def checked(*arguments: Any) -> torch.Tensor:
@@ -50,7 +50,7 @@ def backward_only(function: Function) -> Function:
 
 
 def _is_differentiated_forwards(*arguments: Any) -> bool:
-    """Whether an argument has a tangent; within ``torch.func.jvp``, any may have one."""
+    """Whether an argument has a tangent, or could have one: in ``torch.func.jvp`` any could."""
     if forward_ad._current_level < 0:
         return False
     tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
@@ -146,7 +146,7 @@ def bias_at_gradient(
 
 
 def _new_weight(gradient: torch.Tensor, scheme: Sequence[int]) -> torch.Tensor:
-    """Make a weight for its gradient: zeros, so that `bias_of` always finds the same one."""
+    """Make a weight for the gradient's shape: zeros, for which `bias_of` keeps one object."""
     return gradient.new_zeros(scheme[0], gradient.shape[-3])
 
 
@@ -205,7 +205,7 @@ def _(
 def _register_gradients(
     operator: Any, adjoint: Any, compose: Function, num_tensors: int, num_lengths: int
 ) -> None:
-    """Make two operators the gradients of each other; in a transform, use `compose`.
+    """Register two operators as each other's gradients; in a transform, use `compose`.
 
     Their arguments are ``operator(weight, *tensors, scheme, *lengths, *options, linear_part)``
     and ``adjoint(gradient, *tensors, scheme, *options)``.

@@ -1,4 +1,4 @@
-# _padding.py - masks of padded keys, which need no matrix either.
+# _padding.py - find padded keys in a mask, so that no matrix is needed for them.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNDERFLOW = 800.0  # exp(-UNDERFLOW) is 0 in every dtype
 
 
 def shrink(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Reduce a mask of four axes that is the same for all queries to one row for each example."""
+    """Reduce a mask of four axes to one row for each example, if it is the same for all queries."""
     if mask is None or mask.ndim != 4 or mask.shape[2] < 2:
         return mask
     row = mask[:, :, :1]
@@ -23,8 +23,8 @@ def shrink(mask: torch.Tensor | None) -> torch.Tensor | None:
 def find_padded_keys(inputs: Inputs, source: Source) -> torch.Tensor | None:
     """Find the keys that a mask hides from all queries, (batch or 1, k).
 
-    None unless the mask does just that: every key has all its weight or none, whatever the
-    other items are, and no query is left without a key.
+    None unless that is all the mask does: each key is fully visible or has a weight of exactly
+    0, whatever the scores are, and every query sees at least one key.
     """
     mask = source.mask
     if mask is None or mask.shape[1] > 1 or mask.shape[2] > 1 or not source.is_consecutive:
@@ -37,14 +37,14 @@ def find_padded_keys(inputs: Inputs, source: Source) -> torch.Tensor | None:
 
 
 def _leaves_a_key(padded: torch.Tensor, source: Source) -> bool:
-    """Whether query 0 sees a key; if it does, so does every later one."""
+    """Whether query 0 sees a key; then every later query does, too."""
     if source.causal:
         padded = padded[:, : max(0, source.query_offset - source.key_offset + 1)]
     return not bool(padded.all(dim=1).any())
 
 
 def _hides(keys: torch.Tensor, padded: torch.Tensor, inputs: Inputs, source: Source) -> bool:
-    """Whether the mask hides padded keys, and so does the feature in its place."""
+    """Whether the mask hides padded keys, and the feature that replaces it does, too."""
     least = large_number(inputs.key.dtype) * find_scale(inputs)
     if keys.dtype == torch.bool:
         least = min(least, torch.finfo(inputs.query.dtype).max)
@@ -54,7 +54,7 @@ def _hides(keys: torch.Tensor, padded: torch.Tensor, inputs: Inputs, source: Sou
 
 
 def are_hidden(least: float, inputs: Inputs, source: Source) -> bool:
-    """Whether keys have weights of exactly 0 if `least` is subtracted from their scores.
+    """Whether subtracting `least` from the scores of keys makes their weights exactly 0.
 
     False if an input is not finite.
     """
@@ -67,9 +67,9 @@ def are_hidden(least: float, inputs: Inputs, source: Source) -> bool:
 
 
 def _norm(tensor: torch.Tensor, axis: int | None) -> float:
-    """Return the norm of all items, or the largest one of a vector, with room for rounding.
+    """Return the norm of all items, or the largest norm of a vector, rounded up a little.
 
-    The product of two bounds the product of any two vectors. The first is faster.
+    The product of two norms bounds the dot product of any two vectors. The first is faster.
     """
     norms = torch.linalg.vector_norm(tensor.detach(), dim=axis, dtype=wide_dtype(tensor.dtype))
     return 1.01 * float(norms.max())

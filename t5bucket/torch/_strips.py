@@ -1,4 +1,4 @@
-# _strips.py - a bias by strips: a few rows of a few heads at a time, which fit the cache.
+# _strips.py - compute a bias in strips: a few rows of a few heads, which fit in the cache.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from t5bucket._bias import RelativeAttentionBias
 from t5bucket._buckets import Buckets
 from t5bucket.torch._tensors import allocate_both, bias_of, count_threads
 
-MAX_NBYTES = 8 << 20  # of a strip: with keys and values it fits the last cache of most machines
-ROWS = 256  # of a strip, unless one head of them is too large
+MAX_NBYTES = 8 << 20  # of a strip: with keys and values it fits in most last-level caches
+ROWS = 256  # of a strip, unless this many rows of one head are too large
 LEAST_ROWS = 64
-LEAST_HEADS = 2  # the math kernel computes one alone in another way
+LEAST_HEADS = 2  # the math kernel computes a single head in another way
 
 
 class Part(NamedTuple):
@@ -29,9 +29,9 @@ class Part(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a bias is computed from; tensors have one batch axis, of the attention's size or 1.
+    """What a bias is computed from. Tensors have one batch axis, of attention's batch size or 1.
 
-    A mask has four axes, positions and segments have two.
+    The mask has four axes; positions and segments have two.
     """
 
     weight: torch.Tensor
@@ -46,7 +46,7 @@ class Source(NamedTuple):
     causal: bool
 
     def take(self, example: int) -> Source:
-        """Take what one example's bias is computed from."""
+        """Take the source of one example's bias."""
         only = slice(example, example + 1)
         taken: dict[str, Any] = self._asdict()
         for name in self._fields[1:6]:
@@ -83,16 +83,16 @@ class Source(NamedTuple):
         return matrix
 
     def sum_gradient(self, part: Part, gradient: NDArray[Any]) -> NDArray[Any]:
-        """Compute the gradient of the weight's heads, given that of a strip."""
+        """Compute the gradient of the strip's heads of the weight, given the strip's gradient."""
         bias, options = self._prepare(part, gradient.nbytes)
         if self.mask is not None and self.mask.dtype != torch.bool:
-            options["mask"] = None  # what is added carries no gradient
+            options["mask"] = None  # an added mask does not change the weight's gradient
         if self.query_positions is None:
             return bias.weight_gradient(gradient, **options)
         return bias.weight_gradient_at(gradient, **options)
 
     def _prepare(self, part: Part, nbytes: int) -> tuple[RelativeAttentionBias, dict[str, Any]]:
-        """Find the bias of some heads, and the arguments that its methods take for a strip."""
+        """Return the bias of a strip's heads, and the arguments of its methods for the strip."""
         batch, heads, rows = part
         options: dict[str, Any] = {
             "causal": self.causal,
@@ -112,7 +112,7 @@ class Source(NamedTuple):
 
 
 def take(tensor: torch.Tensor, batch: slice) -> torch.Tensor:
-    """Take some examples of a tensor; one without a batch is every example's."""
+    """Take some examples of a tensor; all examples share a tensor without a batch."""
     return tensor if tensor.shape[0] == 1 else tensor[batch]
 
 
@@ -125,9 +125,9 @@ def _cut(mask: torch.Tensor, part: Part) -> torch.Tensor:
 def write_strips(
     source: Source, batch_size: int, key_length: int, rows: slice, max_nbytes: int | None = None
 ) -> Iterator[tuple[Part, torch.Tensor]]:
-    """Write the strips of some rows, one after the other into the same memory.
+    """Write the strips of some rows one after the other into the same memory.
 
-    A strip has one example, or stands for all examples if they do not differ.
+    A strip belongs to one example, or to all examples if they share the bias.
     """
     memory, array = allocate_both((0,), source.weight.dtype)
     parts = _divide(source, batch_size, key_length, rows, max_nbytes or MAX_NBYTES)
@@ -154,7 +154,7 @@ def _divide(
 
 
 def _measure(row_nbytes: int, rows: slice, max_nbytes: int) -> tuple[int, int]:
-    """Choose how many rows and heads a strip has."""
+    """Choose the number of rows and heads of a strip."""
     count = min(ROWS, rows.stop - rows.start)
     while count > LEAST_ROWS and count * row_nbytes > max_nbytes:
         count //= 2
@@ -162,7 +162,7 @@ def _measure(row_nbytes: int, rows: slice, max_nbytes: int) -> tuple[int, int]:
 
 
 def _cut_axis(axis: slice, count: int, least: int) -> Iterator[slice]:
-    """Cut rows or heads into strips; the last one takes a rest of fewer than `least`."""
+    """Cut an axis into slices; a remainder of fewer than `least` joins the last slice."""
     start = axis.start
     while axis.stop - start >= count + least:
         yield slice(start, start + count)

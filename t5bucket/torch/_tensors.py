@@ -1,4 +1,4 @@
-# _tensors.py - biases of CPU tensors as NumPy arrays, without PyTorch's operators.
+# _tensors.py - compute biases of CPU tensors as NumPy arrays, without PyTorch's operators.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from t5bucket._threads import choose_num_threads
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 EAGER_TYPES = (torch.Tensor, torch.nn.Parameter)
-MAX_KEPT_NBYTES = 16 << 10  # of a weight whose bias is kept for the next call
+MAX_KEPT_NBYTES = 16 << 10  # weights of at most this size are kept as a bias, for the next call
 
 
-# ---- which tensors can go without the operators ----
+# ---- which tensors do not need the operators ----
 
 
 def is_eager(*tensors: torch.Tensor | None) -> bool:
-    """Whether these are eager CPU tensors: in memory, and not traced or transformed."""
+    """Whether all are eager CPU tensors: in memory, and not traced or transformed."""
     return not _is_watched() and all(
         tensor is None or (type(tensor) in EAGER_TYPES and tensor.is_cpu) for tensor in tensors
     )
 
 
 def _is_watched() -> bool:
-    """Whether PyTorch compiles, exports, traces, fakes, counts or transforms what is called."""
+    """Whether PyTorch compiles, exports, traces, fakes, counts or transforms calls."""
     return bool(
         torch.compiler.is_compiling()
         or _get_tracing_state() is not None
@@ -48,7 +48,7 @@ def is_transformed() -> bool:
 
 
 def needs_gradient(tensor: torch.Tensor) -> bool:
-    """Whether PyTorch records what is computed from a tensor, to differentiate it."""
+    """Whether PyTorch records operations on a tensor to differentiate them."""
     return bool(tensor.requires_grad and torch.is_grad_enabled())
 
 
@@ -62,9 +62,9 @@ def kernel_options(
     scale: float | None,
     linear_part: bool,
 ) -> dict[str, Any]:
-    """Keyword arguments that all methods of `RelativeAttentionBias` take, for this matrix.
+    """Keyword arguments of all methods of `RelativeAttentionBias`, for this matrix.
 
-    The linear part of a bias is 0 where it is masked; floating-point masks only broadcast it.
+    In the linear part of a bias, masked pairs are 0, and an additive mask only adds batch axes.
     """
     array: NDArray[Any] | None = None
     if mask is not None:
@@ -76,12 +76,12 @@ def kernel_options(
 
 
 def count_threads(nbytes: int) -> int:
-    """Choose the number of threads for a matrix: no more than PyTorch has."""
+    """Choose the number of threads for a matrix, at most PyTorch's."""
     return min(choose_num_threads(nbytes), int(torch.get_num_threads()))
 
 
 def bias_of(weight: torch.Tensor, buckets: Buckets) -> RelativeAttentionBias:
-    """Find the bias of a weight by the weight's values, which may have changed."""
+    """Return the bias of a weight; look it up by the weight's values, which may have changed."""
     array = view_tensor(weight, "weight")
     if array.nbytes > MAX_KEPT_NBYTES:
         return RelativeAttentionBias(array, buckets)
@@ -96,7 +96,7 @@ def _make_bias(
 
 
 def batch_axes(mask: torch.Tensor | None, *positions: torch.Tensor) -> tuple[Any, ...]:
-    """Batch axes of a matrix."""
+    """Return the batch axes of a matrix."""
     shapes = [tensor.shape[:-1] for tensor in positions]
     if mask is not None:
         shapes.append(mask.shape[:-3])
@@ -110,7 +110,7 @@ def batch_axes(mask: torch.Tensor | None, *positions: torch.Tensor) -> tuple[Any
 
 
 def broadcast_batch(*tensors: torch.Tensor) -> tuple[Any, ...]:
-    """Batch axes of tensors of shape (..., num_heads, length, size); mostly they are equal."""
+    """Return the batch axes of tensors (..., num_heads, length, size); often they are equal."""
     first, *others = (tensor.shape[:-3] for tensor in tensors)
     if all(shape == first for shape in others):
         return tuple(first)
@@ -118,26 +118,26 @@ def broadcast_batch(*tensors: torch.Tensor) -> tuple[Any, ...]:
 
 
 def result_shape(weight: torch.Tensor, batch: tuple[Any, ...], q: Any, k: Any) -> tuple[Any, ...]:
-    """Shape of a result, with one batch axis at least."""
+    """Return the shape of a result, which has at least one batch axis."""
     return (*(batch or (1,)), weight.shape[1], q, k)
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which items of a dtype are added: float32 at least."""
+    """Return the dtype for additions of items of a dtype: float32 at least."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def allocate_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Allocate with NumPy, which requests huge pages: new memory is written four times faster."""
-    if dtype == torch.bfloat16:  # which NumPy has from an optional package alone
+    if dtype == torch.bfloat16:  # in NumPy only with an optional package
         return torch.from_numpy(allocate(shape, np.dtype(np.int16))).view(dtype)
     return torch.from_numpy(allocate(shape, dtype_of_tensor(dtype)))
 
 
 def allocate_both(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, NDArray[Any]]:
-    """Allocate a tensor; return it with an array of the same memory.
+    """Allocate a tensor; return it with an array that shares its memory.
 
-    It is no inference tensor: those do not count how often they are written.
+    It is not an inference tensor: those do not count how often they are written to.
     """
     array = allocate(shape, dtype_of_tensor(dtype))
     items = array.view(np.int16) if dtype == torch.bfloat16 else array

@@ -1,10 +1,10 @@
-# __init__.py - Hugging Face's models, accelerated as they are (the extra "transformers").
+# __init__.py - accelerate Hugging Face's models in place (the extra "transformers").
 # SPDX-License-Identifier: BSD-3-Clause
-"""The same model, with its relative position biases computed by t5bucket.
+"""Let t5bucket compute the relative position biases of a model.
 
-Each layer of a supported model gets a class of its own, derived from the class it has, in
-which the methods that compute biases are replaced. If a replacement does not cover a call,
-the method of transformers runs, and a message of level DEBUG goes to the logger
+Each layer of a supported model gets a new class, derived from the class it has. The new class
+replaces the methods that compute biases. If a replacement does not cover a call, the method
+of transformers runs, and a message of level DEBUG goes to the logger
 ``t5bucket.transformers``.
 """
 
@@ -44,15 +44,14 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     ----------
     model : torch.nn.Module, or an object that holds some
         A model of a family that `supported_models` lists, or any module that holds
-        layers of such a model. It is changed in place; transformers' classes are not. Of
-        another object, such as a pipeline, the modules are changed that it holds: as
-        attributes, also those of ``__slots__``, as items of lists, tuples and dictionaries,
-        and in the objects that it holds, five deep. No property and no method of them is
-        called.
+        layers of such a model. It is changed in place; transformers' classes are not. If
+        the object is not a module, such as a pipeline, the modules that it holds are
+        changed: in attributes (also ``__slots__``), in lists, tuples and dictionaries, and
+        in objects within these, up to five deep. No property or method of them is called.
     exact : bool, optional
         Whether outputs must have the same bits. If False, they are equal up to rounding
-        (1e-5 relative in float32), and inference is faster. A second call changes an
-        accelerated model to what it says.
+        (1e-5 relative in float32), and inference is faster. A second call can change this
+        for an accelerated model.
 
     Returns
     -------
@@ -69,39 +68,39 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     See Also
     --------
     accelerated : The context-manager form.
-    estimate : Measure what it gives.
+    estimate : Measure the gain.
     restore : Undo it.
 
     Notes
     -----
-    If `exact`, outputs are equal bit for bit, in inference and in training: with dropout and the
-    same random state, under autocast, and with both kinds of gradient checkpoints.
+    If `exact`, outputs are equal bit for bit, in inference and in training. This includes
+    dropout with the same random state, autocast, and both kinds of gradient checkpoints.
     Gradients are equal up to rounding.
 
-    Where transformers has ``sdpa`` and T5's attention, no bias matrix is made: each layer
-    calls `t5bucket.torch.scaled_dot_product_attention`. Layers hand on a tensor that makes
-    the matrix when somebody looks at it, as hooks and a user's own attention function do.
-    Short texts (1 MiB), steps of decoding and training with dropout take the matrix, which
-    is computed once for each pair of lengths. The zeros of cross-attention take no memory.
-    LayoutLMv3 and UDOP's encoder merge bias and mask once for all layers.
+    If a family has T5's attention and ``sdpa``, no bias matrix is made: each layer calls
+    `t5bucket.torch.scaled_dot_product_attention`. Layers pass on a tensor that computes
+    the matrix only if its items are read, for example by a hook or by a user's own attention
+    function. Short texts (up to 1 MiB), decoding steps and training with dropout use the
+    matrix, which is computed once for each pair of lengths. The zeros of cross-attention take
+    no memory. LayoutLMv3 and UDOP's encoder merge bias and mask once for all layers.
 
-    In training a bias has the gradient of its uses outside of attention alone, if a tensor
-    hook or ``retain_grad`` reads it. The weight has the whole gradient.
+    In training, the gradient of a bias that a tensor hook or ``retain_grad`` reads includes
+    only uses outside of attention. The weight has the whole gradient.
 
-    A graph of ``torch.compile`` has t5bucket's attention where T5 and its relatives have
-    ``sdpa``, and no bias matrix, unless something else reads it, or the text is short. It
-    keeps the operator that computes T5's bias for dropout, autocast, ``eager`` attention and
-    checkpoints, and where a bias leaves its graph. The rest runs as before: other devices,
+    In a graph of ``torch.compile``, t5bucket's attention replaces the ``sdpa`` of T5 and its
+    relatives. The graph has no bias matrix, unless something else reads it or the text is
+    short. With dropout, autocast, ``eager`` attention or checkpoints, and if a bias leaves
+    its graph, an operator computes T5's bias. Everything else runs as before: other devices,
     tracing and exporting, transforms, offsets that are tensors, methods that a subclass
-    overrides, versions of transformers with other signatures. The tensors that layers read
-    do not change.
+    overrides, and versions of transformers with other signatures. The tensors that layers
+    read do not change.
 
-    If not `exact`, the attentions of T5 and its relatives cut off padded keys, and MPNet,
-    WavLM, LongT5 and Switch Transformers attend without a matrix for each layer, although
-    transformers has their attention as ``eager`` alone. Training, autocast,
+    If not `exact`, the attentions of T5 and its relatives skip padded keys. MPNet, WavLM,
+    LongT5 and Switch Transformers attend without a matrix for each layer, although
+    transformers has only ``eager`` attention for them. Training, autocast,
     ``output_attentions`` and attentions with hooks run as if `exact`.
 
-    A deep copy is accelerated as well. A pickled model is loaded without acceleration.
+    A deep copy is accelerated, too. A pickled model is loaded without acceleration.
 
     Examples
     --------
@@ -166,8 +165,9 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     Yields
     ------
     torch.nn.Module, or the object
-        `model`. After the block it is as before: accelerated, exact or not. Blocks may
-        overlap in any order, in threads too: the last one that is left restores the model.
+        `model`. After the block it is as before: not accelerated, or accelerated, exact or
+        not. Blocks may overlap in any order, also in threads: the model is restored at the
+        end of the last one.
 
     Raises
     ------
@@ -204,17 +204,18 @@ def estimate(
 
     Parameters
     ----------
-    model : transformers.PreTrainedModel, or what holds one
-        A model on the CPU, of a family that `supported_models` lists. Of an encoder and a
-        decoder, the encoder is run. Afterwards the model is as before.
+    model : transformers.PreTrainedModel, or an object that holds one
+        A model on the CPU, of a family that `supported_models` lists. If it has an encoder
+        and a decoder, the encoder is run. Afterwards the model is as before.
     length : int
-        Tokens of a row; of WavLM, frames of sound.
+        Tokens in a row; for WavLM, frames of sound.
     batch : int, optional
         Number of rows.
     padding : float, optional
-        Part of each row, at its end, that is padding: at least 0 and less than 1.
+        Share of each row that is padding, at its end: at least 0 and less than 1.
     repeats : int, optional
-        Timed calls of each. Both take turns, after one call that is not timed.
+        Number of timed calls, with and without t5bucket in turn, after one call of each
+        that is not timed.
     exact : bool, optional
         As in `accelerate`.
 
@@ -234,7 +235,7 @@ def estimate(
 
     See Also
     --------
-    accelerate : Use it.
+    accelerate : Accelerate the model.
 
     Notes
     -----
@@ -275,7 +276,7 @@ def supported_models() -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        As transformers calls them (``model_type``).
+        Transformers' names of the families (``model_type``).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-# _classes.py - layers get a class of their own, in which methods are replaced.
+# _classes.py - give layers a derived class, in which methods are replaced.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since 
 
 
 def accelerate_layers(model: object, exact: bool) -> Block:
-    """Accelerate layers; return them with the class that they had."""
+    """Accelerate layers; return each layer with the class that it had."""
     known = list_known(model)
     before = {id(module): (module, type(module)) for module in known}
     for module in known:
@@ -52,34 +52,34 @@ def list_known(model: object) -> list[nn.Module]:
 
 
 def list_accelerated(model: object) -> list[tuple[nn.Module, type]]:
-    """List accelerated layers with their class, for `undo`."""
+    """List accelerated layers with their classes, for `undo`."""
     return [
         (module, type(module)) for module in list_modules(model) if _is_accelerated(type(module))
     ]
 
 
 def undo(before: list[tuple[nn.Module, type]]) -> None:
-    """Give layers the class that they had."""
+    """Give layers back the class that they had."""
     for module, cls in before:
         _change_class(module, cls)
 
 
 def restore_layers(model: object) -> None:
-    """Give accelerated layers their own class again."""
+    """Give accelerated layers back their own class."""
     for module in list_modules(model):
         if _is_accelerated(type(module)):
             _change_class(module, _find_base(type(module)))
 
 
-# ---- blocks, which need not be left in reverse order ----
+# ---- `with` blocks, which may end in any order ----
 
-Block = dict[int, tuple[nn.Module, type]]  # of each layer the class that it had, by identity
-_open_blocks: list[Block] = []  # in the order of entering
-_lock = threading.RLock()  # a generator that is collected may leave a block at any time
+Block = dict[int, tuple[nn.Module, type]]  # by id: a layer, and the class that it had
+_open_blocks: list[Block] = []  # in the order in which they were entered
+_lock = threading.RLock()  # reentrant: garbage collection of a generator may end a block anywhere
 
 
 def enter_block(model: object, exact: bool) -> Block:
-    """Accelerate layers until the block is left."""
+    """Accelerate layers until the block ends."""
     with _lock:
         block = accelerate_layers(model, exact)
         _open_blocks.append(block)
@@ -87,7 +87,7 @@ def enter_block(model: object, exact: bool) -> Block:
 
 
 def leave_block(block: Block) -> None:
-    """Give layers the class that they had before a block, at the end of the last one."""
+    """End a block; a layer gets its class back unless a later block still uses it."""
     with _lock:
         (place,) = [i for i, other in enumerate(_open_blocks) if other is block]
         later = _open_blocks[place + 1 :]
@@ -105,15 +105,15 @@ def _is_accelerated(cls: type) -> bool:
 
 
 def _find_base(cls: type) -> type:
-    """Find the class that an accelerated one was made from; another class is its own base."""
+    """Return the class that an accelerated class was made from; any other class as it is."""
     base: type = vars(cls).get("_t5bucket_base", cls)
     return base
 
 
 def _accelerate_layer(module: nn.Module, exact: bool) -> None:
     base = _find_base(type(module))
-    if is_parametrized(module):  # PyTorch replaces its class, too
-        logger.debug("a parametrized %s is left", base.__qualname__)
+    if is_parametrized(module):  # PyTorch has replaced its class, too
+        logger.debug("a parametrized %s is left as it is", base.__qualname__)
     elif not _is_accelerated(base):
         _change_class(module, _derive(base, exact))
     elif is_exact(module) is not exact:
@@ -121,7 +121,7 @@ def _accelerate_layer(module: nn.Module, exact: bool) -> None:
 
 
 def _change_class(module: nn.Module, cls: type) -> None:
-    """Give a layer another class of the same base."""
+    """Give a layer another class with the same base."""
     base = _find_base(type(module))
     if _is_accelerated(base):
         _warn_of_derived(base)
@@ -140,7 +140,7 @@ def _warn_of_derived(cls: type) -> None:
 
 
 def _find_layer(cls: type) -> tuple[type, Layer] | None:
-    """Find the class of transformers that a class is or derives from, and its replacements."""
+    """Find transformers' class among a class and its bases, and the replacements for it."""
     for known in cls.__mro__:
         package, _, name = known.__module__.removeprefix("transformers.models.").partition(".")
         layer = LAYERS.get(f"{package}.{known.__qualname__}")
@@ -150,7 +150,7 @@ def _find_layer(cls: type) -> tuple[type, Layer] | None:
 
 
 def _derive(base: Any, exact: bool) -> Any:
-    """Derive the accelerated class from a layer's class, which stays if nothing can be replaced."""
+    """Derive the accelerated class from a layer's class; keep that if nothing can be replaced."""
     known, layer = _find_layer(base) or (base, Layer({}))
     if any(not _is_inherited(base, known, name) for name in layer.relies_on):
         return base
@@ -173,12 +173,12 @@ def _choose(base: type, known: type, name: str, replacement: Method) -> Method |
     if not _is_inherited(base, known, name) or found is None:
         return None
     if not _is_of_transformers(found):
-        logger.debug("%s.%s is left: somebody has replaced it", known.__qualname__, name)
+        logger.debug("%s.%s is left as it is: somebody has replaced it", known.__qualname__, name)
         return None
     for choice in choices(replacement):
         if _parameters_of(found) == _parameters_of(choice)[1:]:  # without `original`
             return choice
-    logger.debug("%s.%s is left: it has another signature", known.__qualname__, name)
+    logger.debug("%s.%s is left as it is: it has another signature", known.__qualname__, name)
     return None
 
 
@@ -190,7 +190,7 @@ def _parameters_of(function: Method) -> list[tuple[str, Any]]:
 def _is_inherited(base: type, known: type, name: str) -> bool:
     if inspect.getattr_static(base, name, None) is inspect.getattr_static(known, name, None):
         return True
-    logger.debug("%s.%s is left: it is not transformers' own", base.__qualname__, name)
+    logger.debug("%s.%s is left as it is: it is not transformers' own", base.__qualname__, name)
     return False
 
 
@@ -204,7 +204,7 @@ def _is_of_transformers(method: Any) -> bool:
 
 
 def _home_of(method: Any) -> Any:
-    """Find the package whose code a method runs; what is not written in Python has none."""
+    """Find the package of a method's code; empty for methods that are not written in Python."""
     return getattr(method, "__globals__", {}).get("__name__", "").partition(".")[0]
 
 
@@ -213,12 +213,12 @@ def _home_of(method: Any) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _make_class(base: Any, exact: bool, *found: tuple[str, Method, Method, Method]) -> Any:
-    """Derive a class that copies as itself, but is pickled as its base."""
+    """Derive a class whose objects are copied as they are, but pickled as its base."""
 
     def reduce(self: Any, protocol: Any) -> Any:
-        """Pickle a layer as what it was, to be loaded without this package."""
+        """Pickle a layer with its own class, so that it can be loaded without this package."""
         create, arguments, *rest = super(derived, self).__reduce_ex__(2)
-        if arguments == (derived,):  # the default of an object that does not define its own
+        if arguments == (derived,):  # the default, if the class defines no __reduce__
             create, arguments = object.__new__, (base,)
         return create, arguments, *rest
 
@@ -249,7 +249,7 @@ def _copy_deeply(self: Any, memo: dict[int, Any]) -> Any:
 
 
 def _replace(original: Method, replacement: Method) -> Method:
-    """Replace a method; graphs contain an operator if there is one, else transformers' code."""
+    """Replace a method; a graph gets an operator if there is one, or else transformers' code."""
     compiled = getattr(replacement, "compiled", None)
 
     @functools.wraps(original)
@@ -273,7 +273,7 @@ def _replace_attention(original: Method, replacement: Method) -> Method:
     def forward(self: nn.Module, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return original(self, hidden_states, *args, **kwargs)
-        # A step of decoding has one row, where merging would cost more than it saves.
+        # A decoding step has one row: merging would cost more than it saves.
         if hidden_states.shape[1] == 1 and not _requires_grad(kwargs.get("position_bias")):
             return original(self, hidden_states, *args, **kwargs)
         return replacement(original, self, hidden_states, *args, **kwargs)

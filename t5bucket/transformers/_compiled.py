@@ -1,9 +1,10 @@
-# _compiled.py - a bias in a compiled graph, which attention takes without its matrix.
+# _compiled.py - a bias in a compiled graph that attention uses without its matrix.
 # SPDX-License-Identifier: BSD-3-Clause
-"""While PyTorch compiles, layers hand a `GraphBias` on where transformers hands on a matrix.
+"""While PyTorch compiles, layers pass on a `GraphBias` instead of transformers' matrix.
 
-It is the matrix, and knows what it was made of. ``scaled_dot_product_attention`` of PyTorch
-takes only the latter. A matrix that nothing else reads is removed from the graph.
+A `GraphBias` is the matrix, and also knows its parts: what it was made of. The replacement of
+PyTorch's ``scaled_dot_product_attention`` uses only the parts. If nothing else reads the
+matrix, it is removed from the graph.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ ATTENTION: Function = functional.scaled_dot_product_attention
 
 
 class Parts(NamedTuple):
-    """What a bias in a graph was made of."""
+    """What a bias in a graph is made of."""
 
-    weight: torch.Tensor  # a copy, since somebody may write to the model's
-    scheme: list[int]  # of buckets, as an operator takes it
+    weight: torch.Tensor  # a copy: the model's own may be written to
+    scheme: list[int]  # of the buckets, as operators expect it
     query_offset: Any
     exact: bool
     mask: torch.Tensor | None = None
 
 
 class GraphBias(torch.Tensor):  # type: ignore[misc]
-    """A bias that knows its parts, until somebody else may have access to its memory.
+    """A bias that knows its parts, until other code may have access to its memory.
 
-    It exists in graphs alone. Where it leaves one, as at a graph break, PyTorch makes the
-    object and sets its attributes: then it becomes a tensor like any other.
+    It exists only in graphs. If it leaves one, for example at a graph break, PyTorch makes the
+    object and sets its attributes: then it becomes an ordinary tensor.
     """
 
     def _become_plain(self, parts: Parts | None) -> None:
         self.__class__ = torch.Tensor
 
-    parts = property(lambda self: None, _become_plain)  # in a graph, what was set there
+    parts = property(lambda self: None, _become_plain)  # in a graph, the value that was set there
 
     @classmethod
     def __torch_function__(
@@ -64,14 +65,14 @@ class GraphBias(torch.Tensor):  # type: ignore[misc]
 
 
 def with_parts(matrix: torch.Tensor, parts: Parts) -> torch.Tensor:
-    """Let a matrix know its parts."""
+    """Attach its parts to a matrix."""
     bias = matrix.as_subclass(GraphBias)
     bias.parts = parts
     return bias
 
 
 def _find_parts(function: Function, *args: Any) -> Parts | None:
-    """Find the parts of the result where transformers' ``sdpa`` adds a mask to a bias."""
+    """Find the parts of a sum, if transformers' ``sdpa`` adds a mask to a bias."""
     minimum = None
     if function is torch.where and len(args) == 3:
         mask, bias, minimum = args
@@ -99,7 +100,7 @@ def _attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Do what PyTorch's own function does, without the matrix if possible."""
+    """Replace PyTorch's own function, without the matrix if possible."""
     options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
     if enable_gqa or is_causal or not _is_covered(query, key, value, attn_mask, dropout_p):
         return ATTENTION(query, key, value, attn_mask, enable_gqa=enable_gqa, **options)

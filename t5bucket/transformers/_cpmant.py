@@ -1,4 +1,4 @@
-# _cpmant.py - CPM-Ant: its buckets.
+# _cpmant.py - CPM-Ant: the buckets of its positions.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# _estimate.py - a model's own time at a length, with and without t5bucket.
+# _estimate.py - measure a model's time at a length, with and without t5bucket.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Call = Callable[[], Any]
 
 
 class Estimate(NamedTuple):
-    """What a model takes, with and without t5bucket.
+    """The time that a model takes, with and without t5bucket.
 
     Parameters
     ----------
     part : str
-        What was run, such as ``"MPNetModel"``, or ``"encoder (T5Stack) of T5Model"``.
+        The part that was run, such as ``"MPNetModel"`` or ``"encoder (T5Stack) of T5Model"``.
     transformers : float
-        Seconds of a call without t5bucket.
+        Seconds for a call without t5bucket.
     t5bucket : float
-        Seconds of a call with it.
+        Seconds for a call with t5bucket.
     same_bits : bool
         Whether all outputs have the same bits.
 
@@ -59,7 +59,7 @@ class Estimate(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Arguments of `estimate` that were checked."""
+    """Checked arguments of `estimate`."""
 
     length: int
     batch: int
@@ -74,7 +74,7 @@ class Task(NamedTuple):
 
 
 def run_task(model: Any, task: Task, report: Callable[[int], object]) -> Estimate:
-    """Measure a model, and leave it as it was; `report` is told of each call."""
+    """Measure a model, and leave it as it was; `report` gets how many calls just ended."""
     part, name = find_part(model)
     _check_device(part)
     inputs = make_inputs(part, task.length, task.batch, task.padding)
@@ -105,7 +105,7 @@ def run_task(model: Any, task: Task, report: Callable[[int], object]) -> Estimat
 
 
 def find_part(model: Any) -> tuple[PreTrainedModel, str]:
-    """Find the part to run on its own: the model, or the encoder, and say which it is."""
+    """Find the part to run, the model or its encoder; return it with a description."""
     known = {id(module) for module in list_known(model)}
 
     def holds_known(module: nn.Module) -> bool:
@@ -156,11 +156,11 @@ def _check_accelerated(part: nn.Module) -> None:
 
 @contextmanager
 def _as_it_was(part: nn.Module) -> Iterator[None]:
-    """Infer in a block; then layers are as before: training, accelerated, both, or none."""
+    """Switch to inference in a block; afterwards restore the mode and class of each layer."""
     training = [(module, module.training) for module in part.modules()]
     classes = list_accelerated(part)
     try:
-        with torch.random.fork_rng(devices=[]):  # some models draw a number for each layer
+        with torch.random.fork_rng(devices=[]):  # some models draw a random number for each layer
             part.eval()
             yield
     finally:
@@ -181,7 +181,7 @@ def _accelerated(part: nn.Module, exact: bool) -> Iterator[None]:
 def _call(part: nn.Module, inputs: dict[str, Any], task: Task) -> Any:
     try:
         return part(**inputs)
-    except Exception as error:  # whatever a model's own code raises
+    except Exception as error:  # a model's code may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, MemoryError) or "allocate memory" in reason:
             raise MemoryError(
@@ -195,7 +195,7 @@ def _call(part: nn.Module, inputs: dict[str, Any], task: Task) -> Any:
 
 def _explain_length(part: Any, length: int) -> str:
     largest = getattr(part.config, "max_position_embeddings", None)
-    if not isinstance(largest, int) or length < largest - 2:  # some keep two for padding
+    if not isinstance(largest, int) or length < largest - 2:  # some reserve two for padding
         return ""
     return f"; its max_position_embeddings is {largest}, so length must be smaller"
 

@@ -1,4 +1,4 @@
-# _holders.py - the modules that an object holds, such as a pipeline.
+# _holders.py - find the modules that an object holds, such as a pipeline.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-MAX_DEPTH = 5  # of objects in objects
-LEAVES = (str, bytes, int, float, type, FunctionType, ModuleType)  # which hold no model
+MAX_DEPTH = 5  # levels of objects in objects
+LEAVES = (str, bytes, int, float, type, FunctionType, ModuleType)  # these hold no model
 DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
 
 
 def list_modules(model: object) -> list[nn.Module]:
-    """List the modules of a module, or of an object that holds some; each of them once."""
+    """List the modules of a module, or of an object that holds some; each one once."""
     if isinstance(model, nn.Module):
         return [*model.modules()]
     held = _find_held(model)
@@ -28,7 +28,7 @@ def list_modules(model: object) -> list[nn.Module]:
 
 
 def _find_held(holder: object) -> list[nn.Module]:
-    """Find modules in an object, and in the objects that it holds. None of their code runs."""
+    """Find modules in an object, and in the objects that it holds, without running their code."""
     held: list[nn.Module] = []
     seen: dict[int, object] = {}
     parts: list[object] = [holder]
@@ -58,7 +58,7 @@ def _list_parts(holder: Any) -> Iterator[object]:
 
 
 def _list_attributes(holder: object, definitions: Mapping[str, Any]) -> Iterator[object]:
-    """List attributes that are stored in a dictionary or in slots, as a class defines them."""
+    """List attributes that a class stores in slots, or objects in a dictionary."""
     stored = definitions.get("__dict__")
     if isinstance(stored, DESCRIPTORS):
         yield from [*stored.__get__(holder).values()]
@@ -66,5 +66,5 @@ def _list_attributes(holder: object, definitions: Mapping[str, Any]) -> Iterator
         return
     for slot in definitions.values():
         if isinstance(slot, MemberDescriptorType):
-            with suppress(AttributeError):  # one that is not set
+            with suppress(AttributeError):  # a slot that is not set
                 yield slot.__get__(holder)

@@ -1,4 +1,4 @@
-# _inexact.py - attention that is equal up to rounding: when it may be, and its bias.
+# _inexact.py - attention that is equal up to rounding: when it is allowed, and its bias.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def require_inference(layer: nn.Module, dropout: Any, *tensors: torch.Tensor | N
 
 
 def require_unseen_weights(output_attentions: Any, *modules: nn.Module) -> None:
-    """Leave a call to transformers if somebody may look at the attention's weights.
+    """Leave a call to transformers if the attention weights may be read.
 
-    The hooks with which transformers records outputs stay, and record what is asked for.
+    Transformers' own hooks, which record requested outputs, are allowed.
     """
     hooks = [
         hook
@@ -42,7 +42,7 @@ def require_unseen_weights(output_attentions: Any, *modules: nn.Module) -> None:
     ]
     replaced = any("forward" in vars(module) for module in modules)
     is_watched = hooks or replaced or nn.modules.module._has_any_global_hook()
-    require(not (output_attentions or is_watched), "weights that somebody may look at")
+    require(not (output_attentions or is_watched), "attention weights that may be read")
 
 
 def attend_by_sdpa(
@@ -55,7 +55,7 @@ def attend_by_sdpa(
     cache: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """Let an attention of T5 that transformers has as ``eager`` alone be ``sdpa``."""
+    """Compute an attention of T5 by ``sdpa``, if transformers has only ``eager`` for it."""
     config = self.config
     require(config._attn_implementation == "eager", "another implementation")
     require(hidden_states.shape[1] > 1, "a step of decoding")
@@ -68,15 +68,15 @@ def attend_by_sdpa(
     return original(twin, hidden_states, mask=mask, **given, **kwargs)
 
 
-# ---- the bias that layers hand on ----
+# ---- the bias that layers pass on ----
 
 
 @dataclass(eq=False)
 class RepeatedRecipe(Recipe):
-    """What a bias is made of that transformers repeats for each example."""
+    """What a bias is made of, if transformers repeats it for each example."""
 
     batch: int = 1
-    heads_in_batch: bool = False  # one axis for both, (batch x num_heads, q, k)
+    heads_in_batch: bool = False  # batch and heads share an axis, (batch x num_heads, q, k)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ def repeat_lazily(
 
 
 def find_recipe(bias: Any) -> Recipe:
-    """Find what a bias is made of, unless somebody might have changed it."""
+    """Find what a bias is made of, unless its matrix might have been changed."""
     if type(bias) is not LazyBias or bias.find_weight() is None:
         raise NotCoveredError("a bias that is a matrix")
     return bias.recipe

@@ -1,4 +1,4 @@
-# _inputs.py - random inputs of a model's families: tokens, boxes, pixels, samples of sound.
+# _inputs.py - random inputs for each family of models: tokens, boxes, pixels, samples of sound.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-MAX_COORDINATE = 1000  # of a box; UDOP's are divided by it
-SIDE = 20  # of a box
+MAX_COORDINATE = 1000  # of a box; UDOP divides by it
+SIDE = 20  # length of a box's sides
 
 
 def make_inputs(model: Any, length: int, batch: int, padding: float) -> dict[str, Any]:
-    """Make keyword arguments of a model's forward; the same for the same arguments."""
+    """Make keyword arguments for a model's ``forward``; equal calls give equal inputs."""
     takes = inspect.signature(model.forward).parameters
     generator = torch.Generator().manual_seed(0)
     main = model.main_input_name
@@ -33,13 +33,13 @@ def make_inputs(model: Any, length: int, batch: int, padding: float) -> dict[str
 
 
 def _make_mask(length: int, batch: int, padding: float) -> torch.Tensor:
-    """Mark what is no padding: all but the end of each row."""
+    """Make a mask that is 1 except for padding, at the end of each row."""
     num_kept = max(1, round(length * (1 - padding)))
     return (torch.arange(length) < num_kept).expand(batch, length)
 
 
 def _make_tokens(config: Any, kept: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw tokens, none of which is that of padding."""
+    """Draw tokens, but never the padding token."""
     vocab_size = config.vocab_size
     pad = getattr(config, "pad_token_id", None) or 0
     tokens = torch.randint(0, vocab_size - 1, kept.shape, generator=generator)
@@ -50,7 +50,7 @@ def _make_tokens(config: Any, kept: torch.Tensor, generator: torch.Generator) ->
 def _make_page(
     model: Any, takes: Any, length: int, batch: int, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Place a token in each box, on a page whose picture is noise."""
+    """Place each token in a box, on a page with noise as its picture."""
     config = model.config
     corner = torch.randint(0, MAX_COORDINATE - SIDE, (batch, length, 2), generator=generator)
     boxes = torch.cat([corner, corner + SIDE], dim=-1)
@@ -68,7 +68,7 @@ def _make_page(
 def _make_sound(
     model: Any, length: int, batch: int, padding: float, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Draw the samples that convolutions make `length` frames of."""
+    """Draw as many samples as the convolutions need for `length` frames."""
     config = model.config
     num_samples = length
     for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):

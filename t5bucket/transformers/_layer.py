@@ -1,4 +1,4 @@
-# _layer.py - how a family says what replaces the methods of its layers.
+# _layer.py - Layer: the replacements for a layer's methods; and how calls fall back.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Layer(NamedTuple):
     """Replacements for the methods of a layer, by name.
 
     `biases` replace methods that compute biases or buckets. `attend` replaces the
-    ``forward`` of an attention that takes a bias. `relies_on` names further methods:
-    unless they are transformers' own, nothing is replaced. `inexact` come first where
-    equality up to rounding is enough.
+    ``forward`` of an attention that uses a bias. `relies_on` names other methods: if one
+    of them is not transformers' own, nothing is replaced. `inexact` replacements are tried
+    first if equality up to rounding is enough.
     """
 
     biases: dict[str, Method]
@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 
 
 def is_exact(layer: Any) -> bool:
-    """Whether a layer has to give transformers' bits, accelerated or not."""
+    """Whether a layer must give the same bits as transformers, accelerated or not."""
     return getattr(type(layer), "_t5bucket_exact", True)
 
 
@@ -37,7 +37,7 @@ def make_twin(layer: Any, **changed: Any) -> Any:
 
 
 class NotCoveredError(Exception):
-    """Why a call goes to transformers' own method."""
+    """The reason why transformers' own method handles a call."""
 
 
 def require(condition: object, reason: str) -> None:

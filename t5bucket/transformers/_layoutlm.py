@@ -16,14 +16,14 @@ from t5bucket.transformers._layer import Layer, Method, require
 from t5bucket.transformers._merge import merge
 from t5bucket.transformers._rules import check_weight, find_function, find_rule, tabulate
 
-FindScheme = Callable[[Any, Any, Any], Buckets]  # of a layer, num_buckets and max_distance
+FindScheme = Callable[[Any, Any, Any], Buckets]  # given a layer, num_buckets and max_distance
 
 
 def _compute_at(
     projection: Any, positions: Any, buckets: Buckets, onto: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Bias of a weight (num_heads, num_buckets) at positions; added to another one if given."""
-    require(is_eager(positions), "positions of another device, or traced ones")
+    """Bias of a weight (num_heads, num_buckets) at positions; added to another bias if given."""
+    require(is_eager(positions), "positions on another device, or traced ones")
     require(positions.dtype in INTEGER_DTYPES and positions.ndim == 2, "positions of another kind")
     weight = projection.weight
     check_weight(weight, weight.shape[1], buckets.num_buckets)
@@ -38,7 +38,7 @@ def _compute_1d(
 
 
 def _compute_2d(layer: Any, bbox: Any, find_scheme: FindScheme) -> torch.Tensor:
-    """Bias of the left edges plus that of the lower edges."""
+    """Bias of the left edges plus bias of the lower edges."""
     buckets = find_scheme(layer, layer.rel_2d_pos_bins, layer.max_rel_2d_pos)
     left, lower = bbox[:, :, 0], bbox[:, :, 3]
     horizontal = _compute_at(layer.rel_pos_x_bias, left, buckets)

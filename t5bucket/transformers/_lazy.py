@@ -1,10 +1,10 @@
-# _lazy.py - a bias that attention takes without its matrix, which is made when somebody looks.
+# _lazy.py - a bias that attention uses without its matrix, which is made when it is read.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers hand a `LazyBias` on where transformers hands on a matrix.
+"""Layers pass on a `LazyBias` instead of transformers' matrix.
 
-It is a tensor without memory. ``scaled_dot_product_attention`` of PyTorch calls that of
-t5bucket for it; any other function is given the matrix, which is computed once. As soon as
-somebody has the matrix's memory, and might write to it, attention reads the matrix, too.
+It is a tensor without memory. Given one, ``scaled_dot_product_attention`` of PyTorch calls
+t5bucket's. Any other function gets the matrix, which is computed once. As soon as other code
+has access to the matrix's memory, and might write to it, attention reads the matrix, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Function = Callable[..., Any]
 
 @dataclass(eq=False)
 class Recipe:
-    """What a bias is made of, and its matrix if somebody has looked at it."""
+    """What a bias is made of, and its matrix if that has been read."""
 
     weight: torch.Tensor
     buckets: Buckets
@@ -63,13 +63,13 @@ class Recipe:
         return self.matrix
 
     def expose(self, results: Any) -> None:
-        """Note whether results of a function give access to the matrix's memory."""
+        """Remember if a function's results give access to the matrix's memory."""
         leaves = [results] if results is None else tree_leaves(results)
         self.is_exposed = self.is_exposed or any(map(self._is_access, leaves))
 
     def _is_access(self, result: Any) -> bool:
         if not isinstance(result, torch.Tensor):
-            # An address, an array of NumPy, or nothing: what returns nothing writes.
+            # An address, a NumPy array, or None: a function that returns None may have written.
             return not isinstance(result, bool | str)
         if type(result) is LazyBias or self.matrix is None:
             return False
@@ -81,8 +81,8 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
     """A bias without its matrix."""
 
     recipe: Recipe
-    node: Any  # of autograd, by which gradients flow into the recipe's weight
-    seen: torch.Tensor | None  # the matrix, with this tensor's gradient
+    node: Any  # autograd's node, through which gradients flow into the recipe's weight
+    seen: torch.Tensor | None  # the matrix, connected to this tensor's gradient
     masked: Kept | None  # the last result of `with_mask`
 
     @staticmethod
@@ -93,7 +93,7 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
         return bias
 
     def look(self) -> torch.Tensor:
-        """Make the matrix, through which gradients flow into this tensor."""
+        """Make the matrix; its gradients flow into this tensor."""
         with torch.inference_mode(False), torch._C.DisableTorchFunctionSubclass():
             requires_grad = self.requires_grad
             if self.seen is None or self.seen.requires_grad != requires_grad:
@@ -103,7 +103,7 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
         return self.seen
 
     def find_weight(self) -> torch.Tensor | None:
-        """Find the weight that attention takes instead; None if it has to take the matrix."""
+        """Find the weight that attention uses instead; None if it must use the matrix."""
         if self.recipe.is_exposed:
             return None
         with torch._C.DisableTorchFunctionSubclass():
@@ -111,11 +111,11 @@ class LazyBias(torch.Tensor):  # type: ignore[misc]
         if requires_grad and torch.is_grad_enabled():
             return self.recipe.weight if node is not None and node is self.node else None
         if requires_grad and (self.recipe.weight.shape[1] == 1 or not copies_bias()):
-            return None  # sdpa makes no copy, as of one head, and has another kernel for it
+            return None  # sdpa does not copy it (as for one head): then it uses another kernel
         return self.recipe.weight.detach()
 
     def with_mask(self, mask: torch.Tensor | None, causal: bool) -> LazyBias:
-        """Add a mask; the result is kept for the next layer."""
+        """Add a mask; keep the result for the next layer."""
         if mask is None and not causal:
             return self if torch.is_grad_enabled() else LazyBias(self.recipe)
         options = (causal, torch.is_grad_enabled())
@@ -160,7 +160,7 @@ def make_lazily(
     query_offset: int,
     exact: bool,
 ) -> LazyBias:
-    """Make a bias of a copy of a weight: FSDP frees weights between layers."""
+    """Make a bias with a copy of the weight: FSDP frees weights between layers."""
     lengths = (query_length, key_length, query_offset)
     return _make(Recipe(weight.clone(), buckets, *lengths, exact=exact))
 
@@ -183,7 +183,7 @@ def _call_with_matrices(function: Function, look: Function, args: Any, kwargs: A
     return results
 
 
-# ---- gradients, where a matrix is looked at ----
+# ---- gradients, if the matrix is read ----
 
 
 class _Make(torch.autograd.Function):  # type: ignore[misc]
@@ -205,7 +205,7 @@ class _Make(torch.autograd.Function):  # type: ignore[misc]
 
 
 class _Look(torch.autograd.Function):  # type: ignore[misc]
-    """Take the matrix of a bias; its gradient is the bias's."""
+    """Return the matrix of a bias; the gradient of the matrix is the gradient of the bias."""
 
     @staticmethod
     def forward(ctx: Any, bias: LazyBias) -> torch.Tensor:
@@ -231,7 +231,7 @@ def _attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Do what PyTorch's own function does, without the matrix if possible."""
+    """Replace PyTorch's own function, without the matrix if possible."""
     if not is_causal and not enable_gqa and _is_covered(query, key, value, attn_mask, dropout_p):
         weight = attn_mask.find_weight()
         if weight is not None:
@@ -268,7 +268,7 @@ def _is_covered(query: Any, key: Any, value: Any, bias: Any, dropout_p: float) -
     )
 
 
-# ---- functions that see no items ----
+# ---- functions that do not read items ----
 
 _ATTRIBUTES = """
     _version device dtype grad grad_fn is_cpu is_leaf is_meta is_nested is_quantized is_sparse

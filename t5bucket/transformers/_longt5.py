@@ -1,4 +1,4 @@
-# _longt5.py - LongT5: blocks of keys, and the summaries of blocks.
+# _longt5.py - LongT5: local attention to blocks of keys, and global summaries of blocks.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _attend_locally(
     if position_bias is None:
         position_bias = _make_local_bias(self, hidden_states.dtype)
         if mask is not None:
-            added = torch.where(mask > 0, 0.0, -1e10).float()  # whatever the default dtype is
+            added = torch.where(mask > 0, 0.0, -1e10).float()  # independent of the default dtype
             position_bias = position_bias + added.transpose(1, 2)
     return _attend_to_blocks(self, hidden_states, position_bias), position_bias
 
@@ -90,7 +90,7 @@ def _attend_to_blocks(layer: Any, hidden_states: torch.Tensor, bias: torch.Tenso
         for projection in (layer.q, layer.k, layer.v)
     )
     query = _pad(query, 0, rest).unflatten(1, (-1, block_length)).transpose(2, 3)
-    key, value = (  # three blocks for each block of queries, which overlap in memory
+    key, value = (  # three blocks of keys for each block of queries; they overlap in memory
         _pad(tensor, block_length, block_length + rest).unfold(1, 3 * block_length, block_length).mT
         for tensor in (key, value)
     )
@@ -110,7 +110,7 @@ def _make_local_bias(layer: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _pad(tensor: torch.Tensor, before: int, after: int) -> torch.Tensor:
-    """Pad the second of four axes with zeros."""
+    """Pad the second of four axes with zeros, before and after."""
     return functional.pad(tensor, (0, 0, 0, 0, before, after))
 
 

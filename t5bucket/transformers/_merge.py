@@ -1,4 +1,4 @@
-# _merge.py - bias and mask for sdpa: merged once, with the gradients that its kernel depends on.
+# _merge.py - merge bias and mask for sdpa once, and keep requires_grad, which selects its kernel.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from t5bucket.transformers._sdpa import copies_bias, is_plain, merge_boolean, me
 
 
 class _Snapshot:
-    """What a tensor held, to notice that it was written.
+    """A tensor's state, to notice when it is written to.
 
-    PyTorch counts writes, but not those through ``.data`` or an array of NumPy, nor those of
-    inference tensors. So the items of these, and of small tensors, are compared with a copy.
+    PyTorch counts writes, but not through ``.data`` or a NumPy array, and not to inference
+    tensors. So small tensors and inference tensors are also compared with a copy.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -43,7 +43,7 @@ def _version(tensor: torch.Tensor) -> int | None:
 
 
 class Kept:
-    """What was made from tensors, for the next layer; one may be a view of another."""
+    """A result that is kept for the next layer, and the tensors it was made from."""
 
     def __init__(
         self, result: torch.Tensor, tensors: Iterable[torch.Tensor | None], *options: Any
@@ -52,7 +52,7 @@ class Kept:
         self._snapshots = [None if tensor is None else _Snapshot(tensor) for tensor in tensors]
 
     def is_of(self, tensors: Iterable[torch.Tensor | None], *options: Any) -> bool:
-        """Whether the result would be the same."""
+        """Whether these tensors and options would give the same result."""
         return self._options == options and all(
             tensor is None if snapshot is None else snapshot.is_of(tensor)
             for tensor, snapshot in zip(tensors, self._snapshots, strict=True)
@@ -65,17 +65,17 @@ _kept_by_bias = WeakTensorKeyDictionary()  # a merged matrix is freed with its b
 def merge(
     layer: Any, hidden_states: Any, mask: Any, position_bias: Any, kwargs: dict[str, Any]
 ) -> torch.Tensor | None:
-    """Merge bias and mask as ``sdpa`` does, once for all layers; None if ``sdpa`` has to do it.
+    """Merge bias and mask as ``sdpa`` does, once for all layers; None if ``sdpa`` must do it.
 
-    The result is kept as long as the bias, which the model passes from layer to layer. It
-    broadcasts where both do, as the bias of `no_bias` does.
+    The result is kept as long as the bias, which the model passes from layer to layer. An axis
+    that broadcasts in both, as in the bias of `no_bias`, broadcasts in the result.
     """
     if position_bias is None:
         return None
     length = hidden_states.shape[1]
     causal = mask is None and length > 1 and layer.is_causal
     if mask is None and not causal and position_bias.is_contiguous():
-        return None  # sdpa takes it as it is
+        return None  # sdpa uses it as it is
     if not is_plain(layer, hidden_states, mask, kwargs):
         return None
     if not _can_merge(hidden_states, mask, position_bias, causal):
@@ -91,7 +91,7 @@ def merge(
 def _can_merge(hidden_states: Any, mask: Any, position_bias: Any, causal: bool) -> bool:
     key_length = position_bias.shape[-1]
     return (
-        not needs_gradient(position_bias)  # checkpoints compare what is saved for it
+        not needs_gradient(position_bias)  # checkpoints compare the tensors that each layer saves
         and is_eager(position_bias)
         and hidden_states.dtype == position_bias.dtype
         and (not causal or hidden_states.shape[1] == key_length)
@@ -107,13 +107,13 @@ def _merge(bias: torch.Tensor, mask: Any, causal: bool, length: int) -> torch.Te
     return merge_by_sdpa(bias, mask, causal, length)
 
 
-# ---- what broadcasts ----
+# ---- a bias of zeros ----
 
 
 def no_bias(
     layer: Any, hidden_states: torch.Tensor, key_length: int, least_nbytes: int
 ) -> torch.Tensor:
-    """Make the zeros that cross-attention has as its bias; many are in the memory of one."""
+    """Make the zeros of cross-attention's bias; if there are many, they share one item's memory."""
     shape = (1, layer.n_heads, hidden_states.shape[1], key_length)
     with torch.inference_mode(False):
         if math.prod(shape) * hidden_states.element_size() <= least_nbytes:
@@ -121,15 +121,15 @@ def no_bias(
         return hidden_states.new_zeros(1).expand(shape)
 
 
-# ---- the storage mark: sdpa has another kernel for a mask that requires a gradient ----
+# ---- a mark on storages: sdpa uses another kernel if its mask requires a gradient ----
 
 
 def mark_heads_last(bias: torch.Tensor) -> None:
-    """Mark the storage of a bias whose heads are last in memory in transformers.
+    """Mark the storage of a bias that transformers makes with heads last in memory.
 
-    There, ``sdpa`` makes a contiguous copy, which requires no gradient under ``no_grad``.
-    Our bias is contiguous already, and would keep the requirement. A checkpoint passes
-    views of it on: they share the storage.
+    Transformers' ``sdpa`` makes a contiguous copy of it, which requires no gradient under
+    ``no_grad``. Our bias is contiguous already, so it would still require one. Checkpoints
+    pass on views of the bias, which share its storage and thus the mark.
     """
     *_, num_heads, query_length, key_length = bias.shape
     if num_heads > 1 and (query_length, key_length) != (1, 1):  # else both are contiguous
@@ -138,7 +138,7 @@ def mark_heads_last(bias: torch.Tensor) -> None:
 
 
 def is_copied_without_gradient(bias: Any) -> bool:
-    """Whether transformers' own bias would stop to require a gradient in ``sdpa``."""
+    """Whether ``sdpa`` would copy transformers' own bias, so that it requires no gradient."""
     return (
         bias is not None
         and bias.requires_grad

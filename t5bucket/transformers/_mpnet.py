@@ -57,7 +57,7 @@ def _attend(
     **kwargs: Any,
 ) -> Any:
     dropout = self.dropout
-    require(type(dropout) is torch.nn.Dropout, "a dropout of another kind")
+    require(type(dropout) is torch.nn.Dropout, "dropout of another kind")
     require_unseen_weights(output_attentions, self, dropout)
     require_inference(self, dropout.training and dropout.p, hidden_states, attention_mask)
     is_bool = attention_mask is not None and attention_mask.dtype == torch.bool

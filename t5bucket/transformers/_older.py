@@ -1,6 +1,6 @@
-# _older.py - replacements for methods that older versions of transformers give other parameters.
+# _older.py - replacements for methods with other parameters in older versions of transformers.
 # SPDX-License-Identifier: BSD-3-Clause
-"""A replacement has the parameters of the newest version. Here it gets those of older ones."""
+"""A replacement has the newest version's parameters. Wrappers here accept older parameters."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from t5bucket.transformers._layer import Method, require
 
 
 def for_older(replacement: Method, *others: Method) -> Method:
-    """Let other replacements take its place where a method has their parameters."""
+    """Register other replacements, which are used if a method has their parameters."""
     replacement.older = others  # type: ignore[attr-defined]
     return replacement
 
 
 def choices(replacement: Method) -> tuple[Method, ...]:
-    """List what can replace a method, for the newest version first."""
+    """List the possible replacements, the one for the newest version first."""
     return (replacement, *getattr(replacement, "older", ()))
 
 
 def with_past_key_values(replacement: Method) -> Method:
-    """Rename the parameter that is ``cache`` since transformers 5.24."""
+    """Accept ``past_key_values``, which is called ``cache`` since transformers 5.24."""
 
     def replace(original: Method, self: Any, *args: Any, **kwargs: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             return original(*args, **_rename(kwargs, "cache", "past_key_values"))
 
-        if "cache" in kwargs:  # an option of another name
+        if "cache" in kwargs:  # another option with this name
             return original(self, *args, **kwargs)
         return replacement(call, self, *args, **_rename(kwargs, "past_key_values", "cache"))
 
@@ -48,7 +48,7 @@ def with_past_key_values(replacement: Method) -> Method:
 
 
 def with_cache_position(compute: Method) -> Method:
-    """Take the positions of queries, as T5's biases do before transformers 5.4."""
+    """Accept the positions of queries, as T5's biases do before transformers 5.4."""
 
     def compute_at(
         original: Method,
@@ -59,7 +59,7 @@ def with_cache_position(compute: Method) -> Method:
         cache_position: Any = None,
     ) -> Any:
         past = 0
-        if cache_position is not None:  # then transformers does not use the length
+        if cache_position is not None:  # transformers ignores the length then
             query_length, past = _find_range(cache_position)
         return compute(original, self, query_length, key_length, device, past)
 
@@ -71,8 +71,8 @@ def _rename(kwargs: dict[str, Any], before: str, after: str) -> dict[str, Any]:
 
 
 def _find_range(positions: Any) -> tuple[int, int]:
-    """Find the number of consecutive positions, and the first one."""
-    require(is_eager(positions), "positions of another device, or traced ones")
+    """Return the number of consecutive positions, and the first one."""
+    require(is_eager(positions), "positions on another device, or traced ones")
     array = view_tensor(positions)
     is_range = array.ndim == 1 and array.size and np.all(np.diff(array) == 1)
     require(is_range, "positions that are not consecutive")

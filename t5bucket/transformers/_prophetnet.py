@@ -1,4 +1,4 @@
-# _prophetnet.py - ProphetNet: buckets of the main and of the predicting streams.
+# _prophetnet.py - ProphetNet: buckets of the main stream and of the predicting streams.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def _compute_buckets(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     require(is_eager(position_ids), "another device, or tracing")
     batch, length = position_ids.shape
-    require(length + 2 <= self.max_target_positions, "more positions than there are")
+    require(length + 2 <= self.max_target_positions, "more positions than the model has")
     rule = find_function(original, "compute_relative_buckets")
     sizes = (self.num_buckets, self.relative_max_distance)
     buckets = tabulate(rule, sizes, lambda distances: rule(*sizes, distances, False))
-    # The predicting stream's keys: each position's predecessor, then its successor.
+    # Keys of the predicting stream: each position's predecessor, then each position's successor.
     main, before, after = (
         torch.from_numpy(buckets.grid(length, length, key_offset=offset, dtype=np.int32))
         for offset in (0, -1, 1)

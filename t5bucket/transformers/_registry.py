@@ -1,20 +1,20 @@
-# _registry.py - which class of transformers has which replacements.
+# _registry.py - the replacements for each class of transformers.
 # SPDX-License-Identifier: BSD-3-Clause
-"""A family of models is one module, and one line here.
+"""To add a family of models, write one module, and one line here.
 
-To add a family, write a module with a dictionary `LAYERS` and add its name below.
-``_mpnet.py`` is a short example. The dictionary maps ``"package.Class"``, a class in
+The module has a dictionary `LAYERS`; its name is added below. ``_mpnet.py`` is a short
+example. The dictionary maps ``"package.Class"``, a class in
 ``transformers.models.package.modeling_package``, to a `Layer`.
 
 - A replacement takes the original method, then that method's own parameters with the same
-  names and defaults. Otherwise `accelerate` leaves the method as it is. One for the parameters
-  of an older version is added by `for_older` (``_older.py``).
+  names and defaults. Otherwise `accelerate` leaves the method as it is. `for_older`
+  (``_older.py``) adds a replacement with the parameters of an older version.
 - A replacement in `Layer.biases` raises `NotCoveredError` where it does not cover a call,
   before it changes anything. Then the original runs.
-- One in `Layer.inexact` does the same, but comes first if ``exact=False``; its original is
-  what runs if ``exact=True``. It may give results that are equal up to rounding.
-- `Layer.attend` always runs the original, with a bias that is cheaper to use.
-- Rules are tabulated from the model's own function (``_rules.py``), so that they are right
+- A replacement in `Layer.inexact` does the same, but is tried first if ``exact=False``. Its
+  original is the method that runs if ``exact=True``. Its results may differ by rounding.
+- `Layer.attend` always runs the original, but with a bias that is faster to use.
+- Rules are tabulated by calling the model's own function (``_rules.py``), so they are right
   for every version of transformers.
 """
 

@@ -1,4 +1,4 @@
-# _rules.py - a model's own rule as a scheme, and weights that are checked.
+# _rules.py - tabulate a model's own rule as a scheme, and check its weights.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t5bucket._buckets import Buckets
 from t5bucket.torch._tensors import EAGER_TYPES, FLOAT_DTYPES, is_eager
 from t5bucket.transformers._layer import Method, NotCoveredError, require
 
-LARGEST_DISTANCE = 1 << 20  # of a rule that is tabulated
+LARGEST_DISTANCE = 1 << 20  # up to which rules are tabulated
 MAX_SCHEMES = 256
 
 
@@ -23,7 +23,7 @@ MAX_SCHEMES = 256
 
 
 def find_function(method: Method, name: str) -> Method:
-    """Find a function of the module in which transformers defines a method."""
+    """Find a function in the module in which transformers defines a method."""
     function: Method | None = inspect.unwrap(method).__globals__.get(name)
     if function is None:
         raise NotCoveredError(f"no function {name}: another version of transformers")
@@ -40,7 +40,7 @@ _schemes: dict[tuple[Any, ...], Buckets] = {}
 
 
 def tabulate(rule: Method, settings: tuple[Any, ...], compute: Method) -> Buckets:
-    """Find the scheme of a rule with settings; the last two are num_buckets and max_distance.
+    """Find the scheme of a rule and its settings, which end in num_buckets and max_distance.
 
     `compute` calls the rule with these settings, on a tensor of relative positions.
     """
@@ -74,14 +74,14 @@ def _tabulate(settings: tuple[Any, ...], compute: Method) -> Buckets:
 
 
 def _far_positions(num_buckets: int, max_distance: int) -> NDArray[np.int64]:
-    """Sample the positions beyond a distance: all near ones, then fewer and fewer."""
+    """Sample the positions beyond a distance: first all of them, then fewer and fewer."""
     near = np.arange(1, 4 * num_buckets + 2 * max_distance)
     far = max_distance + np.concatenate([near, 1 << np.arange(30)])
     return np.concatenate([-far, far])
 
 
 def look_up(buckets: Buckets, relative_positions: Any) -> torch.Tensor:
-    """Map a tensor of relative positions to buckets, of the same dtype."""
+    """Map a tensor of relative positions to buckets with the same dtype."""
     array = view_tensor(relative_positions)
     return torch.from_numpy(np.asarray(buckets(array, dtype=array.dtype)))
 
@@ -90,9 +90,9 @@ def look_up(buckets: Buckets, relative_positions: Any) -> torch.Tensor:
 
 
 def check_weight(weight: Any, rows: int, num_buckets: Any, is_compiled: bool = False) -> None:
-    """Leave a call to transformers unless its weight is one that t5bucket can read."""
+    """Leave a call to transformers unless t5bucket can read the weight."""
     is_known = type(weight) in EAGER_TYPES and weight.is_cpu if is_compiled else is_eager(weight)
-    require(is_known, "a weight of another device or kind, or one that is traced")
+    require(is_known, "a weight on another device, of another kind, or traced")
     require(weight.dtype in FLOAT_DTYPES, f"a weight of {weight.dtype}")
     if weight.dtype == torch.bfloat16:
         try:
@@ -103,7 +103,7 @@ def check_weight(weight: Any, rows: int, num_buckets: Any, is_compiled: bool = F
 
 
 def find_weight(embedding: Any, num_buckets: Any, is_compiled: bool = False) -> torch.Tensor:
-    """Find the weight of an embedding that only looks up its rows."""
+    """Find the weight of an embedding that does nothing but look up rows."""
     require(type(embedding) is nn.Embedding, f"a {type(embedding).__name__} as embedding")
     hooks = (
         embedding._forward_hooks

@@ -1,4 +1,4 @@
-# _sdpa.py - what is known about transformers' own sdpa, which merges a bias and a mask.
+# _sdpa.py - facts about transformers' own sdpa, which merges a bias and a mask.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _create_position_bias_mask: Any = getattr(sdpa_attention, "create_position_bias_
 
 
 def has_choice(attention: type) -> bool:
-    """Whether the module of an attention lets users choose ``sdpa``, T5's since version 5.15."""
+    """Whether an attention's module lets users choose ``sdpa``, as T5's does since version 5.15."""
     return hasattr(sys.modules[attention.__module__], "ALL_ATTENTION_FUNCTIONS")
 
 
 def is_plain(layer: Any, hidden_states: Any, mask: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a call of an attention runs transformers' own sdpa eagerly, as `merge` knows it."""
+    """Whether a call of an attention runs transformers' own sdpa eagerly, as `merge` assumes."""
     return (
         layer.config._attn_implementation == "sdpa"
         and "is_causal" not in kwargs
@@ -48,7 +48,7 @@ def merge_by_sdpa(bias: torch.Tensor, mask: Any, causal: bool, length: int) -> t
 
 
 def merge_boolean(bias: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Do the same for a boolean mask, into memory that is faster to write."""
+    """Do the same for a boolean mask, in memory that is faster to write to."""
     matrix = allocate_tensor(torch.broadcast_shapes(bias.shape, mask.shape), bias.dtype)
     minimum = torch.tensor(torch.finfo(bias.dtype).min, dtype=bias.dtype, device=bias.device)
     return torch.where(mask, bias, minimum, out=matrix)
@@ -56,7 +56,7 @@ def merge_boolean(bias: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 @cache
 def copies_bias() -> bool:
-    """Whether sdpa makes a bias contiguous, as it does since version 5.20."""
+    """Whether sdpa copies a bias to make it contiguous, as it does since version 5.20."""
     bias = torch.zeros(1, 2, 2, 2, device="cpu").transpose(1, 3)
     return _merging_is_known() and merge_by_sdpa(bias, None, False, 2).is_contiguous()
 

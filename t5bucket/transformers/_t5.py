@@ -1,4 +1,4 @@
-# _t5.py - T5, and the families with T5's attention.
+# _t5.py - T5, and families that have T5's attention.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RULE = "_relative_position_bucket"
 
 
 def t5_scheme(layer: Any) -> Buckets:
-    """Tabulate the rule of an attention, which can be an encoder's or a decoder's."""
+    """Tabulate the rule of an attention, in an encoder or a decoder."""
     return _tabulate(layer, not layer.is_decoder)
 
 
@@ -92,8 +92,8 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
         device: Any = None,
         past_seen_tokens: Any = 0,
     ) -> torch.Tensor | None:
-        """Compute the bias in a graph; None if transformers has to do it."""
-        # Settings are read here, so that the graph depends on them.
+        """Compute the bias in a graph; None if transformers must do it."""
+        # Read the settings here, so that the graph depends on them.
         settings = (getattr(self, "is_decoder", None), *_sizes(self))
         scheme = _find_constant_scheme(find_scheme, self, settings)
         if scheme is None or isinstance(past_seen_tokens, torch.Tensor):
@@ -117,7 +117,7 @@ def _compute_bias_by(find_scheme: Callable[[Any], Buckets]) -> Method:
 def _find_constant_scheme(
     find_scheme: Callable[[Any], Buckets], layer: Any, settings: tuple[Any, ...]
 ) -> list[int] | None:
-    """Find a scheme, as an operator takes it, while PyTorch compiles; None if it has none."""
+    """Find a layer's scheme, encoded for operators, while PyTorch compiles; None if not covered."""
     try:
         with unset_fake_temporarily():
             num_buckets = layer.relative_attention_num_buckets
@@ -127,7 +127,7 @@ def _find_constant_scheme(
         return None
 
 
-# ---- attention, whose bias is made before its keys are known ----
+# ---- attention: the bias is made before the keys are known ----
 
 
 def _attend(
@@ -174,14 +174,14 @@ def _attend_umt5(
 
 
 def _with_bias(layer: Any, bias: torch.Tensor) -> Any:
-    """Copy an attention for one call, with a bias that is made already."""
+    """Copy an attention for one call, with a bias that was already made."""
     return make_twin(layer, has_relative_attention_bias=True, compute_bias=lambda *_, **__: bias)
 
 
 def _make_bias(
     layer: Any, hidden_states: Any, mask: Any, states: Any, cache: Any, kwargs: dict[str, Any]
 ) -> torch.Tensor | None:
-    """Make the bias of a layer that is given none; None if it has to do that itself."""
+    """Make the bias of a layer that gets none; return None if the layer must make it itself."""
     if "past_key_values" in kwargs:
         return None
     if states is not None:
@@ -208,7 +208,7 @@ def _make_bias(
 def _add_mask(
     layer: Any, hidden_states: Any, mask: Any, bias: Any, kwargs: dict[str, Any]
 ) -> torch.Tensor | None:
-    """Find what ``sdpa`` makes of a bias and a mask; None if it has to do that itself."""
+    """Merge a bias and a mask as ``sdpa`` does; return None if ``sdpa`` must do it itself."""
     if type(bias) is not LazyBias:
         return merge(layer, hidden_states, mask, bias, kwargs)
     recipe = bias.recipe
@@ -223,14 +223,14 @@ def _add_mask(
 
 # ---- what is covered ----
 
-MIN_NBYTES = SMALL_NBYTES  # a matrix of this size is made once, and stays in the cache
+MIN_NBYTES = SMALL_NBYTES  # a matrix of at most this size is made once, and stays in the cache
 _lazy_dtype: ContextVar[torch.dtype | None] = ContextVar("lazy_dtype", default=None)
 
 
 def _is_lazy(
     layer: Any, hidden_states: Any, mask: Any, key_length: int, kwargs: dict[str, Any]
 ) -> bool:
-    """Whether attention can do without the matrix; dropout cannot."""
+    """Whether attention needs no matrix; with dropout it needs one."""
     batch, length = hidden_states.shape[:2]
     nbytes = layer.n_heads * length * key_length * hidden_states.element_size()
     if mask is None:
@@ -252,14 +252,14 @@ def _is_lazy(
 
 
 def _is_without_bias(layer: Any, cache: Any) -> bool:
-    """Whether a cross-attention adds zeros that require no gradient, to all keys it is given."""
+    """Whether a cross-attention adds zeros without a gradient to all of its keys."""
     is_read = isinstance(cache, EncoderDecoderCache) and cache.is_updated.get(layer.layer_idx)
     is_checkpoint = layer.training and getattr(layer, "gradient_checkpointing", False)
     return not (layer.has_relative_attention_bias or is_read or is_checkpoint)
 
 
 def _count_past(layer: Any, cache: Any) -> int | None:
-    """Count the keys of a cache; None if it may hold more than it tells."""
+    """Count the keys of a cache; None if it may have more than it reports."""
     if cache is None:
         return 0
     kept = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache

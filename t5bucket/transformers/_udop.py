@@ -37,7 +37,7 @@ def _sequence_bias(
     length = attention_mask.shape[1]
     bias = compute_bias(weight, length, length, buckets=_scheme(original, self))
     if weight.requires_grad and (self.training or torch.is_grad_enabled()):
-        # The sum with other biases then has the strides that it has in transformers.
+        # Then the sum with other biases has the same strides as in transformers.
         return bias.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return bias
 

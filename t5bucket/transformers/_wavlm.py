@@ -1,4 +1,4 @@
-# _wavlm.py - WavLM: the bias that its attentions gate.
+# _wavlm.py - WavLM: a bias that each attention multiplies by a gate.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from t5bucket.transformers._older import for_older
 from t5bucket.transformers._rules import find_rule, find_weight, tabulate
 
 RULE = "_relative_positions_bucket"
-STRIP_NBYTES = 4 << 20  # of a gated bias, for each thread
+STRIP_NBYTES = 4 << 20  # of the gated bias, for each thread
 TILE = 256  # rows that PyTorch's kernel computes together
 
 
@@ -46,7 +46,7 @@ def _compute_bias(original: Method, self: Any, query_length: Any, key_length: An
 def _encode(
     original: Method, self: Any, hidden_states: Any, attention_mask: Any = None, **kwargs: Any
 ) -> Any:
-    """Tell the layers what the configuration asks for."""
+    """Run the encoder; pass the configuration's ``output_attentions`` to its layers."""
     kwargs.setdefault("output_attentions", self.config.output_attentions)
     return original(self, hidden_states, attention_mask, **kwargs)
 
@@ -92,7 +92,7 @@ for_older(_attend, _attend_before_5_16)
 def _attend_gated(
     layer: Any, hidden_states: torch.Tensor, kept: torch.Tensor | None, recipe: Recipe
 ) -> torch.Tensor:
-    """Attend with queries in reverse order, in which the bias is a view of its diagonals."""
+    """Attend with queries in reverse order, so that the bias is a view of its diagonals."""
     batch, length, _ = hidden_states.shape
     query, key, value = (
         functional.linear(hidden_states, projection.weight, projection.bias)
@@ -118,7 +118,7 @@ def _attend_gated(
 
 
 def _compute_gate(layer: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    """Compute each query's factor of the bias, (batch, num_heads, length, 1)."""
+    """Compute each query's gate, the factor of its bias, (batch, num_heads, length, 1)."""
     heads = hidden_states.unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
     projected = layer.gru_rel_pos_linear(heads).unflatten(3, (2, 4)).sum(-1)
     first, second = torch.sigmoid(projected).chunk(2, dim=-1)
@@ -126,13 +126,13 @@ def _compute_gate(layer: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return gate
 
 
-Place = tuple[int, slice, slice]  # an example, its heads, and their rows
+Place = tuple[int, slice, slice]  # example, heads, rows
 
 
 def _gate(
     gate: torch.Tensor, bias: torch.Tensor, kept: torch.Tensor | None
 ) -> Iterator[tuple[Place, slice, torch.Tensor]]:
-    """Gate the bias by strips, one after the other in the same memory, without padded keys."""
+    """Gate the bias in strips, one after the other in the same memory, without padded keys."""
     batch, num_heads, length, _ = gate.shape
     num_head, num_rows = _measure(num_heads, length, length * gate.element_size())
     memory = gate.new_empty(num_head * num_rows * length)
@@ -150,15 +150,15 @@ def _gate(
 
 
 def _measure(num_heads: int, length: int, row_nbytes: int) -> tuple[int, int]:
-    """Choose how many heads and rows a strip has."""
-    count = STRIP_NBYTES * torch.get_num_threads() // row_nbytes  # of rows
+    """Choose the number of heads and rows of a strip."""
+    count = STRIP_NBYTES * torch.get_num_threads() // row_nbytes  # rows
     if count < length:
         return 1, max(TILE, count - count % TILE)
     return min(num_heads, count // length), length
 
 
 def _find_keys(kept: torch.Tensor | None, length: int) -> tuple[slice, torch.Tensor | None]:
-    """Find the keys up to the last one that is kept, and which of them are padded if any is."""
+    """Find the range of keys up to the last kept one, and which of them are padded, or None."""
     if kept is None:
         return slice(0, length), None
     end = int(kept.nonzero()[-1]) + 1
