@@ -1,4 +1,4 @@
-/* build.c - what was built, for a bug report.
+/* build.c - name of the compiler that built the core, for bug reports.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -10,7 +10,7 @@
 const char *t5b_get_compiler(void)
 {
 #if defined(__clang__)
-    return __VERSION__; /* begins with the name */
+    return __VERSION__; /* begins with the compiler's name */
 #elif defined(__GNUC__)
     return "GCC " __VERSION__;
 #elif defined(_MSC_VER)

@@ -1,12 +1,12 @@
-/* count.c - T5's buckets by counting boundaries, where there are few of them.
+/* count.c - compute T5's buckets by counting boundaries, if there are few of them.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
  *     bucket = min(n, max_exact) + (boundaries that n has passed) + base
  *
- * Loops without branches work on a chunk in the first-level cache. Compilers turn
- * them into vectors. The bucket does not change beyond the last boundary, so
- * positions can be saturated to int8 lanes, or to int16.
+ * Loops without branches process a chunk in the first-level cache, and compilers
+ * vectorise them. The bucket does not change beyond the last boundary, so positions
+ * can be saturated to int8 or int16 lanes.
  */
 #include "t5bucket.h"
 
@@ -26,10 +26,10 @@
 #define NAME(function) function##_int16
 #include "count_template.h"
 
-/* Whether lanes up to `largest` hold the scheme. A bucket is at most base + max_exact +
- * num_boundaries. With a base, max_exact + num_boundaries is at most the base: the sum is at
- * most twice the largest signed lane, and unsigned lanes hold it. Without one, it is at most
- * the largest signed lane and the few boundaries. */
+/* Whether the scheme fits in lanes whose largest value is `largest`. A bucket is at most
+ * base + max_exact + num_boundaries. If there is a base, max_exact + num_boundaries is at most
+ * the base, so the sum is at most twice the largest signed lane: it fits in an unsigned lane.
+ * Without a base, the sum is at most the largest signed lane plus the few boundaries. */
 static int fits_lanes(const t5b_scheme *scheme, int64_t largest)
 {
     const size_t num_boundaries = scheme->num_boundaries;
@@ -64,8 +64,8 @@ void t5b_count_buckets_portable(const t5b_scheme *scheme, const void *relative_p
 #if HAS_AVX2
 #include "count_avx2.h"
 
-/* The usual case stays in registers. The loops above do the rest, with twice as many lanes.
- * Both together are about twice as fast as SSE2. */
+/* The usual case is computed in registers; the loops above compute the others, with twice as
+ * many lanes as with SSE2. Together they are about twice as fast as SSE2. */
 AVX2 void t5b_count_buckets_avx2(const t5b_scheme *scheme, const void *relative_position,
                                  t5b_integer type, size_t count, size_t itemsize, int streaming,
                                  void *items)
@@ -75,7 +75,7 @@ AVX2 void t5b_count_buckets_avx2(const t5b_scheme *scheme, const void *relative_
 
     if (fits_lanes(scheme, INT8_MAX) && (type == T5B_INT32 || type == T5B_INT64)) {
         const lane_scheme lanes = make_lane_scheme(scheme);
-        int64_t chunk[CHUNK_LENGTH]; /* items to be streamed */
+        int64_t chunk[CHUNK_LENGTH]; /* items that will be streamed */
 
         while (count >= NUM_LANES) {
             const size_t whole = count - count % NUM_LANES;

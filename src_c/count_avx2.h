@@ -1,9 +1,9 @@
-/* count_avx2.h - counting boundaries with 32 int8 lanes that never leave the registers.
+/* count_avx2.h - count boundaries in 32 int8 lanes that stay in registers.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * The loops of count_template.h go through the first-level cache three times, and take
- * longer than this also where they are compiled for AVX2.
+ * The loops of count_template.h go through the first-level cache three times. Even
+ * compiled for AVX2 they take longer than this.
  */
 enum { NUM_LANES = 32 };
 
@@ -52,7 +52,7 @@ AVX2 static inline __m256i narrow_vector(const void *source, t5b_integer type)
     first = _mm256_max_epi16(first, low);
     second = _mm256_max_epi16(second, low);
     const __m256i packed = _mm256_packs_epi16(first, second);
-    /* Packing works within 128 bits: put the groups of four int32 back in order. */
+    /* Packing works within halves of 128 bits: put the groups of four int32 back in order. */
     return type == T5B_INT32
                ? _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
                : packed;

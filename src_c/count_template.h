@@ -1,4 +1,4 @@
-/* count_template.h - counting boundaries with one type of lane: the loops of count.c.
+/* count_template.h - count boundaries with one type of lane: the loops of count.c.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
@@ -12,16 +12,16 @@
 #define SIGNED JOIN(LANE, _t)
 #define UNSIGNED JOIN(u, JOIN(LANE, _t))
 
-/* All bits of a lane where the condition holds: what a vector comparison gives. */
+/* A lane of ones if the condition holds, or of zeros, like the result of a vector comparison. */
 #define MASK(condition) ((SIGNED)((condition) ? -1 : 0))
 
-/* How many of eight limits n is above; a limit is the distance before a boundary. */
+/* How many of eight limits n exceeds. A limit is the distance just before a boundary. */
 #define COUNT_PASSED(n) \
     (-MASK((n) > a) - MASK((n) > b) - MASK((n) > c) - MASK((n) > d) - MASK((n) > e) - \
      MASK((n) > f) - MASK((n) > g) - MASK((n) > h))
 
-/* Positions become distances; buckets are counted up to the eighth limit. A position
- * is at least -LANE_MAX, so that it can be negated: (p ^ -1) + 1 = -p. */
+/* Turn positions into distances, and count buckets up to the eighth limit. A position is
+ * at least -LANE_MAX, so it can be negated: (p ^ -1) + 1 = -p. */
 ALWAYS_INLINE void NAME(count_first_limits)(const t5b_scheme *scheme, const SIGNED *limit,
                                             size_t count, SIGNED *lane, UNSIGNED *bucket)
 {
@@ -43,7 +43,7 @@ ALWAYS_INLINE void NAME(count_first_limits)(const t5b_scheme *scheme, const SIGN
     }
 }
 
-/* Buckets go on counting, over the next eight limits. */
+/* Add the next eight limits to the counts. */
 ALWAYS_INLINE void NAME(count_more_limits)(const SIGNED *limit, size_t count,
                                            const SIGNED *distance, UNSIGNED *bucket)
 {
@@ -75,7 +75,7 @@ ALWAYS_INLINE void NAME(count)(const t5b_scheme *scheme, const void *relative_po
 {
     SIGNED limit[T5B_MAX_COUNTED_BOUNDARIES], lane[CHUNK_LENGTH];
     UNSIGNED bucket[CHUNK_LENGTH];
-    int64_t chunk[CHUNK_LENGTH]; /* positions of a rare type; items to be streamed */
+    int64_t chunk[CHUNK_LENGTH]; /* positions of a rare type; items that will be streamed */
     size_t num_limits = 0;
 
     streaming = streaming && CAN_STREAM;

@@ -1,4 +1,4 @@
-/* diagonals.c - consecutive positions: every row is a window of one vector.
+/* diagonals.c - consecutive positions: each row of a head is a window of one vector.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -11,8 +11,8 @@
 #include "items.h"
 #include "locate.h"
 
-/* How many heads are written together, so that they share masks. Where a head takes a power
- * of two of bytes, the same rows of all heads share a set of the first-level cache. It has
+/* How many heads are written together, so that they share masks. If a head takes a power of
+ * two of bytes, the same rows of all heads map to one set of the first-level cache. A set has
  * eight ways: more heads would evict each other. */
 enum { MASKED_HEADS = 4 };
 
@@ -25,14 +25,15 @@ static const unsigned char *get_items(const t5b_table *table, size_t head)
     for (size_t i = begin; i < end; i++) \
         ((item *)diagonal)[i] = ((const item *)items)[range];
 
-/* Write one item to diagonals begin, ..., end - 1 of a head. */
+/* Write one item to diagonals begin to end - 1 of a head. */
 static inline void fill_run(const void *items, size_t range, size_t itemsize, size_t begin,
                             size_t end, void *diagonal)
 {
     FOR_ITEMSIZE(itemsize, FILL)
 }
 
-/* The ranges between the two unbounded ones have one token each, and are copied together. */
+/* For an indexed table: the ranges between the first and the last have one token each, and are
+ * copied together. */
 static void fill_from_index(const t5b_table *table, int64_t first, size_t count, void *diagonals,
                             ptrdiff_t head_stride)
 {
@@ -71,7 +72,7 @@ void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count, voi
     }
 }
 
-/* Where a head's window for a row begins. */
+/* Finds where the window of a head's row begins. */
 typedef struct window_rows {
     const unsigned char *diagonals;
     size_t itemsize, head_nbytes, last_query;
@@ -83,7 +84,7 @@ static const unsigned char *get_window(const window_rows *windows, size_t head, 
            (windows->last_query - query) * windows->itemsize;
 }
 
-/* Without an epilogue, rows are copied whole. */
+/* Copy whole rows; there is no epilogue. */
 static void copy_rows(const window_rows *windows, size_t num_heads, size_t begin, size_t end,
                       int streaming, const t5b_matrix *matrix)
 {
@@ -99,7 +100,7 @@ static void copy_rows(const window_rows *windows, size_t num_heads, size_t begin
     }
 }
 
-/* Write heads first_head, ..., end_head - 1. They share masks where these are the same. */
+/* Write heads first_head to end_head - 1, which share masks if the masks are the same. */
 static void write_heads(const window_rows *windows, const t5b_epilogue *epilogue,
                         size_t first_head, size_t end_head, size_t begin, size_t end,
                         int streaming, const t5b_matrix *matrix)

@@ -1,4 +1,4 @@
-/* epilogue.h - write a block of items into a matrix, through an epilogue: shared, not installed.
+/* epilogue.h - write a block of items into a matrix, with an epilogue: shared, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -20,7 +20,7 @@ static inline void write_block(const t5b_epilogue *epilogue, const row_block *bl
 {
     const size_t first = block->first, end = first + block->count;
     unsigned char *row = get_row(matrix, block, head);
-    /* Blocks after the first one begin a line early: the last block wrote some of its keys. */
+    /* A block begins up to a line before the end of the last one: skip keys that were written. */
     const size_t from = first ? floor_line(row, first + get_line_length(itemsize), itemsize) : 0;
     const size_t to = end < block->key_length ? floor_line(row, end, itemsize) : end;
     const size_t nbytes = (to - from) * itemsize, skipped = (from - first) * itemsize;

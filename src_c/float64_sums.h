@@ -27,7 +27,7 @@ static inline void add_in_float64(t5b_float type, const void *items, size_t coun
     }
 }
 
-/* Sums side by side: a single one would wait for itself at every step. */
+/* Independent sums: each addition to a single sum would wait for the one before. */
 enum { SUM_LANES = 16 };
 
 #define SUM_ITEMS(item_type, WIDEN) \

@@ -2,7 +2,7 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Items are integers of their size here, too, so that a buffer has one type. 16-bit
+ * Here, too, items are integers of their size, so that a buffer has one type. 16-bit
  * numbers are widened and narrowed without branches, so that compilers vectorise loops.
  */
 #ifndef T5BUCKET_FLOATS_H
@@ -40,8 +40,8 @@ static inline uint64_t as_bits64(double value)
     return bits;
 }
 
-/* condition ? yes : no. Compilers turn the latter into a branch if one side computes with floats,
- * and then do not vectorise. */
+/* condition ? yes : no, without a branch. Compilers make a branch of that expression if a side
+ * computes with floats, and then do not vectorise. */
 static inline uint32_t choose(int condition, uint32_t yes, uint32_t no)
 {
     const uint32_t bits = (uint32_t)-condition;
@@ -53,8 +53,8 @@ static inline float widen_bfloat16(uint16_t bits)
     return as_float((uint32_t)bits << 16);
 }
 
-/* For a sum of two bfloat16. The lower half of such a NaN is 0, so that rounding does not carry
- * into the upper half. */
+/* For the sum of two bfloat16: if it is a NaN, its lower half is 0, so that rounding does not
+ * carry into the upper half. */
 static inline uint16_t narrow_bfloat16(float value)
 {
     const uint32_t bits = as_bits(value);
@@ -77,9 +77,9 @@ static inline uint16_t narrow_float16(float value)
 {
     const uint32_t bits = as_bits(value), magnitude = bits & 0x7fffffff;
     const uint32_t sign = bits >> 16 & 0x8000;
-    /* Half of the last bit that stays, and one less if that bit is even. */
+    /* Add half of the last bit that is kept; one less if that bit is 0: ties to even. */
     const uint32_t normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - EXPONENT_SHIFT) >> 13;
-    /* The last bit of 0.5 is worth 2^-24, as that of a denormal float16. */
+    /* The last bit of 0.5f is worth 2^-24, like the last bit of a denormal float16. */
     const uint32_t denormal = as_bits(as_float(magnitude) + 0.5f) - as_bits(0.5f);
     const uint32_t finite = choose(magnitude < 0x38800000, denormal, normal);
     const uint32_t rounded = choose(magnitude >= 0x477ff000, 0x7c00, finite);

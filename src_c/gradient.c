@@ -11,7 +11,7 @@
 #include "masks.h"
 #include "rows.h"
 
-/* A head's gradient in a block; 0 where it is masked, then in `scratch`. */
+/* Return a head's gradient in a block; if a mask applies, a copy in `scratch` with zeros. */
 static const unsigned char *read_block(t5b_float type, const t5b_epilogue *epilogue,
                                        const row_block *block, size_t head,
                                        const t5b_matrix *gradient, block_mask *mask,
@@ -29,13 +29,13 @@ static const unsigned char *read_block(t5b_float type, const t5b_epilogue *epilo
     return (const unsigned char *)scratch;
 }
 
-/* Relative positions first, ..., first + count - 1 between the first range and the last one. */
+/* Relative positions first to first + count - 1, all between the first and the last range. */
 typedef struct middle_positions {
     int64_t first;
     size_t count;
 } middle_positions;
 
-/* The part of d, ..., d + count - 1 that lies between the first range and the last one. */
+/* Find which of d to d + count - 1 are between the first and the last range. */
 static middle_positions find_middle(const t5b_table *table, int64_t d, size_t count)
 {
     const size_t last = table->num_ranges - 1;
@@ -45,9 +45,9 @@ static middle_positions find_middle(const t5b_table *table, int64_t d, size_t co
     return found;
 }
 
-/* Add items of consecutive relative positions from d on. Items of the first and the last range,
- * which most items of a large matrix are, go to the sums of these ranges. Other items go to
- * their diagonals. */
+/* Add items of consecutive relative positions from d on. Most items of a large matrix are in
+ * the first or the last range: they are added to the sums of these ranges. All others are
+ * added to their diagonals. */
 static void sum_run(const t5b_table *table, int64_t d, t5b_float type, const unsigned char *items,
                     size_t count, int64_t first, double *diagonals, double *sums)
 {
@@ -105,7 +105,7 @@ void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
 
 enum { GROUP_LENGTH = 4 }; /* heads that are added side by side */
 
-/* Add the numbers of each pair, one for each of num_heads heads, to the sums of its range. */
+/* Add the numbers of each pair, one for each head, to the sums of the pair's range. */
 static inline void scatter(double (*numbers)[BLOCK_LENGTH], const uint32_t *range, size_t count,
                            size_t num_heads, size_t range_length, double *sums)
 {

@@ -2,8 +2,8 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * A caller's items may be floats, and a kernel's scratch holds items of any size, so
- * that a compiler must not conclude from these types what else is read or written.
+ * A caller's items may be floats, and a kernel's scratch memory holds items of any size.
+ * So compilers must assume that these types may alias any other type.
  */
 #ifndef T5BUCKET_ITEMS_H
 #define T5BUCKET_ITEMS_H
@@ -13,7 +13,7 @@
 #if defined(__GNUC__)
 #define MAY_ALIAS __attribute__((may_alias))
 #else
-#define MAY_ALIAS /* compilers that do not conclude from types */
+#define MAY_ALIAS /* compilers without type-based alias analysis */
 #endif
 
 typedef uint8_t item8;
@@ -21,7 +21,7 @@ typedef uint16_t MAY_ALIAS item16;
 typedef uint32_t MAY_ALIAS item32;
 typedef uint64_t MAY_ALIAS item64;
 
-/* Do a thing for the type of an item of this many bytes. */
+/* Expand DO(type) for the unsigned type of this many bytes. */
 #define FOR_ITEMSIZE(itemsize, DO) \
     switch (itemsize) { \
     case 1: DO(item8) break; \

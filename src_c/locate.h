@@ -3,7 +3,7 @@
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Consecutive positions are counted range by range. Explicit positions are located one by
- * one: by index where ranges are one token wide, by a search of the starts otherwise.
+ * one: by index if ranges are one token wide, otherwise by searching the starts.
  */
 #ifndef T5BUCKET_LOCATE_H
 #define T5BUCKET_LOCATE_H
@@ -14,14 +14,14 @@
 
 /* ---- Consecutive positions ---------------------------------------------- */
 
-/* The first relative position of a range; range 0 has none. */
+/* The first relative position of a range. Range 0 has none. */
 static inline int64_t get_start(const t5b_table *table, size_t range)
 {
     return table->starts ? table->starts[range - 1] : table->origin + (int64_t)range;
 }
 
-/* How many of the relative positions first, ..., first + count - 1 lie before the end of this
- * range. Unsigned, since the difference of two int64 can take 64 bits. */
+/* How many of the relative positions first to first + count - 1 are before the end of this
+ * range. Computed unsigned, because the difference of two int64 may need 64 bits. */
 static inline size_t count_until(const t5b_table *table, size_t range, int64_t first,
                                  size_t count)
 {
@@ -34,7 +34,7 @@ static inline size_t count_until(const t5b_table *table, size_t range, int64_t f
 
 /* ---- Explicit positions ------------------------------------------------- */
 
-/* Whether int32 is enough to locate by index: no start is beyond 2^29 tokens. */
+/* Whether positions can be located in int32: by index, and no start is beyond 2^29 tokens. */
 static inline int fits_int32(const t5b_table *table)
 {
     const int64_t limit = (int64_t)1 << 29;
@@ -42,8 +42,8 @@ static inline int fits_int32(const t5b_table *table)
            table->num_ranges <= (size_t)(limit - table->origin);
 }
 
-/* How many starts are at most this position. The binary search takes the same steps for
- * every position, so that no branch is mispredicted. */
+/* How many starts are at or before this position. The binary search takes the same steps for
+ * every position, so the processor predicts its branches. */
 static inline uint32_t search_starts(const t5b_table *table, int64_t position)
 {
     const int64_t *base = table->starts;
@@ -69,7 +69,7 @@ static inline uint32_t search_starts(const t5b_table *table, int64_t position)
         range[i] = (uint32_t)(position - first); \
     }
 
-/* For a table that fits_int32; positions are saturated. */
+/* For tables with fits_int32; positions are saturated. */
 static inline void locate_int32(const t5b_table *table, const int32_t *relative_position,
                                 size_t count, uint32_t *range)
 {
@@ -91,8 +91,8 @@ static inline void locate_int64(const t5b_table *table, const int64_t *relative_
 
 /* ---- Pairs of explicit positions ---------------------------------------- */
 
-/* As locate_int32 of key - query, which cannot overflow: subtract, then clip without a
- * comparison, which SSE2 has no minimum and maximum for. */
+/* The same as locate_int32 for key - query, which cannot overflow. Clips by arithmetic, because
+ * SSE2 has no minimum and maximum of int32. */
 static inline void locate_int32_pairs(const t5b_table *table, const int32_t *key, int32_t query,
                                       size_t count, uint32_t *range)
 {
@@ -114,13 +114,13 @@ static inline void subtract_int64(const int64_t *key, int64_t query, size_t coun
     for (size_t i = 0; i < count; i++) {
         const int64_t wrapped = (int64_t)((uint64_t)key[i] - (uint64_t)query);
         const int64_t saturated = key[i] < query ? INT64_MIN : INT64_MAX;
-        /* The signs of the operands differ, and the difference has not the key's. */
+        /* Overflow: the operands' signs differ, and the difference does not have the key's. */
         const int overflow = ((key[i] ^ query) & (key[i] ^ wrapped)) < 0;
         relative_position[i] = overflow ? saturated : wrapped;
     }
 }
 
-/* Ranges of a block's pairs. Ranges after them, up to a whole vector, are set to 0. */
+/* Find the ranges of a block's pairs. Entries after them, up to a whole vector, are set to 0. */
 static inline void locate_block(const t5b_table *table, const t5b_pairs *positions,
                                 const row_block *block, uint32_t *range)
 {

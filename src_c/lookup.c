@@ -1,10 +1,10 @@
-/* lookup.c - explicit relative positions: look up the item of each.
+/* lookup.c - look up the item of each relative position.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Three loops over a chunk that stays in the first-level cache:
  *
- *     load        any integer type   ->  int32, or int64 where the table needs it
+ *     load        any integer type   ->  int32, or int64 if the table needs it
  *     locate      relative positions ->  ranges of the table
  *     take        ranges             ->  items of any size
  *

@@ -1,4 +1,4 @@
-/* masks.h - the masks of a block, joined, as bits of items: shared by the kernels, not installed.
+/* masks.h - join the masks of a block into bits of items: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -14,11 +14,11 @@
 #include "rows.h"
 #include "stream.h"
 
-/* A block's masks, joined: written = (item & keep) | other. */
+/* The joined masks of a block: what is written is (item & keep) | other. */
 typedef struct block_mask {
     uint64_t keep[BLOCK_LENGTH], other[BLOCK_LENGTH]; /* bits of items */
-    int is_filled;           /* 0 before the first block; always 0 if nothing is masked */
-    size_t row, first, head; /* of the block that filled it */
+    int is_filled;           /* 0 before the first block, and if nothing is masked */
+    size_t row, first, head; /* the block that filled it */
 } block_mask;
 
 static inline int has_mask(const t5b_epilogue *epilogue)
@@ -35,7 +35,7 @@ static inline int has_mask(const t5b_epilogue *epilogue)
             visible[i] &= is_causal ? key[i] <= query : key[i] == query; \
     }
 
-/* Hide future keys if is_causal, or else the keys of other segments. */
+/* Hide future keys if is_causal, otherwise keys of other segments. */
 ALWAYS_INLINE void hide_keys(const t5b_pairs *pairs, const row_block *block, int is_causal,
                              unsigned char *visible)
 {
@@ -89,8 +89,8 @@ static inline void fill_mask(const t5b_epilogue *epilogue, const row_block *bloc
     expand_to_items(visible, block->count, itemsize, masked_item, mask);
 }
 
-/* Join the masks of a block, unless `mask` holds them already. The masked item is 0 if
- * masked_item is NULL. */
+/* Join the masks of a block, unless `mask` already holds them. If masked_item is NULL, masked
+ * items are 0. */
 static inline void join_masks(const t5b_epilogue *epilogue, const row_block *block, size_t head,
                               size_t itemsize, const void *masked_item, block_mask *mask)
 {
@@ -109,7 +109,7 @@ static inline void join_masks(const t5b_epilogue *epilogue, const row_block *blo
     mask->head = own_head;
 }
 
-/* What to write of a block's items, from `skipped` bytes on. */
+/* Describe what to write for a block's items, from `skipped` bytes on. */
 static inline row_source mask_items(const void *items, const block_mask *mask, size_t skipped)
 {
     row_source source = {(const unsigned char *)items, NULL, NULL};

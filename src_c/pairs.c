@@ -1,4 +1,4 @@
-/* pairs.c - explicit positions, over a grid: locate each pair once, for all heads.
+/* pairs.c - explicit positions: locate each pair of a matrix once, for all heads.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -10,9 +10,9 @@
 #include "locate.h"
 #include "take_heads.h"
 
-enum { STRIP_LENGTH = 8 }; /* rows that are located at once: 16 KiB */
+enum { STRIP_LENGTH = 8 }; /* rows that are located together: 16 KiB */
 
-/* Write heads first_head, ..., first_head + num_heads - 1 of located rows. A vector holds them. */
+/* Write num_heads heads of located rows, from first_head on. They fit in a vector. */
 static void write_heads(const t5b_table *table, uint32_t (*offset)[BLOCK_LENGTH],
                         const t5b_epilogue *epilogue, row_block block, size_t first_head,
                         size_t num_heads, size_t begin, size_t end, int streaming,
@@ -51,7 +51,7 @@ static void write_strip(const t5b_table *table, const t5b_pairs *positions,
 {
     const size_t group_length = T5B_VECTOR_NBYTES / table->itemsize;
     const uint32_t shift = get_shift(table->range_stride);
-    uint32_t offset[STRIP_LENGTH][BLOCK_LENGTH]; /* bytes from items to the range's */
+    uint32_t offset[STRIP_LENGTH][BLOCK_LENGTH]; /* bytes from items to the range's items */
 
     for (size_t row = begin; row < end; row++) {
         move_to_row(&block, row, matrix->query_length);

@@ -1,4 +1,4 @@
-/* positions.h - relative positions of any integer type: shared by the kernels, not installed.
+/* positions.h - load relative positions of any integer type: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -8,7 +8,7 @@
 #include "processor.h"
 #include "t5bucket.h"
 
-/* Positions that lookup.c and count.c read at once: 10 KiB of scratch on the stack. */
+/* Positions that lookup.c and count.c process at a time: 10 KiB of scratch on the stack. */
 enum { CHUNK_LENGTH = 512 };
 
 static inline size_t get_nbytes(t5b_integer type)
@@ -18,16 +18,16 @@ static inline size_t get_nbytes(t5b_integer type)
 
 #if HAS_SSE2
 
-/* Eight int32 -> int16, saturated. Compilers do not find the instruction for it: a loop
- * with it takes a fifth of the time. */
+/* Eight int32 -> int16, saturated. Compilers do not use the instruction for it by themselves;
+ * with it, a loop takes a fifth of the time. */
 static inline __m128i narrow_eight_int32(const int32_t *source)
 {
     const __m128i *from = (const __m128i *)(const void *)source;
     return _mm_packs_epi32(_mm_loadu_si128(from), _mm_loadu_si128(from + 1));
 }
 
-/* Four int64 -> int32, saturated. A number fits if its high half repeats the sign of its
- * low half; otherwise the sign of the high half says which end is nearest. */
+/* Four int64 -> int32, saturated. A number fits if all bits of its high half equal the sign of
+ * its low half. Otherwise the sign of the high half says which end is nearest. */
 static inline __m128i narrow_four_int64(const int64_t *source)
 {
     const __m128i *from = (const __m128i *)(const void *)source;
@@ -70,7 +70,7 @@ static inline __m128i narrow_eight_int64(const int64_t *source)
 #define NARROW_INT32(type)
 #endif
 
-/* Define narrow_<type>_to_<lane>: saturated, to [-MAX, MAX] or the lane's own ends. */
+/* Define narrow_<type>_to_<lane>: saturate to [-MAX, MAX], or to the limits of the lane. */
 #define DEFINE_NARROW(type, lane_type, MAX, VECTORS) \
     static inline void narrow_##type##_to_##lane_type(const type##_t *source, size_t count, \
                                                       lane_type##_t *lane) \

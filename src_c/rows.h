@@ -1,10 +1,10 @@
-/* rows.h - rows of a matrix, block by block: shared by the kernels, not installed.
+/* rows.h - divide the rows of a matrix into blocks: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * A block stays in the first-level cache. Blocks overlap by a line of memory, so that each
- * head can stop and go on where a line of its own begins: a line that is written in two
- * pieces costs as much as several lines.
+ * A block fits in the first-level cache. Blocks overlap by a line of memory, so that each head
+ * can end its part where one of its lines ends, and begin the next part there. A line that is
+ * written in two pieces costs as much as several lines.
  *
  *     keys                0 ........... 1007 .. 1023 .......... 2031
  *     first block         [                         )
@@ -18,9 +18,9 @@
 
 #include "stream.h"
 
-enum { BLOCK_LENGTH = 1024 }; /* most keys of a block */
+enum { BLOCK_LENGTH = 1024 }; /* largest number of keys in a block */
 
-/* Keys first, ..., first + count - 1 of a row: one query of one batch. */
+/* Keys first to first + count - 1 of a row, which is one query of one batch. */
 typedef struct row_block {
     size_t row, batch, query, first, count, key_length;
 } row_block;
@@ -33,7 +33,7 @@ static inline row_block first_block(size_t key_length, size_t max_count)
     return block;
 }
 
-/* Go on to the next block, which begins `overlap` keys before the end of this one. Return 0 if
+/* Move to the next block, which begins `overlap` keys before the end of this one. Return 0 if
  * there is none. */
 static inline int next_block(row_block *block, size_t overlap)
 {
@@ -51,7 +51,7 @@ static inline void move_to_row(row_block *block, size_t row, size_t query_length
     block->query = row % query_length;
 }
 
-/* As move_to_row to the next row, without a division. */
+/* The same as move_to_row to the next row, but without a division. */
 static inline void move_to_next_row(row_block *block, size_t query_length)
 {
     block->row++;
@@ -73,7 +73,7 @@ static inline size_t get_line_length(size_t itemsize)
     return LINE_NBYTES / itemsize;
 }
 
-/* The last boundary between lines of memory that is at most this key. */
+/* The key, at or before this one, at which the last line of memory begins. */
 static inline size_t floor_line(const unsigned char *row, size_t key, size_t itemsize)
 {
     return key - (uintptr_t)(row + key * itemsize) % LINE_NBYTES / itemsize;

@@ -1,11 +1,11 @@
-/* stream.h - write a row, past the caches where that pays: shared by the kernels, not installed.
+/* stream.h - write a row, optionally past the caches: shared by the kernels, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * An ordinary store reads a line of memory before it changes it. A non-temporal store
- * does not: it writes an output that the last-level cache does not hold twice as fast,
- * at the speed of memset (27 instead of 12 GB/s on a Zen 4 core). It is slower for an
- * output that the cache holds. So the caller decides.
+ * An ordinary store reads a line of memory before it changes the line. A non-temporal
+ * store does not. If the output is not in the last-level cache, it is twice as fast, and
+ * reaches the speed of memset (27 instead of 12 GB/s on a Zen 4 core). If the output is
+ * in the cache, it is slower. So the caller decides.
  */
 #ifndef T5BUCKET_STREAM_H
 #define T5BUCKET_STREAM_H
@@ -18,12 +18,12 @@
 
 enum { LINE_NBYTES = 64 };
 
-/* What is written, byte by byte: items & keep | other, or the items where keep is NULL. */
+/* What to write, byte by byte: (items & keep) | other, or the items if keep is NULL. */
 typedef struct row_source {
     const unsigned char *items, *keep, *other;
 } row_source;
 
-/* The target does not overlap the others. */
+/* The target must not overlap the inputs. */
 static inline void write_bytes(unsigned char *restrict target, const row_source *from,
                                size_t begin, size_t end)
 {
@@ -58,7 +58,7 @@ ALWAYS_INLINE void stream_line(unsigned char *target, const row_source *from, si
     }
 }
 
-/* Stream whole lines only: a partly written line goes to memory in pieces. */
+/* Stream only whole lines: a line that is written in part goes to memory in pieces. */
 static inline void stream_bytes(unsigned char *target, const row_source *from, size_t nbytes)
 {
     const size_t misaligned = (uintptr_t)target % LINE_NBYTES;
@@ -76,13 +76,13 @@ static inline void stream_bytes(unsigned char *target, const row_source *from, s
     write_bytes(target, from, end, nbytes);
 }
 
-/* Make streamed stores visible to other threads before what the caller stores next. */
+/* Make streamed stores visible to other threads before any later store of the caller. */
 static inline void fence_stores(void)
 {
     _mm_sfence();
 }
 
-#else /* memcpy is the best that is known of other platforms */
+#else /* no faster way than memcpy is known on other platforms */
 enum { CAN_STREAM = 0 };
 
 static inline void stream_bytes(unsigned char *target, const row_source *from, size_t nbytes)
@@ -103,7 +103,7 @@ static inline void write_row(unsigned char *target, const row_source *from, size
         write_bytes(target, from, 0, nbytes);
 }
 
-/* A row that nothing masks. */
+/* Write a row without a mask. */
 static inline void stream_row(unsigned char *target, const unsigned char *items, size_t nbytes)
 {
     const row_source from = {items, NULL, NULL};

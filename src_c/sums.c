@@ -6,11 +6,11 @@
 #include "implementations.h"
 #include "items.h"
 
-/* Without it, counting limits a loop of two loads, a sum and a store. */
+/* Without it, the loop counter limits a loop of two loads, a sum and a store. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define UNROLL _Pragma("GCC unroll 4")
 #else
-#define UNROLL /* compilers that do so by themselves */
+#define UNROLL /* other compilers unroll by themselves */
 #endif
 
 #define ADD(item_type, WIDEN, NARROW) \
@@ -41,7 +41,7 @@ void t5b_add_items_portable(t5b_float type, void *sum, const void *addend, size_
 
 enum { VECTOR_LENGTH = 8 };
 
-/* The processor converts float16: 20 times as fast as the loop. */
+/* Uses the processor's conversion of float16: 20 times as fast as the loop. */
 AVX2 static inline __m128i add_float16(__m128i left, __m128i right)
 {
     const __m256 sum = _mm256_add_ps(_mm256_cvtph_ps(left), _mm256_cvtph_ps(right));
@@ -53,7 +53,7 @@ AVX2 static inline __m256 widen_eight_bfloat16(__m128i bits)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
 
-/* As the loop, with the instruction that packs, which compilers do not find: 3 times as fast. */
+/* Uses the instruction that packs, which compilers do not: 3 times as fast as the loop. */
 AVX2 static inline __m128i add_bfloat16(__m128i left, __m128i right)
 {
     const __m256 sum = _mm256_add_ps(widen_eight_bfloat16(left), widen_eight_bfloat16(right));

@@ -2,29 +2,29 @@
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Everything here writes one kind of table out over a grid of (query, key)
- * pairs, sums gradients back into one, or counts T5's buckets without one. The
- * relative position of a pair, in tokens, is
+ * The functions write the items of a table for a grid of (query, key) pairs, sum
+ * gradients of such grids by range of the table, or count T5's buckets without a
+ * table. The relative position of a pair, in tokens, is
  *
  *     d = key position - query position
  *
- * and a table says, for every head, which item belongs to which d. The items
- * may be bucket numbers or trained weights: only their size matters here.
+ * and a table has, for each head, an item for every d. Items may be bucket numbers
+ * or trained weights: only their size matters here.
  *
  * Contract of every function
- *   - It computes and cannot fail: arguments are the caller's to check, and
- *     are asserted where that is cheap.
+ *   - It cannot fail. The caller must check the arguments; cheap checks are
+ *     asserted.
  *   - It allocates nothing, keeps no state, and may run in any thread that has
  *     96 KiB of stack. Calls that write to disjoint outputs may run at the same
  *     time.
  *   - Inputs and outputs must not overlap, unless the function says otherwise.
- *   - Arrays are aligned to their item and in native byte order.
- *   - Where a function takes `streaming`, nonzero writes past the caches: about
- *     twice as fast for an output that the last-level cache does not hold, and
- *     slower for one that it does.
- *   - Results do not depend on the compiler, the platform or the split of the
- *     work into calls, except for the payload of a NaN that two NaNs add up to,
- *     and for the last bits of sums of gradients.
+ *   - Arrays are aligned to their items and in native byte order.
+ *   - If a function has a parameter `streaming`, a nonzero value writes past the
+ *     caches. This is about twice as fast if the output is not in the last-level
+ *     cache, and slower if it is.
+ *   - Results do not depend on the compiler, the platform or the division of the
+ *     work into calls. There are two exceptions: the payload of a NaN that is the
+ *     sum of two NaNs, and the last bits of sums of gradients.
  */
 #ifndef T5BUCKET_H
 #define T5BUCKET_H
@@ -48,32 +48,32 @@ extern "C" {
  *     starts            -3      -1    0    1    2       4
  *     item          3 |   2   |  1 |  0 |  5 |   6   |  7
  *
- * The boundaries of the logarithmic buckets are integers, and this library's
- * users decide them by integers: with e = max_exact, D = max_distance and m
- * logarithmic buckets, the distance n is in bucket e + k or above exactly if
+ * The boundaries of the logarithmic buckets are integers. Compute them in integer
+ * arithmetic: with e = max_exact, D = max_distance and m logarithmic buckets, the
+ * distance n is in bucket e + k or above if and only if
  *
  *     n^m * e^k >= D^k * e^m.
  */
-enum { T5B_VECTOR_NBYTES = 16 }; /* what a kernel loads at once */
+enum { T5B_VECTOR_NBYTES = 16 }; /* bytes that a kernel loads at once */
 
 typedef struct t5b_table {
     const void *items;     /* num_heads x num_ranges items, in one of two orders */
     size_t itemsize;       /* bytes of an item: 1, 2, 4 or 8 */
     size_t num_heads;      /* at least 1 */
     size_t num_ranges;     /* at least 1, at most 2^32 - 1 */
-    size_t range_stride;   /* bytes from a range's item to the next range's:
-                              itemsize, and each head's items are one row; or a
-                              power of two of at least T5B_VECTOR_NBYTES, and
-                              each range's items of all heads are one row, the
-                              whole below 4 GiB */
+    size_t range_stride;   /* bytes from a range's item to the next range's.
+                              itemsize: each head's items are one row. A power of
+                              two of at least T5B_VECTOR_NBYTES: each range's
+                              items of all heads are one row, and all items take
+                              less than 4 GiB */
     const int64_t *starts; /* num_ranges - 1 relative positions, ascending, each
-                              within [-2^62, 2^62]; or NULL: every range but the
+                              within [-2^62, 2^62]. NULL: every range but the
                               first and the last is one token wide, and
-                              starts[r - 1] would be origin + r */
+                              starts[r - 1] is taken to be origin + r */
     int64_t origin;        /* read only if starts is NULL */
 } t5b_table;
 
-/* Signed types are the negative of the unsigned type of the same size. */
+/* The value of a signed type is minus that of the unsigned type of its size. */
 typedef enum t5b_integer {
     T5B_INT8 = -1,
     T5B_INT16 = -2,
@@ -85,10 +85,9 @@ typedef enum t5b_integer {
     T5B_UINT64 = 8
 } t5b_integer;
 
-/* Where a matrix of shape (batch, num_heads, query_length, key_length) stands,
- * both lengths at least 1.
- * Keys are adjacent; the other strides are free, in bytes, and 0 where all
- * batches, heads or queries share a row. */
+/* A matrix of shape (batch, num_heads, query_length, key_length) in memory. Both
+ * lengths are at least 1. Keys are contiguous. The other strides, in bytes, may have
+ * any value; 0 means that all batches, heads or queries share a row. */
 typedef struct t5b_matrix {
     void *data;
     size_t query_length, key_length;
@@ -100,28 +99,27 @@ typedef struct t5b_pairs {
     t5b_integer type;          /* T5B_INT32, if all are within [0, 2^30); or T5B_INT64 */
     const void *query;         /* query_length integers a batch */
     const void *key;           /* key_length integers a batch */
-    size_t query_batch_stride; /* integers from one batch to the next; 0: all */
-    size_t key_batch_stride;   /* batches share one row */
+    size_t query_batch_stride; /* integers from one batch to the next; */
+    size_t key_batch_stride;   /* 0: all batches share one row */
 } t5b_pairs;
 
-/* What the items of a bias are, where they are added. bfloat16 is the upper half
- * of float32. Sums are rounded to nearest, ties to even; those of 16-bit types
- * are computed in float32. */
+/* The type of items that are added. bfloat16 is the upper half of float32. Sums are
+ * rounded to nearest, ties to even; 16-bit types are added in float32. */
 typedef enum t5b_float { T5B_FLOAT16, T5B_BFLOAT16, T5B_FLOAT32, T5B_FLOAT64 } t5b_float;
 
-/* What becomes of an item on its way into a matrix, in this order:
+/* What happens to an item before it is written into a matrix, in this order:
  *
- *     accumulate   what the matrix holds is added
- *     addend       the addend's item is added
- *     keep         where this has a 0,
- *     segments     or the key's segment is not the query's,
- *     causal       or the key's position is greater than the query's, the masked
- *                  item takes its place
+ *     accumulate   add the item that the matrix holds
+ *     addend       add the addend's item
+ *     keep         if this is 0,
+ *     segments     or the key's segment differs from the query's,
+ *     causal       or the key's position is greater than the query's,
+ *                  write the masked item instead
  *
- * Where an epilogue may be NULL, that means: the item is copied.
+ * If an epilogue may be NULL, NULL means that items are copied.
  */
 typedef struct t5b_epilogue {
-    /* Read only if something is added: the type of the items, and what adds them. */
+    /* Read only if something is added: the type of the items, and the function to add them. */
     t5b_float type;
     const struct t5b_implementation *implementation;
 
@@ -135,9 +133,9 @@ typedef struct t5b_epilogue {
 
 /* ---- Consecutive positions (diagonals.c) --------------------------------
  *
- * Query i stands at query_offset + i and key j at key_offset + j. All pairs
- * with the same j - i share an item, so the matrix holds query_length +
- * key_length - 1 items a head, and each of its rows is a window of them:
+ * Query i has position query_offset + i, and key j has key_offset + j. All pairs
+ * with the same j - i share an item. So each head of a matrix has query_length +
+ * key_length - 1 items, its diagonals, and each row is a window of them:
  *
  *     diagonals   a b c d e f        query_length = 3, key_length = 4
  *     row 0           c d e f
@@ -145,7 +143,7 @@ typedef struct t5b_epilogue {
  *     row 2       a b c d
  */
 
-/* Write each head's items for d = first, first + 1, ..., first + count - 1.
+/* Write each head's items for d = first to first + count - 1.
  *
  * table       each head's items in one row
  * diagonals   OUTPUT, num_heads x count items; heads are head_stride bytes
@@ -154,7 +152,7 @@ typedef struct t5b_epilogue {
 void t5b_fill_diagonals(const t5b_table *table, int64_t first, size_t count, void *diagonals,
                         ptrdiff_t head_stride);
 
-/* Write rows begin, ..., end - 1 of the matrix that the diagonals span. Row
+/* Write rows begin to end - 1 of the matrix with these diagonals. Row
  * batch * query_length + i is query i of that batch, for all heads.
  *
  * diagonals   num_heads x (query_length + key_length - 1) items, heads adjacent
@@ -177,9 +175,9 @@ void t5b_write_diagonals(const void *diagonals, size_t itemsize, size_t num_head
 void t5b_lookup(const t5b_table *table, const void *relative_position, t5b_integer type,
                 size_t count, int streaming, void *items);
 
-/* Write rows begin, ..., end - 1 of the matrix over (query, key) pairs. Row
+/* Write rows begin to end - 1 of the matrix of (query, key) pairs. Row
  * batch * query_length + i is query i of that batch, for all heads.
- * Differences outside of int64 count as its nearest end.
+ * Differences that exceed int64 are saturated.
  *
  * table       with more than one head, each range's items in one row
  * epilogue    or NULL
@@ -191,22 +189,22 @@ void t5b_write_pairs(const t5b_table *table, const t5b_pairs *positions,
 
 /* ---- Gradients (gradient.c) ---------------------------------------------
  *
- * The adjoint of writing a matrix: the gradient of an item is the sum of the
- * matrix's gradient over the pairs that took it, in float64. Masked pairs took
- * none. The order of the additions is fixed, so that equal calls give equal
- * results, also on other processors.
+ * The adjoint of writing a matrix: the gradient of an item is the sum, in float64,
+ * of the matrix's gradient over the pairs that have this item. Masked pairs have
+ * none. The order of additions is fixed, so equal calls give equal results, on any
+ * processor.
  *
  * table       only its ranges and its number of heads are read
  * epilogue    or NULL; accumulate, addend and masked_item are not read
  * gradient    of items of `type`
- * sums        num_ranges x num_heads, added to
+ * sums        num_ranges x num_heads; the call adds to them
  */
 
-/* The part of rows begin, ..., end - 1, for consecutive positions; `first` is the
- * relative position of the last query and key 0.
+/* Sum rows begin to end - 1, for consecutive positions; `first` is the relative
+ * position of the last query and key 0.
  *
- * diagonals   scratch, a number for each relative position of the matrix that is
- *             neither in the first range nor in the last one
+ * diagonals   scratch: one number for each relative position of the matrix between
+ *             the first and the last range
  */
 void t5b_sum_diagonals(const t5b_table *table, int64_t first, t5b_float type,
                        const t5b_epilogue *epilogue, size_t begin, size_t end,
@@ -219,15 +217,15 @@ void t5b_sum_pairs(const t5b_table *table, const t5b_pairs *positions, t5b_float
 
 /* ---- T5's own rule, counted (count.c) -----------------------------------
  *
- * Where a scheme has few boundaries, counting those that a distance has passed
- * is several times as fast as looking it up:
+ * If a scheme has few boundaries, counting those that a distance has passed is
+ * several times as fast as a lookup:
  *
  *     n       = bidirectional ? |d| : max(-d, 0)
  *     bucket  = min(n, max_exact) + (number of boundaries <= n)
  *               + (bidirectional && d > 0 ? future_base : 0)
  */
 typedef struct t5b_scheme {
-    int64_t max_exact;         /* distances below it have a bucket of their own */
+    int64_t max_exact;         /* each smaller distance has a bucket of its own */
     int64_t future_base;       /* first bucket of the future's distances, at least
                                   max_exact + num_boundaries; 0 if not bidirectional */
     int bidirectional;         /* 0 or 1 */
@@ -239,15 +237,15 @@ typedef struct t5b_scheme {
 
 enum { T5B_MAX_COUNTED_BOUNDARIES = 32 };
 
-/* Whether t5b_implementation.count_buckets can be used: at most that many
- * boundaries, and neither them nor max_exact nor future_base beyond INT16_MAX. */
+/* Whether count_buckets works for a scheme: it has at most that many boundaries,
+ * and these, max_exact and future_base are at most INT16_MAX. */
 int t5b_can_count(const t5b_scheme *scheme);
 
-/* What is written for one set of processor features. All give the same results;
- * the caller chooses one, once. */
+/* Functions for one set of processor features. All implementations give the same
+ * results; the caller chooses one, once. */
 typedef struct t5b_implementation {
     const char *name;          /* of the feature, or "portable" */
-    int (*is_supported)(void); /* by the processor that this runs on: 0 or 1 */
+    int (*is_supported)(void); /* whether this processor has the feature: 0 or 1 */
 
     /* Write the bucket of each of count relative positions.
      *
@@ -260,7 +258,7 @@ typedef struct t5b_implementation {
                           t5b_integer type, size_t count, size_t itemsize, int streaming,
                           void *items);
 
-    /* sum += addend, item by item, rounded. The two do not overlap. */
+    /* sum += addend, item by item, rounded. The two must not overlap. */
     void (*add_items)(t5b_float type, void *sum, const void *addend, size_t count);
 } t5b_implementation;
 
@@ -270,7 +268,7 @@ const t5b_implementation *t5b_get_implementation(size_t index);
 
 /* ---- What was built (build.c) ------------------------------------------- */
 
-/* The compiler's name and version, for a bug report. A static string. */
+/* The compiler's name and version, for bug reports. A static string. */
 const char *t5b_get_compiler(void);
 
 #ifdef __cplusplus

@@ -1,10 +1,10 @@
-/* take_heads.h - items of located pairs, for a vector of heads: of pairs.c, not installed.
+/* take_heads.h - take items of located pairs, for a vector of heads: for pairs.c, not installed.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * A range's items of all heads stand side by side, so that one load brings a
- * vector of heads; the matrix has each head's keys side by side. Between them
- * lies a transposition in registers:
+ * In the table, a range's items of all heads are adjacent, so that one load reads a
+ * vector of heads. In the matrix, the keys of each head are adjacent. So the vectors
+ * are transposed in registers:
  *
  *     range of key 0    a0 b0 c0 d0          head a    a0 a1 a2 a3
  *     range of key 1    a1 b1 c1 d1    ->    head b    b0 b1 b2 b3
@@ -22,8 +22,8 @@
 #include "processor.h"
 #include "rows.h"
 
-/* Rows of a vector's heads. They are not a power of two of bytes apart: if they were, the same
- * items of all heads would share a set of the first-level cache. */
+/* Length of the rows of a vector's heads. It is not a power of two: if it were, the same items
+ * of all heads would map to one set of the first-level cache. */
 enum { TAKEN_LENGTH = BLOCK_LENGTH + 16 };
 typedef struct vector_rows {
     uint64_t items[T5B_VECTOR_NBYTES / sizeof(uint64_t) * TAKEN_LENGTH];
@@ -45,16 +45,16 @@ static void take_head(const t5b_table *table, size_t head, const uint32_t *offse
 
 enum { CAN_TRANSPOSE = 1 };
 
-/* Interleave vectors i and i + half into 2 i and 2 i + 1, by items of this many bits: in as many
- * steps as `half` has halves, this transposes. */
+/* Interleave vectors i and i + half into 2 i and 2 i + 1, by items of this many bits. Repeating
+ * this once for each time that the number of vectors can be halved transposes them. */
 #define INTERLEAVE(bits, half, from, to) \
     for (size_t v = 0; v < (half); v++) { \
         (to)[2 * v] = _mm_unpacklo_epi##bits((from)[v], (from)[v + (half)]); \
         (to)[2 * v + 1] = _mm_unpackhi_epi##bits((from)[v], (from)[v + (half)]); \
     }
 
-/* Define take_vector_<bits>: the items of a vector of heads. `count` is rounded up to whole
- * vectors, for which `offset` has valid ones. */
+/* Define take_vector_<bits>: take the items of a vector of heads. `count` is rounded up to whole
+ * vectors; `offset` has valid entries for all of them. */
 #define DEFINE_TAKE_VECTOR(bits, num_items, TRANSPOSE) \
     static void take_vector_##bits(const unsigned char *items, const uint32_t *offset, \
                                    size_t count, unsigned char *rows) \
@@ -97,7 +97,7 @@ static void take_vector(const t5b_table *table, size_t head, const uint32_t *off
 
 #endif
 
-/* Heads `head` and on, as many as a vector holds. */
+/* Take as many heads as fit in a vector, from `head` on. */
 static void take_heads(const t5b_table *table, size_t head, size_t num_heads,
                        const uint32_t *offset, size_t count, unsigned char *rows)
 {

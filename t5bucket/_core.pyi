@@ -10,7 +10,7 @@ from typing_extensions import disjoint_base
 @final
 class Memory:
     def __new__(cls, owner: object, address: int, nbytes: int) -> Memory: ...
-    if sys.version_info >= (3, 12):  # before, only C sees that it is a buffer
+    if sys.version_info >= (3, 12):  # older Pythons: a buffer only for C
         def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @disjoint_base

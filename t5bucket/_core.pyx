@@ -26,13 +26,13 @@ cdef const t5b_implementation *choose_implementation(disabled):
     return candidate
 
 
-# Chosen once, at import. "portable" runs everywhere and cannot be disabled.
+# Chosen once, at import. "portable" runs on all processors and cannot be disabled.
 cdef const t5b_implementation *implementation = choose_implementation(
     set(os.environ.get("T5BUCKET_DISABLE_CPU", "").replace(",", " ").split()) - {"portable"})
 
 
-# A typed memoryview would ask for the format, which bfloat16 does not have and
-# a copy by item size does not need: this asks for address, shape and strides.
+# A typed memoryview would request the format, which bfloat16 does not have. Copying
+# bytes needs no format: this requests only address, shape and strides.
 cdef class Buffer:
     cdef Py_buffer view
 
@@ -54,7 +54,7 @@ cdef class Buffer:
         return matrix
 
 
-# Not in Buffer.__cinit__: arguments of a constructor become a tuple and a dictionary.
+# Not Buffer.__cinit__: Cython would put its arguments into a tuple and a dictionary.
 cdef Buffer open_buffer(array, bint writable=False):
     cdef Buffer buffer = Buffer.__new__(Buffer)
     PyObject_GetBuffer(
@@ -66,7 +66,7 @@ cdef char *BYTE_FORMAT = "B"
 
 
 cdef class Memory:
-    """Bytes at an address as a writeable buffer, which keeps their owner alive."""
+    """A writeable buffer of bytes at an address; it keeps their owner alive."""
 
     cdef object owner
     cdef size_t address
@@ -78,7 +78,7 @@ cdef class Memory:
         self.nbytes = nbytes
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        # Not by PyBuffer_FillInfo: it would lose the reference that Cython has put into `obj`.
+        # Not PyBuffer_FillInfo: it would lose the reference that Cython has put into `obj`.
         buffer.buf = <void *>self.address
         buffer.obj = self
         buffer.len = self.nbytes
@@ -93,7 +93,7 @@ cdef class Memory:
 
 
 cdef class Elementwise:
-    """Items of relative positions, looked up one by one."""
+    """Looks up the items of relative positions, one by one."""
 
     cdef void write_items(
         self, const void *source, t5b_integer type, size_t count, size_t itemsize,
@@ -105,7 +105,7 @@ cdef class Elementwise:
         self, relative_position, int type_code, items, bint streaming, Py_ssize_t begin,
         Py_ssize_t end
     ):
-        """Write the items of elements begin, ..., end - 1 of a C-contiguous array."""
+        """Write the items of elements begin to end - 1 of a C-contiguous array."""
         cdef Buffer source = open_buffer(relative_position)
         cdef Buffer out = open_buffer(items, True)
         cdef const void *first = source.element(begin)
@@ -119,7 +119,7 @@ cdef class Elementwise:
 cdef class Pairs:
     """An integer for each query (batch, query) and for each key (batch, key).
 
-    Both are C-contiguous, and int32 in [0, 2**30), or int64. One row serves all batches.
+    Both are C-contiguous, and int32 in [0, 2**30), or int64. All batches can share one row.
     """
 
     cdef t5b_pairs pairs
@@ -137,7 +137,7 @@ cdef class Pairs:
             self.pairs.key_batch_stride = self.key.view.shape[1]
 
     def part(self, Py_ssize_t batch, Py_ssize_t query, Py_ssize_t key):
-        """Pairs of a part of the matrix that begins there."""
+        """Return the pairs of the part of the matrix that begins there."""
         cdef Pairs part = Pairs.__new__(Pairs)
         part.query = self.query
         part.key = self.key
@@ -169,7 +169,7 @@ cdef t5b_matrix move_matrix(
 cdef class Epilogue:
     """A ``t5b_epilogue`` that keeps its arrays alive.
 
-    ``addend`` and ``keep`` are (batch, head, query, key), the keys adjacent;
+    ``addend`` and ``keep`` are (batch, head, query, key), with contiguous keys;
     ``masked_item`` is one item.
     """
 
@@ -203,7 +203,7 @@ cdef class Epilogue:
             self.epilogue.causal = causal.pairs
 
     def part(self, Py_ssize_t batch, Py_ssize_t query, Py_ssize_t key, Pairs causal):
-        """Epilogue of a part of the matrix that begins there; ``causal`` are the part's."""
+        """Return the epilogue of the part of the matrix that begins there, and its ``causal``."""
         cdef Epilogue part = Epilogue.__new__(Epilogue)
         cdef Py_ssize_t itemsize = self.masked_item.view.itemsize
         part.addend, part.keep, part.masked_item = self.addend, self.keep, self.masked_item
@@ -261,7 +261,7 @@ cdef class Table(Elementwise):
         self, Pairs positions not None, Epilogue epilogue, matrix, bint streaming, Py_ssize_t begin,
         Py_ssize_t end
     ):
-        """Write rows begin, ..., end - 1 of ``matrix`` (batch, num_heads, query, key)."""
+        """Write rows begin to end - 1 of ``matrix`` (batch, num_heads, query, key)."""
         cdef Buffer out = open_buffer(matrix, True)
         cdef t5b_matrix described = out.matrix()
         cdef const t5b_epilogue *finish = get_epilogue(epilogue)
@@ -273,7 +273,7 @@ cdef class Table(Elementwise):
         self, int64_t first, int type_code, Epilogue epilogue, gradient, diagonals, sums,
         Py_ssize_t begin, Py_ssize_t end
     ):
-        """Add rows begin, ..., end - 1 of ``gradient`` (batch, num_heads, query, key) up.
+        """Sum rows begin to end - 1 of ``gradient`` (batch, num_heads, query, key).
 
         ``sums`` is float64 (num_ranges, num_heads), ``diagonals`` float64 scratch.
         """
@@ -303,7 +303,7 @@ cdef class Table(Elementwise):
 
 
 cdef class BoundaryCounter(Elementwise):
-    """A ``t5b_scheme``, whose items are its buckets."""
+    """A ``t5b_scheme``; the items are its buckets."""
 
     cdef t5b_scheme scheme
     cdef Buffer boundaries
@@ -329,7 +329,7 @@ cdef class BoundaryCounter(Elementwise):
 
 
 def copy_diagonals(diagonals, matrix, bint streaming, Py_ssize_t begin, Py_ssize_t end):
-    """Write rows begin, ..., end - 1 of ``matrix`` (num_heads, query, key): head after head."""
+    """Write rows begin to end - 1 of ``matrix`` (num_heads, query, key): head after head."""
     cdef Buffer source = open_buffer(diagonals)
     cdef Buffer out = open_buffer(matrix, True)
     cdef t5b_matrix described = out.matrix()

@@ -1,4 +1,4 @@
-# capi.pxd - the C interface, for Cython modules: t5bucket.h tells what each thing does.
+# capi.pxd - the C interface for Cython modules; t5bucket.h is its manual.
 # SPDX-License-Identifier: BSD-3-Clause
 
 from libc.stddef cimport ptrdiff_t
