@@ -74,7 +74,7 @@ class GgufFile(Checkpoint):
             else:
                 reader.skip_value(kind)
         if alignment == 0 or alignment & (alignment - 1):
-            raise ValueError(f"its alignment is {alignment}")
+            raise ValueError(f"its alignment is {alignment}, not a power of two")
         return alignment
 
     @property
@@ -105,11 +105,11 @@ class GgufFile(Checkpoint):
                 f"{name} of {self.path} is quantized: pip install 't5bucket[gguf]'"
             ) from None
         if self._order != "<":
-            raise ValueError(f"{name} is quantized, in big-endian order")
+            raise ValueError(f"{name} is quantized, which is not read in big-endian order")
         kind = gguf.GGMLQuantizationType(entry.type)
         block_length, block_nbytes = gguf.GGML_QUANT_SIZES[kind]
         if not entry.dims or entry.dims[0] % block_length:
-            raise ValueError(f"{name} has rows that are no blocks of {kind.name}")
+            raise ValueError(f"{name} has rows that are not whole blocks of {kind.name}")
         items = self._read_items(entry, np.dtype(np.uint8), block_length, block_nbytes)
         rows = items.reshape(-1, entry.dims[0] // block_length * block_nbytes)
         try:
@@ -124,7 +124,9 @@ class GgufFile(Checkpoint):
         available = self._nbytes - self._data_begin
         nbytes = math.prod(entry.dims) // block_length * block_items * dtype.itemsize
         if entry.offset + nbytes > available:
-            raise ValueError(f"a tensor of {nbytes} bytes lies at {entry.offset} of {available}")
+            raise ValueError(
+                f"a tensor of {nbytes} bytes at {entry.offset} exceeds {available} bytes"
+            )
         with self.path.open("rb") as file:
             file.seek(self._data_begin + entry.offset)
             return np.frombuffer(file.read(nbytes), dtype)
@@ -132,7 +134,7 @@ class GgufFile(Checkpoint):
 
 def _read_entries(reader: Reader, count: int) -> dict[str, Entry]:
     if count > MAX_TENSORS:
-        raise ValueError(f"it says that it has {count} tensors")
+        raise ValueError(f"it says that it has {count} tensors, more than {MAX_TENSORS}")
     return unique(_read_entry(reader) for _ in range(count))
 
 
@@ -140,7 +142,7 @@ def _read_entry(reader: Reader) -> tuple[str, Entry]:
     name = reader.string()
     (num_axes,) = reader.unpack("I")
     if num_axes > MAX_AXES:
-        raise ValueError(f"{name} has {num_axes} axes")
+        raise ValueError(f"{name} has {num_axes} axes, more than {MAX_AXES}")
     *dims, kind, offset = reader.unpack(f"{num_axes}QIQ")
     return name, Entry(tuple(dims), kind, offset)
 
@@ -184,7 +186,7 @@ class Reader:
             is_there = nbytes <= self.nbytes - self._file.tell()
             self._file.seek(nbytes if is_there else 0, os.SEEK_CUR)
         if not is_there:
-            raise ValueError(f"{nbytes} bytes are said to be in it")
+            raise ValueError(f"a value has {nbytes} bytes, more than are left")
 
     def skip_value(self, kind: int) -> None:
         """Skip a value; refuse arrays of arrays, which nobody writes."""

@@ -87,7 +87,7 @@ def _read_array(file: IO[bytes], max_nbytes: int) -> NDArray[Any]:
         raise ValueError("it holds Python objects")
     nbytes = math.prod(header.shape) * header.dtype.itemsize
     if not 0 <= nbytes <= max_nbytes:
-        raise ValueError(f"its header says {nbytes} bytes")
+        raise ValueError(f"its header states {nbytes} bytes, but it can have at most {max_nbytes}")
     data = data[:nbytes]
     data += file.read(nbytes - len(data))
     array: NDArray[Any] = np.frombuffer(data, header.dtype)

@@ -75,7 +75,7 @@ class _Machine:
         if opcode in PUSHING or opcode == "MARK":
             stack.append(PLAIN if opcode in PUSHING else MARK)
             if len(stack) > MAX_STACK:
-                raise ValueError("its pickle keeps too many objects open")
+                raise ValueError("its pickle has too many objects on its stack")
         elif opcode in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self._memo[len(self._memo) if argument is None else argument] = stack[-1]
         elif opcode in ("BINGET", "LONG_BINGET"):
@@ -139,4 +139,4 @@ def _call(function: _Value, arguments: _Value) -> _Value:
         if CONVERTING.fullmatch(function.kind) and "tensor" not in arguments.parts:
             return _Value("", depth=arguments.depth)
     name = function.kind.replace(" ", ".") or "an object"
-    raise ValueError(f"it calls {name} as no state_dict() does: none of it was run")
+    raise ValueError(f"it calls {name} in a way that no state_dict() does: none of it was run")

@@ -59,13 +59,13 @@ def _check_archive(path: Path) -> int:
     """Before PyTorch reads an archive, check that it holds only tensors; return its size."""
     nbytes = path.stat().st_size
     if not zipfile.is_zipfile(path):
-        raise ValueError("it is of PyTorch before 1.6, or none of its files: save it again")
+        raise ValueError("it is of PyTorch before 1.6, or not of PyTorch: save it again")
     with zipfile.ZipFile(path) as archive:
         # PyTorch ignores case.
         names = [*unique((name.lower(), None) for name in archive.namelist())]
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if any(name.endswith("/constants.pkl") for name in names):
-            raise ValueError("it is a program of TorchScript: save its state_dict()")
+            raise ValueError("it is a TorchScript program: save its state_dict()")
         if len(pickles) != 1:
             raise ValueError("it is no archive of torch.save")
         member = archive.infolist()[names.index(pickles[0])]

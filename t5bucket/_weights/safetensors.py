@@ -76,7 +76,7 @@ class SafetensorsFile(Checkpoint):
         dtype = _find_dtype(name, entry["dtype"])
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         if len(shape) > MAX_AXES:  # multiplying so many numbers would take too long
-            raise ValueError(f"{name} has {len(shape)} axes")
+            raise ValueError(f"{name} has {len(shape)} axes, more than {MAX_AXES}")
         if not all(type(n) is int and 0 <= n <= available for n in [*shape, begin, end]):
             raise ValueError(f"{name} lies at {begin} to {end} of {available} with shape {shape}")
         if end - begin != math.prod(shape) * dtype.itemsize:
