@@ -68,6 +68,7 @@ html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_sidebars = {"*": [], "*/*": ["sidebar-nav-bs"]}  # pages outside of rooms have no neighbours
 html_theme_options = {
     "footer_end": [],
     "footer_start": ["copyright"],
