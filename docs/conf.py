@@ -67,6 +67,7 @@ html_title = project
 html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+copybutton_exclude = ".go, .gp, .gr, .gt, .linenos"  # of a session, only what is typed
 html_copy_source = False
 html_sidebars = {"*": [], "*/*": ["sidebar-nav-bs"]}  # pages outside of rooms have no neighbours
 html_theme_options = {
