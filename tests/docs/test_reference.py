@@ -58,7 +58,7 @@ def test_the_page_shows_the_whole_c_header() -> None:
 
 
 OF_TESTS = {"T5BUCKET_TEST_NUM_THREADS", "T5BUCKET_WRITE_DOCS"}
-READ = r'\b(?:get\(|environ\[)"([A-Z][A-Z0-9_]{3,})"'
+READ = r'\b(?:get\(|environ\[)[\'"]([A-Z][A-Z0-9_]{3,})'
 
 
 def test_the_page_lists_every_variable_that_is_read() -> None:
