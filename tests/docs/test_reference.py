@@ -71,3 +71,11 @@ def test_the_page_lists_every_variable_that_is_read() -> None:
     }
     assert {name for name in listed if name.startswith("T5BUCKET_")} - read == OF_TESTS
     assert read <= listed
+
+
+def test_the_page_of_errors_lists_every_extra_that_a_message_names() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("t5bucket/**/*.py")]
+    named = {name for source in sources for name in re.findall(r"'t5bucket\[(\w+)\]'", source)}
+    page = (REFERENCE / "errors.md").read_text(encoding="utf-8")
+    assert named
+    assert named <= set(re.findall(r"'t5bucket\[(\w+)\]'", page))
