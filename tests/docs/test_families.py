@@ -1,4 +1,4 @@
-# test_recipes.py - recipes of the how-to pages give what transformers' own code gives.
+# test_families.py - programs of the how-to pages give what transformers' own code gives.
 # SPDX-License-Identifier: BSD-3-Clause
 import math
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 import t5bucket as tb
 
-Recipe = Callable[[str], SimpleNamespace]
+RunProgram = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunProgram:
     """Run the program of a section in a folder of its own, and return the names it defines."""
 
-    def run(title: str) -> SimpleNamespace:
+    def run(page: str, title: str = "Buckets and bias") -> SimpleNamespace:
         monkeypatch.chdir(tmp_path)
-        namespace: dict[str, Any] = {"__name__": "recipe"}
-        exec(compile(find_program(title), title, "exec"), namespace)
+        namespace: dict[str, Any] = {"__name__": "program"}
+        exec(compile(find_program(title, page), page, "exec"), namespace)
         del namespace["__builtins__"]
         return SimpleNamespace(**namespace)
 
@@ -74,9 +74,9 @@ def eager_config(transformers: Any) -> Any:
 
 
 def test_t5s_biases_equal_compute_bias_and_the_causal_mask_of_transformers(
-    recipe: Recipe, torch: Any, transformers: Any, embedding: Any
+    run: RunProgram, torch: Any, transformers: Any, embedding: Any
 ) -> None:
-    names = recipe("T5: encoder, decoder and decoding")
+    names = run("t5.md")
     encoder = t5_attention(transformers, embedding(names.encoder.weight), is_decoder=False)
     assert np.array_equal(names.encoder_bias, encoder.compute_bias(300, 300)[0])
     decoder = t5_attention(transformers, embedding(names.decoder.weight), is_decoder=True)
@@ -90,9 +90,9 @@ def test_t5s_biases_equal_compute_bias_and_the_causal_mask_of_transformers(
 
 
 def test_t5s_padding_mask_equals_that_of_transformers(
-    recipe: Recipe, torch: Any, transformers: Any, embedding: Any
+    run: RunProgram, torch: Any, transformers: Any, embedding: Any
 ) -> None:
-    names = recipe("Padding masks, and scores in place")
+    names = run("masks.md", "Padding masks, and scores in place")
     attention = t5_attention(transformers, embedding(names.bias.weight), is_decoder=False)
     mask = transformers.masking_utils.create_bidirectional_mask(
         eager_config(transformers),
@@ -117,9 +117,9 @@ def longt5_config(transformers: Any, block_length: int, global_block_size: int =
 
 @pytest.mark.parametrize("n", [1, 5, 128])
 def test_longt5s_local_blocks_equal_those_of_transformers(
-    n: int, recipe: Recipe, torch: Any, transformers: Any, embedding: Any
+    n: int, run: RunProgram, torch: Any, transformers: Any, embedding: Any
 ) -> None:
-    names = recipe("LongT5: local attention")
+    names = run("longt5.md", "Buckets and bias: local attention")
     module = transformers.models.longt5.modeling_longt5
     config = longt5_config(transformers, n)
     attention = module.LongT5LocalAttention(config, has_relative_attention_bias=True)
@@ -141,9 +141,9 @@ def test_longt5s_local_blocks_equal_those_of_transformers(
 
 @pytest.mark.parametrize(("size", "length"), [(16, 300), (16, 16), (16, 320), (5, 97), (7, 6)])
 def test_longt5s_side_bias_equals_that_of_transformers(
-    size: int, length: int, recipe: Recipe, torch: Any, transformers: Any, embedding: Any
+    size: int, length: int, run: RunProgram, torch: Any, transformers: Any, embedding: Any
 ) -> None:
-    names = recipe("LongT5: transient global attention")
+    names = run("longt5.md", "Buckets and bias: transient global attention")
     module = transformers.models.longt5.modeling_longt5
     config = longt5_config(transformers, 128, size)
     attention = module.LongT5TransientGlobalAttention(config, has_relative_attention_bias=True)
@@ -178,9 +178,9 @@ def pages_of_text_and_patches() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def test_layoutlmv3s_biases_equal_those_of_transformers(
-    recipe: Recipe, torch: Any, transformers: Any
+    run: RunProgram, torch: Any, transformers: Any
 ) -> None:
-    names = recipe("LayoutLMv3: text and boxes")
+    names = run("layoutlm.md")
     encoder = layoutlmv3_encoder(torch, transformers, names, 64)
     position_ids, boxes = pages_of_text_and_patches()
     tensors = torch.from_numpy(position_ids), torch.from_numpy(boxes)
@@ -196,9 +196,9 @@ def test_layoutlmv3s_biases_equal_those_of_transformers(
 
 
 def test_layoutlmv3s_bias_of_another_head_size_differs_in_the_last_bit_unless_divided_at_the_end(
-    recipe: Recipe, torch: Any, transformers: Any
+    run: RunProgram, torch: Any, transformers: Any
 ) -> None:
-    names = recipe("LayoutLMv3: text and boxes")
+    names = run("layoutlm.md")
     encoder = layoutlmv3_encoder(torch, transformers, names, 32)
     position_ids, boxes = pages_of_text_and_patches()
     expected = encoder._compute_position_bias(
@@ -227,9 +227,9 @@ def udop(transformers: Any, embedding: Any) -> Callable[[str, NDArray[Any]], Any
 
 
 def test_udops_bias_of_boxes_in_thousandths_equals_the_aggregated_one_of_transformers(
-    recipe: Recipe, torch: Any, transformers: Any, udop: Any
+    run: RunProgram, torch: Any, transformers: Any, udop: Any
 ) -> None:
-    names = recipe("UDOP: text and boxes in thousandths")
+    names = run("udop.md", "Buckets and bias: boxes in thousandths")
     modules = [
         udop("1D", names.sequence.weight),
         udop("Horizontal", names.horizontal.weight),
@@ -244,9 +244,9 @@ def test_udops_bias_of_boxes_in_thousandths_equals_the_aggregated_one_of_transfo
 
 @pytest.mark.parametrize("axes", [[0, 2], [1, 3]])
 def test_udops_buckets_equal_those_of_transformers_for_every_pair_of_sums(
-    axes: list[int], recipe: Recipe, torch: Any, udop: Any
+    axes: list[int], run: RunProgram, torch: Any, udop: Any
 ) -> None:
-    names = recipe("UDOP: text and boxes in thousandths")
+    names = run("udop.md", "Buckets and bias: boxes in thousandths")
     module = udop("Horizontal" if axes == [0, 2] else "Vertical", names.horizontal.weight)
     boxes = np.zeros((1, 2001, 4))
     boxes[..., axes[0]] = (np.arange(2001) // 2) / 1000
@@ -261,9 +261,9 @@ def test_udops_buckets_equal_those_of_transformers_for_every_pair_of_sums(
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("resolution", [None, 1000])
 def test_udops_bias_by_floats_equals_that_of_transformers(
-    dtype: Any, resolution: int | None, recipe: Recipe, torch: Any, udop: Any
+    dtype: Any, resolution: int | None, run: RunProgram, torch: Any, udop: Any
 ) -> None:
-    names = recipe("UDOP: distances that are floats")
+    names = run("udop.md", "Buckets and bias: boxes that are floats")
     rng = np.random.default_rng(1)
     boxes = rng.random((2, 300, 4)).astype(dtype)
     if resolution is not None:
@@ -284,9 +284,9 @@ POSITION_IDS = [
 
 @pytest.mark.parametrize("position_ids", POSITION_IDS)
 def test_prophetnets_buckets_equal_those_of_transformers(
-    position_ids: NDArray[np.int64], recipe: Recipe, torch: Any, transformers: Any
+    position_ids: NDArray[np.int64], run: RunProgram, torch: Any, transformers: Any
 ) -> None:
-    names = recipe("ProphetNet: main and predicting streams")
+    names = run("prophetnet.md")
     function = (
         transformers.models.prophetnet.modeling_prophetnet.compute_all_stream_relative_buckets
     )
@@ -296,9 +296,9 @@ def test_prophetnets_buckets_equal_those_of_transformers(
 
 
 def test_prophetnets_decoder_cuts_its_buckets_one_column_later(
-    recipe: Recipe, torch: Any, transformers: Any
+    run: RunProgram, torch: Any, transformers: Any
 ) -> None:
-    buckets = recipe("ProphetNet: main and predicting streams").buckets
+    buckets = run("prophetnet.md").buckets
     decoder_class = transformers.models.prophetnet.modeling_prophetnet.ProphetNetDecoder
     decoder = SimpleNamespace(num_buckets=32, relative_max_distance=128, max_target_positions=512)
     main, predicting = decoder_class.compute_buffered_relative_buckets(
@@ -311,9 +311,9 @@ def test_prophetnets_decoder_cuts_its_buckets_one_column_later(
 
 
 def test_prophetnets_main_bias_equals_that_of_transformers(
-    recipe: Recipe, torch: Any, transformers: Any
+    run: RunProgram, torch: Any, transformers: Any
 ) -> None:
-    names = recipe("ProphetNet: main and predicting streams")
+    names = run("prophetnet.md")
     projected = np.random.default_rng(1).standard_normal((2, 50, 32 * 4), np.float32)
     main, _ = names.stream_buckets(np.tile(np.arange(1, 51), (2, 1)))
     module = transformers.models.prophetnet.modeling_prophetnet
@@ -331,8 +331,8 @@ def test_prophetnets_main_bias_equals_that_of_transformers(
 # ---- training ----
 
 
-def test_the_weights_gradient_equals_that_of_torchs_autograd(recipe: Recipe, torch: Any) -> None:
-    names = recipe("Training a weight")
+def test_the_weights_gradient_equals_that_of_torchs_autograd(run: RunProgram, torch: Any) -> None:
+    names = run("training.md", "Training a weight")
     bias = tb.RelativeAttentionBias(
         np.random.default_rng(1).standard_normal((32, 4)), names.buckets
     )
