@@ -1,49 +1,16 @@
 # test_families.py - programs of the how-to pages give what transformers' own code gives.
 # SPDX-License-Identifier: BSD-3-Clause
-import math
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from markdown import find_program
 from numpy.typing import NDArray
 
 import t5bucket as tb
 
 RunProgram = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunProgram:
-    """Run the program of a section in a folder of its own, and return the names it defines."""
-
-    def run(page: str, title: str = "Buckets and bias") -> SimpleNamespace:
-        monkeypatch.chdir(tmp_path)
-        namespace: dict[str, Any] = {"__name__": "program"}
-        exec(compile(find_program(title, page), page, "exec"), namespace)
-        del namespace["__builtins__"]
-        return SimpleNamespace(**namespace)
-
-    return run
-
-
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def transformers(torch: Any) -> Any:
-    return pytest.importorskip("transformers")
-
-
-@pytest.fixture
-def embedding(torch: Any) -> Callable[[NDArray[Any]], Any]:
-    """Make the module in which transformers keeps a table."""
-    return lambda weight: torch.nn.Embedding.from_pretrained(torch.from_numpy(weight.copy()))
 
 
 def random_attention_mask(batch: int, length: int) -> NDArray[np.int64]:
@@ -156,123 +123,6 @@ def test_longt5s_side_bias_equals_that_of_transformers(
     assert np.array_equal(result, expected)
 
 
-# ---- LayoutLMv3 ----
-
-
-def layoutlmv3_encoder(torch: Any, transformers: Any, names: SimpleNamespace, size: int) -> Any:
-    config = transformers.LayoutLMv3Config(
-        hidden_size=12 * size, num_attention_heads=12, num_hidden_layers=0
-    )
-    encoder = transformers.models.layoutlmv3.modeling_layoutlmv3.LayoutLMv3Encoder(config)
-    tables = {"rel_pos_bias": names.sequence, "rel_pos_x_bias": names.left}
-    for name, bias in (*tables.items(), ("rel_pos_y_bias", names.bottom)):
-        weight = torch.from_numpy(bias.weight.copy())
-        getattr(encoder, name).weight = torch.nn.Parameter(weight, requires_grad=False)
-    return encoder
-
-
-def pages_of_text_and_patches() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw positions, which begin anew with the patches, and boxes."""
-    position_ids = np.tile(np.concatenate([np.arange(200), np.arange(50)]), (2, 1))
-    return position_ids, np.random.default_rng(1).integers(0, 1001, (2, 250, 4))
-
-
-def test_layoutlmv3s_biases_equal_those_of_transformers(
-    run: RunProgram, torch: Any, transformers: Any
-) -> None:
-    names = run("layoutlm.md")
-    encoder = layoutlmv3_encoder(torch, transformers, names, 64)
-    position_ids, boxes = pages_of_text_and_patches()
-    tensors = torch.from_numpy(position_ids), torch.from_numpy(boxes)
-
-    by_position = encoder._cal_1d_pos_emb(tensors[0])
-    assert np.array_equal(names.sequence.matrix_at(position_ids), by_position)
-    by_box = names.left.matrix_at(boxes[..., 0])
-    names.bottom.matrix_at(boxes[..., 3], out=by_box, accumulate=True)
-    assert np.array_equal(by_box, encoder._cal_2d_pos_emb(tensors[1]))
-    # Scaled terms are summed here and the sum is divided there; an eighth of either is exact.
-    expected = encoder._compute_position_bias(*tensors)
-    assert np.array_equal(names.page_bias(position_ids, boxes), expected)
-
-
-def test_layoutlmv3s_bias_of_another_head_size_differs_in_the_last_bit_unless_divided_at_the_end(
-    run: RunProgram, torch: Any, transformers: Any
-) -> None:
-    names = run("layoutlm.md")
-    encoder = layoutlmv3_encoder(torch, transformers, names, 32)
-    position_ids, boxes = pages_of_text_and_patches()
-    expected = encoder._compute_position_bias(
-        torch.from_numpy(position_ids), torch.from_numpy(boxes)
-    ).numpy()
-    scaled = names.page_bias(position_ids, boxes, scale=1 / math.sqrt(32))
-    np.testing.assert_allclose(scaled, expected, rtol=0, atol=2e-7)
-    unscaled = names.page_bias(position_ids, boxes, scale=None)
-    assert np.array_equal(unscaled / np.float32(math.sqrt(32)), expected)
-
-
-# ---- UDOP ----
-
-
-@pytest.fixture
-def udop(transformers: Any, embedding: Any) -> Callable[[str, NDArray[Any]], Any]:
-    """Make one of UDOP's modules."""
-    module = transformers.models.udop.modeling_udop
-
-    def make(name: str, weight: NDArray[Any]) -> Any:
-        bias = getattr(module, f"RelativePositionBias{name}")(num_heads=12)
-        bias.relative_attention_bias = embedding(weight)
-        return bias
-
-    return make
-
-
-def test_udops_bias_of_boxes_in_thousandths_equals_the_aggregated_one_of_transformers(
-    run: RunProgram, torch: Any, transformers: Any, udop: Any
-) -> None:
-    names = run("udop.md", "Buckets and bias: boxes in thousandths")
-    modules = [
-        udop("1D", names.sequence.weight),
-        udop("Horizontal", names.horizontal.weight),
-        udop("Vertical", names.vertical.weight),
-    ]
-    aggregated = transformers.models.udop.modeling_udop.RelativePositionBiasAggregated(modules)
-    boxes = np.random.default_rng(1).integers(0, 1001, (2, 200, 4))
-    expected = aggregated(torch.ones(2, 200), torch.from_numpy(boxes / 1000))
-    # Both add the vertical bias to the sum of the other two.
-    assert np.array_equal(names.page_bias(boxes), expected)
-
-
-@pytest.mark.parametrize("axes", [[0, 2], [1, 3]])
-def test_udops_buckets_equal_those_of_transformers_for_every_pair_of_sums(
-    axes: list[int], run: RunProgram, torch: Any, udop: Any
-) -> None:
-    names = run("udop.md", "Buckets and bias: boxes in thousandths")
-    module = udop("Horizontal" if axes == [0, 2] else "Vertical", names.horizontal.weight)
-    boxes = np.zeros((1, 2001, 4))
-    boxes[..., axes[0]] = (np.arange(2001) // 2) / 1000
-    boxes[..., axes[1]] = (np.arange(2001) - np.arange(2001) // 2) / 1000
-    result = names.sums.grid_at(np.arange(2001))
-    assert np.array_equal(result, module.get_bucket(bbox=torch.from_numpy(boxes))[0])
-    in_float32 = module.get_bucket(bbox=torch.from_numpy(boxes.astype(np.float32)))[0].numpy()
-    differing = result != in_float32
-    assert 0 < differing.mean() < 0.01
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("resolution", [None, 1000])
-def test_udops_bias_by_floats_equals_that_of_transformers(
-    dtype: Any, resolution: int | None, run: RunProgram, torch: Any, udop: Any
-) -> None:
-    names = run("udop.md", "Buckets and bias: boxes that are floats")
-    rng = np.random.default_rng(1)
-    boxes = rng.random((2, 300, 4)).astype(dtype)
-    if resolution is not None:
-        boxes = (rng.integers(0, resolution + 1, (2, 300, 4)) / resolution).astype(dtype)
-    for name, axes in (("Horizontal", [0, 2]), ("Vertical", [1, 3])):
-        expected = udop(name, names.weight)(bbox=torch.from_numpy(boxes))
-        assert np.array_equal(names.axis_bias(boxes[..., axes].mean(axis=-1)), expected)
-
-
 # ---- ProphetNet ----
 
 POSITION_IDS = [
@@ -326,6 +176,62 @@ def test_prophetnets_main_bias_equals_that_of_transformers(
         attention, None, torch.zeros(2, 4, 50, 50), None, torch.from_numpy(main)
     )
     assert np.array_equal(names.main_bias(projected, main), expected)
+
+
+# ---- WavLM ----
+
+
+def test_wavlms_gate_equals_that_of_transformers_up_to_rounding(
+    run: RunProgram, torch: Any, transformers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = run("wavlm.md")
+    attention = transformers.models.wavlm.modeling_wavlm.WavLMAttention(768, 12).eval()
+    const = np.linspace(0.5, 2, 12, dtype=np.float32).reshape(1, 12, 1, 1)
+    attention.gru_rel_pos_const.data = torch.from_numpy(const)
+    attention.gru_rel_pos_linear.weight.data = torch.from_numpy(names.linear_weight)
+    linear_bias = attention.gru_rel_pos_linear.bias.detach().numpy()
+    monkeypatch.setattr(
+        attention, "torch_multi_head_self_attention", lambda *given: (given[2], None)
+    )
+    with torch.no_grad():
+        matrix = torch.from_numpy(names.matrix)
+        gated, *_ = attention(torch.from_numpy(names.hidden_states), position_bias=matrix)
+    gate = names.compute_gate(names.hidden_states, names.linear_weight, linear_bias, const)
+    assert np.ptp(gate) > 1
+    np.testing.assert_allclose(gate[0] * names.matrix, gated, rtol=0, atol=1e-5)
+
+
+# ---- CPM-Ant ----
+
+
+def test_cpmants_bias_equals_that_of_transformers(
+    run: RunProgram, torch: Any, transformers: Any
+) -> None:
+    names = run("cpmant.md")
+    config = transformers.CpmAntConfig(num_attention_heads=8)
+    module = transformers.models.cpmant.modeling_cpmant.CpmAntSegmentPositionEmbedding(config)
+    module.relative_attention_bias.data = torch.from_numpy(names.weight)
+    segments = np.random.default_rng(1).integers(0, 3, (2, 300)).astype(np.int32)
+    positions = torch.arange(300).repeat(2, 1)
+    for given in (names.segments, segments):
+        tensor, length = torch.from_numpy(given), given.shape[1]
+        places = positions[: len(given), :length]
+        expected = module(places, places, tensor, tensor).detach()
+        assert np.array_equal(names.segment_bias(given), expected)
+
+
+# ---- DeBERTa ----
+
+
+def test_debertas_rows_equal_those_of_transformers(
+    run: RunProgram, torch: Any, transformers: Any
+) -> None:
+    names = run("other_rules.md", "Logarithmic buckets: DeBERTa")
+    module = transformers.models.deberta_v2.modeling_deberta_v2
+    states = torch.zeros(1000, 1)
+    bucket = module.build_relative_position(states, states, names.size, names.max_distance)[0]
+    expected = torch.clamp(bucket + names.size, 0, 2 * names.size - 1)
+    assert np.array_equal(names.rows, expected)
 
 
 # ---- training ----
