@@ -157,7 +157,8 @@ class RelativeAttentionBias:
             If `path` is no path, or the tensor has no floating-point dtype.
         ValueError
             If it is no regular file, damaged, or holds code or no weight, or if several
-            tensors match: the message lists them. Links out of a folder are refused.
+            tensors match: the message lists them. Links out of a folder are refused, and
+            names that a file has twice.
         ImportError
             If the format or dtype needs an optional package: the message names the extra.
 
@@ -235,7 +236,12 @@ class RelativeAttentionBias:
 
     @classmethod
     def _of(cls, loaded: LoadedWeight, buckets: Buckets | None) -> RelativeAttentionBias:
-        buckets = Buckets(*loaded.find_settings()) if buckets is None else buckets
+        if buckets is None:
+            buckets = Buckets(*loaded.find_settings())
+        elif isinstance(buckets, Buckets):
+            with _checks.naming(loaded.place):
+                shape = loaded.weight.shape
+                _checks.weight_length(shape, loaded.heads_first, buckets.num_buckets)
         return cls(loaded.weight, buckets, heads_first=loaded.heads_first)
 
     @property

@@ -292,13 +292,16 @@ class Buckets:
         -------
         Buckets
             Unidirectional if ``is_decoder`` is true. The configuration of an
-            encoder-decoder describes its encoder.
+            encoder-decoder describes its encoder. What the model's code fixes is
+            not read: MPNet has 32 buckets up to 128, and the settings of UDOP's
+            encoder are in ``relative_bias_args``.
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If the configuration has no relative position buckets, or if several
-            parts have different ones: the message lists them.
+            parts have different ones: the message lists them. If a setting is of
+            the wrong kind or out of its limits (at most 4096 buckets).
         OSError
             If the file cannot be read.
 

@@ -23,7 +23,12 @@ except ImportError:
     ) from None
 
 from t5bucket import _checks
-from t5bucket.transformers._classes import accelerate_layers, restore_layers, undo
+from t5bucket.transformers._classes import (
+    accelerate_layers,
+    enter_block,
+    leave_block,
+    restore_layers,
+)
 from t5bucket.transformers._registry import LAYERS
 
 __all__ = ["accelerate", "accelerated", "restore", "supported_models"]
@@ -39,7 +44,10 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     model : torch.nn.Module, or an object that holds some
         A model of a family that `supported_models` lists, or any module that holds
         layers of such a model. It is changed in place; transformers' classes are not. Of
-        another object, such as a pipeline, the modules that are its attributes are changed.
+        another object, such as a pipeline, the modules are changed that it holds: as
+        attributes, also those of ``__slots__``, as items of lists, tuples and dictionaries,
+        and in the objects that it holds, five deep. No property and no method of them is
+        called.
     exact : bool, optional
         Whether outputs must have the same bits. If False, they are equal up to rounding
         (1e-5 relative in float32), and inference is faster. A second call changes an
@@ -156,7 +164,8 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     Yields
     ------
     torch.nn.Module, or the object
-        `model`. After the block it is as before: accelerated, exact or not.
+        `model`. After the block it is as before: accelerated, exact or not. Blocks may
+        overlap in any order, in threads too: the last one that is left restores the model.
 
     Raises
     ------
@@ -173,11 +182,11 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     ...     model(torch.arange(50)[None]).last_hidden_state.shape
     torch.Size([1, 50, 32])
     """
-    before = accelerate_layers(model, _checks.flag("exact", exact))
+    block = enter_block(model, _checks.flag("exact", exact))
     try:
         yield model
     finally:
-        undo(before)
+        leave_block(block)
 
 
 def supported_models() -> tuple[str, ...]:
