@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -337,6 +338,7 @@ class RelativeAttentionBias:
         See Also
         --------
         matrix_at : The same for explicit positions.
+        matrix_nbytes : The bytes that it takes.
         view : Without a copy.
         add_to : Add to scores, without masks.
 
@@ -398,6 +400,50 @@ class RelativeAttentionBias:
         if out is not None:
             masks.copy_if_shared(target)
         return target, accumulate
+
+    def matrix_nbytes(
+        self, query_length: int, key_length: int, *, batch_shape: int | tuple[int, ...] = ()
+    ) -> int:
+        """Bytes of a bias matrix, without computing it.
+
+        Parameters
+        ----------
+        query_length, key_length : int
+            Number of positions (tokens), at least 0.
+        batch_shape : int or tuple of int, optional
+            Batch axes that masks or explicit positions add. Without them the
+            matrix is the same for the whole batch, and has no batch axis.
+
+        Returns
+        -------
+        int
+            Bytes of `matrix` or `matrix_at`; of any size.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or out of its limits.
+
+        See Also
+        --------
+        view : Takes memory for ``query_length + key_length`` positions only.
+        tiles : Takes memory for one tile at a time.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> bias = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
+        >>> bias.matrix_nbytes(4096, 4096)
+        805306368
+        >>> bias.matrix_nbytes(512, 512, batch_shape=8) == 8 * bias.matrix_nbytes(512, 512)
+        True
+        >>> bias.matrix_nbytes(100_000, 100_000) // 10**9
+        480
+        """
+        q, k, _ = _checks.grid(query_length, key_length, 0, 0)
+        batch_shape = _checks.shape("batch_shape", batch_shape)
+        return math.prod(batch_shape) * self._num_heads * q * k * self._dtype.itemsize
 
     def matrix_at(
         self,

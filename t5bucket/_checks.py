@@ -277,6 +277,13 @@ def tile(value: Any) -> tuple[int, int]:
     return integer("tile", rows, 1), integer("tile", columns, 1)
 
 
+def shape(name: str, value: Any) -> tuple[int, ...]:
+    """Check the length of an axis, or those of several."""
+    if isinstance(value, tuple | list):
+        return tuple(integer(name, length, 0) for length in value)
+    return (integer(name, value, 0),)
+
+
 def base_array(name: str, value: Any) -> NDArray[Any]:
     """View an array of a subclass as its base: attributes of a subclass may say anything."""
     if not isinstance(value, np.ndarray):

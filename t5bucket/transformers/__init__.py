@@ -29,9 +29,10 @@ from t5bucket.transformers._classes import (
     leave_block,
     restore_layers,
 )
+from t5bucket.transformers._estimate import Estimate, Task, run_task
 from t5bucket.transformers._registry import LAYERS
 
-__all__ = ["accelerate", "accelerated", "restore", "supported_models"]
+__all__ = ["Estimate", "accelerate", "accelerated", "estimate", "restore", "supported_models"]
 
 Model = TypeVar("Model")
 
@@ -68,6 +69,7 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     See Also
     --------
     accelerated : The context-manager form.
+    estimate : Measure what it gives.
     restore : Undo it.
 
     Notes
@@ -187,6 +189,84 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
         yield model
     finally:
         leave_block(block)
+
+
+def estimate(
+    model: object,
+    length: int,
+    *,
+    batch: int = 1,
+    padding: float = 0.0,
+    repeats: int = 5,
+    exact: bool = True,
+) -> Estimate:
+    """Measure a model's time at a length, with and without t5bucket.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel, or what holds one
+        A model on the CPU, of a family that `supported_models` lists. Of an encoder and a
+        decoder, the encoder is run. Afterwards the model is as before.
+    length : int
+        Tokens of a row; of WavLM, frames of sound.
+    batch : int, optional
+        Number of rows.
+    padding : float, optional
+        Part of each row, at its end, that is padding: at least 0 and less than 1.
+    repeats : int, optional
+        Timed calls of each. Both take turns, after one call that is not timed.
+    exact : bool, optional
+        As in `accelerate`.
+
+    Returns
+    -------
+    Estimate
+        What was run, the median seconds ``transformers`` and ``t5bucket``, their
+        ``ratio``, and whether outputs have the ``same_bits``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or out of its limits, or the model cannot run
+        at this length, is not of a supported family, or not on the CPU.
+    MemoryError
+        If a call does not fit in memory.
+
+    See Also
+    --------
+    accelerate : Use it.
+
+    Notes
+    -----
+    The model infers (``eval``, ``no_grad``) on random tokens, with random boxes and pixels
+    if it reads them. Speed does not depend on them.
+
+    Examples
+    --------
+    >>> from transformers import T5Config, T5EncoderModel
+    >>> from t5bucket.transformers import estimate
+    >>> config = T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    >>> found = estimate(T5EncoderModel(config), 256, repeats=1)
+    >>> found.same_bits
+    True
+    >>> found.ratio == found.t5bucket / found.transformers
+    True
+    """
+    return run_task(model, make_task(length, batch, padding, repeats, exact), lambda done: None)
+
+
+def make_task(length: int, batch: int, padding: float, repeats: int, exact: bool) -> Task:
+    """Check the arguments of `estimate`."""
+    padding = _checks.real("padding", padding)
+    if not 0 <= padding < 1:
+        raise ValueError(f"padding must be at least 0 and less than 1, got {padding}")
+    return Task(
+        _checks.integer("length", length, 1),
+        _checks.integer("batch", batch, 1),
+        padding,
+        _checks.integer("repeats", repeats, 1),
+        _checks.flag("exact", exact),
+    )
 
 
 def supported_models() -> tuple[str, ...]:

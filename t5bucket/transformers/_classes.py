@@ -26,13 +26,7 @@ _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since 
 
 def accelerate_layers(model: object, exact: bool) -> Block:
     """Accelerate layers; return them with the class that they had."""
-    known = [module for module in list_modules(model) if _find_layer(type(module)) is not None]
-    if not known:
-        layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
-        raise ValueError(
-            f"model must have a layer with relative position buckets ({layers}), "
-            f"got {type(model).__name__}"
-        )
+    known = list_known(model)
     before = {id(module): (module, type(module)) for module in known}
     for module in known:
         _accelerate_layer(module, exact)
@@ -43,6 +37,31 @@ def accelerate_layers(model: object, exact: bool) -> Block:
             transformers.__version__,
         )
     return before
+
+
+def list_known(model: object) -> list[nn.Module]:
+    """List the layers of a model that are of a supported family."""
+    known = [module for module in list_modules(model) if _find_layer(type(module)) is not None]
+    if not known:
+        layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
+        raise ValueError(
+            f"model must have a layer with relative position buckets ({layers}), "
+            f"got {type(model).__name__}"
+        )
+    return known
+
+
+def list_accelerated(model: object) -> list[tuple[nn.Module, type]]:
+    """List accelerated layers with their class, for `undo`."""
+    return [
+        (module, type(module)) for module in list_modules(model) if _is_accelerated(type(module))
+    ]
+
+
+def undo(before: list[tuple[nn.Module, type]]) -> None:
+    """Give layers the class that they had."""
+    for module, cls in before:
+        _change_class(module, cls)
 
 
 def restore_layers(model: object) -> None:
