@@ -1,4 +1,4 @@
-# test_families_of_documents.py - the same for models of pages: LayoutLM and UDOP.
+# test_biases_of_documents.py - the same for models of pages with boxes: LayoutLM and UDOP.
 # SPDX-License-Identifier: BSD-3-Clause
 import importlib
 import math
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+pytest_plugins = ["page_fixtures"]
 RunProgram = Callable[..., SimpleNamespace]
 
 

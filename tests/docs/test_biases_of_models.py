@@ -1,4 +1,4 @@
-# test_families.py - programs of the how-to pages give what transformers' own code gives.
+# test_biases_of_models.py - programs of the how-to pages give what transformers' own code gives.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import t5bucket as tb
 
+pytest_plugins = ["page_fixtures"]
 RunProgram = Callable[..., SimpleNamespace]
 
 

@@ -1,4 +1,4 @@
-# conftest.py - run the programs of pages, and transformers' own code.
+# page_fixtures.py - a plugin: run the programs of pages, and transformers' own code.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from pathlib import Path
