@@ -44,6 +44,7 @@ class RelativeAttentionBias:
     heads_first : bool, optional
         Whether the first axis of `weight` is the heads, as in T5X.
 
+<<<<<<< HEAD
     Attributes
     ----------
     weight : ndarray
@@ -54,6 +55,8 @@ class RelativeAttentionBias:
         Of `weight` and of every result.
     heads_first : bool
 
+=======
+>>>>>>> main
     Raises
     ------
     TypeError
@@ -248,17 +251,21 @@ class RelativeAttentionBias:
 
     @property
     def weight(self) -> NDArray[Any]:
+<<<<<<< HEAD
         """Read-only copy of the weight, in the given shape."""
+=======
+        """Read-only copy, of the shape that was given."""
+>>>>>>> main
         return self._weight
 
     @property
     def buckets(self) -> Buckets:
-        """The scheme."""
+        """The scheme that the weight was trained with."""
         return self._buckets
 
     @property
     def heads_first(self) -> bool:
-        """Whether `weight` is (num_heads, num_buckets)."""
+        """Whether `weight` has the shape (num_heads, num_buckets)."""
         return self._heads_first
 
     @property

@@ -124,9 +124,7 @@ class GgufFile(Checkpoint):
         available = self._nbytes - self._data_begin
         nbytes = math.prod(entry.dims) // block_length * block_items * dtype.itemsize
         if entry.offset + nbytes > available:
-            raise ValueError(
-                f"a tensor of {nbytes} bytes at {entry.offset} exceeds {available} bytes"
-            )
+            raise ValueError(f"{nbytes} bytes at {entry.offset} exceed {available} bytes of items")
         with self.path.open("rb") as file:
             file.seek(self._data_begin + entry.offset)
             return np.frombuffer(file.read(nbytes), dtype)

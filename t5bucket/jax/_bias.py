@@ -46,7 +46,7 @@ def compute_bias(
     Returns
     -------
     jax.Array of `weight`'s dtype, shape (num_heads, query_length, key_length)
-        Bit for bit equal to `RelativeAttentionBias.matrix`.
+        Bit for bit equal to `t5bucket.RelativeAttentionBias.matrix`.
 
     Raises
     ------
