@@ -1,2 +1,2 @@
-# __init__.py - the benchmarks; each module is a user's task, and its peers are parameters.
+# __init__.py - benchmarks; each module is a task of users, with peers as parameters.
 # SPDX-License-Identifier: BSD-3-Clause

@@ -5,7 +5,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # asv imports every module
     if Path(sys.path[0]).resolve() == Path(__file__).resolve().parents[1]:
-        # The checkout, where `-m` looks first, comes last: measure the installed package.
+        # `-m` puts the checkout first on the path. Put it last, to measure the installed package.
         sys.path.append(sys.path.pop(0))
     from benchmarks._report import main
 

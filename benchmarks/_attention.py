@@ -1,6 +1,6 @@
-# _attention.py - attention with a bias: by t5bucket, PyTorch, transformers and FlexAttention.
+# _attention.py - prepare attention with a bias, by t5bucket and by its peers.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Each implementation prepares a call. PyTorch runs on two threads, if there are two processors."""
+"""Each implementation prepares a call. PyTorch uses two threads if there are two processors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASES = ["no mask", "causal", "padding", "padding, exact=False", "full mask", "t
 
 
 class Inputs(NamedTuple):
-    """What attention takes."""
+    """The inputs of attention."""
 
     tensors: tuple[Any, Any, Any]  # query, key, value
     weight: Any
@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
 
 
 def attention(implementation: str, case: str, length: int, batch: int = 1) -> Call:
-    """Attend, with 8 heads of 64 features; *training* goes forward and back."""
+    """Attend, with 8 heads of 64 features; *training* is a forward and a backward pass."""
     torch = import_torch(NUM_THREADS)
     training = case == "training"
     attend = IMPLEMENTATIONS[implementation](make_inputs(case, length, batch), training)
@@ -41,7 +41,7 @@ def attention(implementation: str, case: str, length: int, batch: int = 1) -> Ca
 
 
 def make_inputs(case: str, length: int, batch: int) -> Inputs:
-    """Make tensors in the layout that models give them: heads come after positions."""
+    """Make tensors in the layout of models: in memory, heads come after positions."""
     torch = import_torch(NUM_THREADS)
     generator = torch.Generator().manual_seed(0)
 
@@ -65,7 +65,7 @@ def make_inputs(case: str, length: int, batch: int) -> Inputs:
 
 
 def make_padding(length: int, batch: int) -> Any:
-    """Make the mask of sequences of which a quarter is padding, on average."""
+    """Make a padding mask; on average, a quarter of each sequence is padding."""
     torch = import_torch(NUM_THREADS)
     ends = torch.linspace(length, length / 2, batch) if batch > 1 else torch.tensor([0.75 * length])
     return (torch.arange(length) < ends.long()[:, None])[:, None, None]
@@ -85,7 +85,7 @@ def attend_by_t5bucket(inputs: Inputs, training: bool) -> Call:
 
 
 def attend_by_ready_matrix(inputs: Inputs, training: bool) -> Call:
-    """Attend with a matrix that was made before; in training each call makes its own."""
+    """Attend with a matrix that was made in advance; in training each call makes its own."""
     from t5bucket.torch import compute_bias
 
     torch = import_torch(NUM_THREADS)
@@ -102,7 +102,7 @@ def attend_by_ready_matrix(inputs: Inputs, training: bool) -> Call:
 
 
 def attend_by_no_bias(inputs: Inputs, training: bool) -> Call:
-    """Attend with the mask alone."""
+    """Attend with the mask, without a bias."""
     torch = import_torch(NUM_THREADS)
     return lambda: torch.nn.functional.scaled_dot_product_attention(
         *inputs.tensors, attn_mask=inputs.mask, is_causal=inputs.is_causal
@@ -113,7 +113,7 @@ def attend_by_transformers(inputs: Inputs, training: bool) -> Call:
     """Compute the bias and merge it with the mask as transformers does, then attend."""
     torch = import_torch(NUM_THREADS)
     layer = t5_attention(inputs.weight.detach().numpy())
-    import_torch(NUM_THREADS)  # t5_attention leaves one thread
+    import_torch(NUM_THREADS)  # t5_attention has set one thread
     layer.relative_attention_bias.weight.requires_grad_(training)
     try:
         from transformers.integrations.sdpa_attention import create_position_bias_mask
@@ -131,7 +131,7 @@ def attend_by_transformers(inputs: Inputs, training: bool) -> Call:
 
 
 def attend_by_flex_attention(inputs: Inputs, training: bool) -> Call:
-    """Attend with the compiled FlexAttention, which looks the bias up by its diagonal."""
+    """Attend with compiled FlexAttention, which looks up the bias by diagonal."""
     torch = import_torch(NUM_THREADS)
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -159,7 +159,7 @@ def attend_by_flex_attention(inputs: Inputs, training: bool) -> Call:
 
     try:
         attend()
-    except RuntimeError as error:  # no C++ compiler, or a processor that it does not know
+    except RuntimeError as error:  # no C++ compiler, or an unsupported processor
         raise NotImplementedError(f"FlexAttention: {str(error).splitlines()[0]}") from error
     return attend
 
@@ -174,7 +174,7 @@ IMPLEMENTATIONS = {
 
 
 def measure_growth(implementation: str, case: str, length: int) -> float:
-    """Measure by how many bytes a call lets the peak memory of a process grow."""
+    """Measure by how many bytes a call increases the peak memory of a process."""
     import_torch(NUM_THREADS)
     small = (implementation, case, _methods.SMALL_LENGTH)
     return _methods.measure_growth(attention, (implementation, case, length), small)

@@ -1,4 +1,4 @@
-# _attention_rows.py - the report's rows of attention: times, and growth of peak memory.
+# _attention_rows.py - rows of the report about attention: time, and growth of peak memory.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ LONGEST = max(LENGTHS)
 PEERS = """\
 peers of attention, on two threads:
   no bias         PyTorch's attention without bias and mask
-  ready matrix    PyTorch's attention with a matrix that was merged with the mask before;
+  ready matrix    PyTorch's attention with a matrix that was merged with the mask in advance;
                   in training each call makes its own
   transformers    the bias computed and merged with the mask as transformers does
   flex attention  PyTorch's FlexAttention, compiled; needs a C++ compiler
   allowance       1.1 x the growth of `no bias`, and 16 MB, or 32 MB with a mask
-Times are medians of 9 or more calls of each, in turn. Growth is by how much one call lets the
-peak memory of a new process grow. `at most` is what attention without the matrix has to reach."""
+Times are medians of 9 or more calls of each, in turn. Growth is how much one call increases the
+peak memory of a new process. `at most` is the bound for attention without the matrix."""
 
 
 def make_time_row(case: str, length: int, peer: str, at_most: float, batch: int = 1) -> Row:
@@ -35,7 +35,7 @@ def make_time_row(case: str, length: int, peer: str, at_most: float, batch: int 
 
 
 def make_allowance_row(case: str, megabytes: float) -> Row:
-    """Make a row of growth that may be little more than that without a bias."""
+    """Make a row of growth, which may be little more than without a bias."""
 
     def measure() -> Result:
         without_bias = _attention.measure_growth("no bias", "no mask", LONGEST)

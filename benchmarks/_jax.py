@@ -1,4 +1,4 @@
-# _jax.py - the bias of JAX next to T5X's formula, compiled: forward, added to scores, its gradient.
+# _jax.py - t5bucket's bias in JAX compared with T5X's formula, both compiled.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t5bucket.cli.bench import MAX_DISTANCE, NUM_BUCKETS, NUM_HEADS, make_weight
 
 IMPLEMENTATIONS = ["t5bucket", "T5X's formula"]
 TASKS = ["bias", "gradient", "scores + bias"]
-# Threads other than the first one would use memory that glibc never keeps.
+# Without this, glibc gives other threads than the first memory that it does not keep.
 KEEPING = {**_methods.KEEPING, "MALLOC_ARENA_MAX": "1"}
 LEGEND = f"""\
 rows of JAX:
@@ -75,7 +75,7 @@ def compare(task: str, length: int) -> Result:
 
 
 def make_row(task: str, at_most: float, allocator: str = "", length: int = 2048) -> Row:
-    """Make a row of the report, by the default allocator or by one that keeps memory."""
+    """Make a row of the report, with the default allocator or one that keeps memory."""
 
     def measure() -> Result:
         import_jax()
@@ -87,7 +87,7 @@ def make_row(task: str, at_most: float, allocator: str = "", length: int = 2048)
 
 
 ROWS = (
-    # New memory is 200 MB of page faults, which no implementation can avoid.
+    # New memory means 200 MB of page faults, which no implementation can avoid.
     make_row("bias", 0.35),
     make_row("bias", 0.2, ", kept"),
     make_row("gradient", 0.2),

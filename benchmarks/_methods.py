@@ -1,4 +1,4 @@
-# _methods.py - how rows are measured: medians in turn, processes of their own, growth of memory.
+# _methods.py - how rows are measured: medians of calls in turn, new processes, memory growth.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from unittest.mock import patch
 from t5bucket._machine import read
 from t5bucket.cli._measure import Call, Result, sample
 
-MIN_ROUNDS = 9  # of two calls in turn,
-ROW_SECONDS = 3  # and for so long at least
-# glibc's settings of an allocator that keeps the memory it got from the system.
+MIN_ROUNDS = 9  # a round is two calls in turn
+ROW_SECONDS = 3  # rounds continue for at least this long
+# Settings with which glibc's allocator keeps the memory that it got from the system.
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-SMALL_LENGTH = 256  # tokens of a call that loads what every call needs
+SMALL_LENGTH = 256  # tokens of the first call, which loads what every call needs
 ROOT = Path(__file__).parents[1]
 OWN_STATUS, OWN_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def compare_medians(ours: Call, peer: Call, min_rounds: int) -> Result:
-    """Time both in turn; the median counts. Both were called before.
+    """Time both calls in turn, and return the medians. Both were called before.
 
-    Both allocate, and the time that the system takes for it is part of what a user
-    waits for: the best time would hide it.
+    Both allocate memory, and a user waits for the system to provide it. The minimum
+    would hide this time.
     """
     rounds: list[list[float]] = []
     begin = time.perf_counter()
@@ -43,7 +43,7 @@ def compare_medians(ours: Call, peer: Call, min_rounds: int) -> Result:
 def run_in_process(
     function: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None
 ) -> Any:
-    """Call a function of a module in a new process, with these variables of its environment."""
+    """Call a function of a module in a new process, with these environment variables."""
     with (
         patch.dict(os.environ, environment or {}),
         # The checkout comes last: the installed package is measured.
@@ -55,9 +55,9 @@ def run_in_process(
 def measure_growth(
     prepare: Callable[..., Call], arguments: tuple[Any, ...], small: tuple[Any, ...]
 ) -> float:
-    """Measure by how many bytes a call lets the peak memory of a new process grow.
+    """Measure by how many bytes a call increases the peak memory of a new process.
 
-    A call with `small` arguments comes before: it loads what every call needs.
+    A call with `small` arguments comes first: it loads what every call needs.
     """
     if sys.platform == "win32":
         raise NotImplementedError("Windows does not tell the peak memory in this way")
@@ -73,13 +73,13 @@ def _grow(prepare: Callable[..., Call], arguments: tuple[Any, ...], small: tuple
 
 
 def peak_nbytes(reset: bool = False) -> int:
-    """Return the most that this process has held, in bytes; if `reset`, from now on."""
-    if sys.platform == "linux":  # where getrusage counts what the parent had before exec
+    """Return the peak memory of this process, in bytes; if `reset`, measure it anew from now on."""
+    if sys.platform == "linux":  # getrusage would include the parent's memory
         if reset:
-            with suppress(OSError):  # a container may forbid it; then the old peak counts
+            with suppress(OSError):  # a container may forbid it; then the old peak remains
                 OWN_PEAK.write_text("5")
         status = dict(line.split(":", 1) for line in read(str(OWN_STATUS)).splitlines())
         return int(status["VmHWM"].split()[0]) << 10
-    import resource  # only POSIX has it
+    import resource  # exists only on POSIX
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes

@@ -1,4 +1,4 @@
-# _model_rows.py - the report's rows of whole models: times by two allocators, and growth of memory.
+# _model_rows.py - rows of the report about whole models: time and growth of memory.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from benchmarks import _methods, _models
 from benchmarks._models import Decoding, Encoding, Task, TrainingStep
 from t5bucket.cli._measure import Result, Row
 
-# The bound of t5bucket's time over that of transformers: what accelerated models have to reach,
-# or the median that an idle machine gave, and a tenth for noise.
-SAME = 1.1  # where there is nothing to gain: no slower
+# Bounds of t5bucket's time divided by transformers' time: what accelerated models must reach,
+# or the median on an idle machine plus a tenth for noise.
+SAME = 1.1  # no gain is possible: not slower
 TASKS: dict[Task, float] = {
     Encoding("t5-small", 1, 1024): 0.85,
     Encoding("t5-small", 1, 2048): 1 / 1.7,
@@ -31,7 +31,7 @@ TASKS: dict[Task, float] = {
     TrainingStep("t5-small no dropout", 2048): 1,
 }
 LONGEST = Encoding("t5-small", 1, 4096)
-GROWTHS: dict[Encoding | TrainingStep, float] = {  # as for times
+GROWTHS: dict[Encoding | TrainingStep, float] = {  # the same for memory
     Encoding("t5-small", 1, 1024): 0.46,
     Encoding("t5-small", 1, 2048): 0.33,
     LONGEST: 0.18,
@@ -42,14 +42,14 @@ LEGEND = f"""\
 rows of models:
   kept     with an allocator that keeps memory, instead of giving it back to the system:
            {" ".join(f"{name}={value}" for name, value in _methods.KEEPING.items())}.
-           The other rows are those of the system's allocator as it is by default.
-  growth   by how much one call lets the peak memory of a new process grow
+           The other rows use the system's allocator with its defaults.
+  growth   how much one call increases the peak memory of a new process
 Each row has a process of its own. Times are medians of {_methods.MIN_ROUNDS} or more calls of each,
 in turn. Outputs have the same bits; with exact=False they are equal up to rounding."""
 
 
 def make_time_row(task: Task, at_most: float, allocator: str = "") -> Row:
-    """Make a row of a model's time, by the default allocator or by one that keeps memory."""
+    """Make a row of a model's time, with the default allocator or one that keeps memory."""
 
     def measure() -> Result:
         _models.import_frameworks()
@@ -61,7 +61,7 @@ def make_time_row(task: Task, at_most: float, allocator: str = "") -> Row:
 
 
 def make_growth_row(task: Encoding | TrainingStep, at_most: float) -> Row:
-    """Make a row of the growth of a model's memory."""
+    """Make a row of how much a model's memory grows."""
 
     def measure() -> Result:
         ways = ("t5bucket", "transformers")

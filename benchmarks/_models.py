@@ -1,4 +1,4 @@
-# _models.py - models of transformers of their real sizes, with and without t5bucket.
+# _models.py - models of transformers in their real sizes, with and without t5bucket.
 # SPDX-License-Identifier: BSD-3-Clause
 """Weights are random: speed does not depend on them. All processors are used, as by default."""
 
@@ -29,11 +29,11 @@ MODELS: dict[str, tuple[str, str, dict[str, int]]] = {  # class, configuration, 
     "mpnet-base": ("MPNetModel", "MPNetConfig", {}),
     "wavlm-base encoder": ("WavLMModel", "WavLMConfig", {}),
 }
-TOLERANCE = 1e-5  # of outputs that are equal up to rounding, relative to the largest
+TOLERANCE = 1e-5  # of differences by rounding, relative to the largest output
 
 
 def import_frameworks() -> tuple[Any, Any, Any]:
-    """Import PyTorch, transformers and what accelerates it."""
+    """Import PyTorch, transformers and t5bucket.transformers."""
     try:
         import torch
         import transformers
@@ -47,7 +47,7 @@ def import_frameworks() -> tuple[Any, Any, Any]:
 
 @cache
 def make_model(name: str) -> Any:
-    """Make a model of its real size, with random weights."""
+    """Make a model in its real size, with random weights."""
     torch, transformers, _ = import_frameworks()
     model, config, options = MODELS[name]
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def make_model(name: str) -> Any:
 
 
 def find_model(implementation: str, name: str, exact: bool = True) -> Any:
-    """Find a model, or make an accelerated one of the same weights."""
+    """Return a model, or an accelerated copy with the same weights."""
     model = make_model(name)
     if implementation != "t5bucket":
         return model
@@ -94,7 +94,7 @@ class Encoding(NamedTuple):
         return call
 
     def make_inputs(self) -> dict[str, Any]:
-        """Make token ids, with what else the model takes."""
+        """Make token ids, and the model's other inputs."""
         torch, _, _ = import_frameworks()
         generator = torch.Generator().manual_seed(0)
         if self.name == "wavlm-base encoder":
@@ -111,13 +111,13 @@ class Encoding(NamedTuple):
         return inputs
 
     def make_mask(self) -> Any:
-        """Make the mask of tokens that are no padding: 60 % of the last row, if padded."""
+        """Make a mask that is 1 except for padding: if padded, 40 % of the last row."""
         torch, _, _ = import_frameworks()
         lengths = torch.linspace(self.length, 0.6 * self.length, self.batch + self.padded)
         return (torch.arange(self.length) < lengths.long()[-self.batch :, None]).long()
 
     def check(self, found: Any, expected: Any) -> None:
-        """Raise an error if the outputs differ; up to rounding, those of padding may."""
+        """Raise an error if the outputs differ; if not exact, those of padding may."""
         if self.exact:
             check_bits(found, expected)
             return
@@ -157,7 +157,7 @@ class TrainingStep(NamedTuple):
         return f"training step, {self.name}, 1 x {self.length}"
 
     def prepare(self, implementation: str) -> Call:
-        """Make the call; it adds its gradients to those of the calls before."""
+        """Make the call; gradients are added to those of earlier calls."""
         model = find_model(implementation, self.name).train()
         inputs = Encoding(self.name, 1, self.length).make_inputs()
         labels = inputs["input_ids"][:, :128]
@@ -199,7 +199,7 @@ def prepare(task: Task, implementation: str) -> Call:
 
 
 def measure_growth(implementation: str, task: Encoding | TrainingStep) -> float:
-    """Measure by how many bytes a task lets the peak memory of a process grow."""
+    """Measure by how many bytes a task increases the peak memory of a process."""
     import_frameworks()
     small = (task._replace(length=_methods.SMALL_LENGTH), implementation)
     return _methods.measure_growth(prepare, (task, implementation), small)

@@ -1,6 +1,6 @@
-# _peers.py - whom to compare with: functions and layers of PyTorch, transformers and JAX.
+# _peers.py - functions and layers of PyTorch, transformers and JAX to compare with.
 # SPDX-License-Identifier: BSD-3-Clause
-"""A package that is not installed raises NotImplementedError."""
+"""If a package is not installed, functions raise NotImplementedError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t5bucket.cli.bench import MAX_DISTANCE, NUM_BUCKETS, make_weight
 
 
 def import_torch(num_threads: int = 1) -> Any:
-    """Import PyTorch, on so many threads."""
+    """Import PyTorch, and set the number of its threads."""
     try:
         import torch
     except ImportError as error:
@@ -24,7 +24,7 @@ def import_torch(num_threads: int = 1) -> Any:
 
 
 def as_tensor(array: NDArray[Any]) -> Any:
-    """Make a tensor of the same memory."""
+    """Make a tensor that shares an array's memory."""
     torch = import_torch()
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -70,7 +70,7 @@ def t5_bucket_function() -> tuple[Any, Any]:
 
 
 def import_jax() -> tuple[Any, Any]:
-    """Import JAX and its functions of NumPy's names."""
+    """Import JAX, and jax.numpy."""
     try:
         import jax
         import jax.numpy as jnp

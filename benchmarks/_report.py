@@ -1,4 +1,4 @@
-# _report.py - the report: ratios of tasks to their peers, and its command line.
+# _report.py - the report, which compares tasks with their peers, and its command line.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from t5bucket.cli._measure import (
     write_json,
 )
 
-# What pip installs for a package that a row needs.
+# Requirements for pip, by the package that a row needs.
 REQUIREMENTS = {
     "torch": "torch",
     "transformers": "'transformers>=5'",
@@ -38,8 +38,8 @@ REQUIREMENTS = {
 PEERS = """\
 further peers:
   numpy full     new memory filled with one number
-  torch          what PyTorch computes on one thread: a formula for each pair, or a lookup
-                 in what was computed before
+  torch          PyTorch on one thread: a formula for each pair, or a lookup in a table
+                 that was computed before
   transformers   its own functions and models
   jax            T5X's function, on all processors: with more than two it gains on t5bucket"""
 
@@ -52,7 +52,7 @@ def row(
     *arguments: Any,
     ours: str = "t5bucket",
 ) -> Row:
-    """Make a row of a task that `prepare` prepares by implementation."""
+    """Make a row of a task; `prepare` returns its call for an implementation."""
 
     def measure() -> Result:
         return compare(prepare(ours, *arguments), prepare(peer, *arguments))
@@ -61,7 +61,7 @@ def row(
 
 
 def measure_memory() -> Result:
-    """Peak of traced bytes of a matrix, and the bytes of that matrix."""
+    """Peak of traced bytes while a matrix is made, and the bytes of that matrix."""
     bias = _tasks.make_bias()
     bias.matrix(8, 8)
     tracemalloc.start()
@@ -81,7 +81,7 @@ def measure_import() -> Result:
     return Result(best["t5bucket"], best["numpy"])
 
 
-# Tasks whose names stand in several rows
+# Names of tasks in several rows
 MATRIX, STEP = bench.MATRIX, "decoding step, 12 x 1 x 128"
 AT, GRADIENT = "matrix_at float32 12 x 709 x 709", "weight_gradient 12 x 2048 x 2048"
 PADDING = "padding mask 4 x 12 x 512 x 512"
@@ -92,7 +92,7 @@ ROWS = (
     row("matrix bfloat16 12 x 2048 x 2048", "memset", 1.4, _tasks.matrix, "bfloat16"),
     row(f"{MATRIX}, padded rows", "memset", 1.4, _tasks.matrix, "float32", 2048, 16),
     row(f"{MATRIX}, two threads", "memset", 1.4, _tasks.matrix, "float32", 2048, 0, 2),
-    # Two free processors take two thirds of the time, one alone takes all of it.
+    # With two free processors this takes two thirds of the time.
     row(f"{MATRIX}, fresh", "numpy full", 1.3, _tasks.fresh_matrix),
     row("4 M buckets, int32", "jax", 0.85, _tasks.elementwise, *INT32, 1 << 22),
     row("16 M buckets, int32", "numpy copyto", 1.1, _tasks.elementwise, *INT32, 1 << 24),
@@ -162,15 +162,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="measure the bias of JAX instead, next to T5X's formula: half a minute",
     )
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="only the tasks that have this in their names"
+        "--only", default="", metavar="TEXT", help="only the tasks with this text in their names"
     )
     parser.add_argument("--markdown", action="store_true", help="print a table for Markdown, too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, too")
     return parser
 
 
 def choose_rows(options: argparse.Namespace) -> tuple[list[Row], str]:
-    """Choose the rows that the command line asks for, and what explains them."""
+    """Choose the rows that the command line selects, and their legend."""
     groups = []
     if options.attention:
         groups.append((_attention_rows.ROWS, _attention_rows.PEERS))
@@ -184,7 +184,7 @@ def choose_rows(options: argparse.Namespace) -> tuple[list[Row], str]:
 
 
 def measure_rows(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Print rows; return those that were measured and those that could not be."""
+    """Print rows; return those that were measured, and those that could not be measured."""
     measured, left_out = [], []
     print(HEADER)
     for row in rows:
@@ -196,7 +196,7 @@ def measure_rows(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def make_markdown(measured: dict[str, Any]) -> str:
-    """Make a row of a table."""
+    """Make a row of a Markdown table."""
     show = show_seconds if measured["unit"] == "seconds" else show_bytes
     cells = (
         measured["task"],

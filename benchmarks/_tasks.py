@@ -1,10 +1,10 @@
-# _tasks.py - every task of the benchmarks, by t5bucket, its peers or the machine's limit.
+# _tasks.py - all tasks of the benchmarks, for t5bucket, its peers and the machine's limit.
 # SPDX-License-Identifier: BSD-3-Clause
 """Each function prepares a task for one implementation, and returns a call to be timed.
 
-`t5bucket bench` defines what NumPy alone can measure. Here are the peers that need another
-package, and the tasks that the command leaves out. NumPy and PyTorch run on one thread,
-except where a number says otherwise, and JAX on its own.
+`t5bucket bench` defines the tasks that need only NumPy. This module adds the peers that need
+another package, and more tasks. NumPy and PyTorch run on one thread, unless a number says
+otherwise; JAX chooses its threads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make_weight(dtype: str = "float32") -> NDArray[Any]:
 
 
 def make_bias(dtype: str = "float32") -> tb.RelativeAttentionBias:
-    """Make a weight with its scheme."""
+    """Make the bias of such a weight."""
     return bench.make_bias(make_weight(dtype).dtype)
 
 
@@ -153,7 +153,7 @@ def matrix_at(implementation: str, length: int = 709) -> Call:
         encoder, torch = layoutlmv3_encoder(weight)
         tensor = torch.from_numpy(positions)
         return lambda: encoder._cal_1d_pos_emb(tensor)
-    if implementation == "torch":  # each pair's bucket, as transformers did it until 5.23
+    if implementation == "torch":  # a bucket for each pair, as in transformers until 5.23
         function, torch = t5_bucket_function()
         tensor, parameter = torch.from_numpy(positions), torch.from_numpy(weight)
 
@@ -198,14 +198,14 @@ def add_to(implementation: str, dtype: str = "float32", length: int = 2048) -> C
 
 
 def weight_gradient(implementation: str, length: int = 2048) -> Call:
-    """Sum a gradient of 12 heads by bucket, consecutive positions."""
+    """Sum a gradient of 12 heads by bucket, for consecutive positions."""
     if implementation == "torch":
         return index_add(make_bias().buckets.grid(length, length))
     return bench.weight_gradient(length)[implementation]
 
 
 def weight_gradient_at(implementation: str, length: int = 709) -> Call:
-    """Sum a gradient of 12 heads by bucket, explicit positions."""
+    """Sum a gradient of 12 heads by bucket, for explicit positions."""
     bias, positions = make_bias(), random_positions(length)
     if implementation == "torch":
         return index_add(bias.buckets.grid_at(positions)[0])

@@ -1,4 +1,4 @@
-# attention.py - attention with a bias: its time, and by how much the peak of memory grows.
+# attention.py - attention with a bias: its time, and the growth of peak memory.
 # SPDX-License-Identifier: BSD-3-Clause
 from benchmarks import _attention
 
@@ -7,10 +7,10 @@ LENGTHS = [1024, 2048, 4096]
 
 
 class Attention:
-    """8 heads of 64 features, float32, on two threads; *training* goes forward and back.
+    """8 heads of 64 features, float32, on two threads; *training* includes a backward pass.
 
-    *ready matrix* is PyTorch's attention with a matrix that was merged with the mask
-    before (in training each call makes its own), *no bias* is that with the mask alone.
+    *ready matrix* is PyTorch's attention with a matrix that was merged with the mask in
+    advance (in training each call makes its own). *no bias* is attention with only the mask.
     """
 
     timeout = 300
@@ -41,7 +41,7 @@ class Batch:
 
 
 class Memory:
-    """By how many bytes a call lets the peak memory of a process grow."""
+    """By how many bytes a call increases the peak memory of a process."""
 
     timeout = 300
     param_names = ("implementation", "case", "length")
@@ -49,7 +49,7 @@ class Memory:
     unit = "bytes"
 
     def setup(self, implementation: str, case: str, length: int) -> None:
-        _attention.attention(implementation, case, 16)  # raises what asv takes for a skip
+        _attention.attention(implementation, case, 16)  # asv skips if this raises
 
     def track_growth(self, implementation: str, case: str, length: int) -> float:
         return _attention.measure_growth(implementation, case, length)

@@ -28,7 +28,7 @@ class Elementwise:
 
 
 class Schemes:
-    """How many boundaries there are decides between counting and looking up."""
+    """The number of boundaries decides between counting and a lookup."""
 
     param_names = ("num_buckets", "max_distance")
     params = ([32, 64, 128, 320], [128, 800])

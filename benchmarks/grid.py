@@ -4,7 +4,7 @@ from benchmarks import _tasks
 
 
 class Grid:
-    """One thread, into memory that was touched before; transformers gives int64 alone."""
+    """One thread, into memory that was touched before; transformers gives only int64."""
 
     param_names = ("implementation", "dtype", "length")
     params = (
@@ -18,7 +18,7 @@ class Grid:
             ("int64", 128),
             ("int64", 1024),
         ]:
-            raise NotImplementedError("int64 alone, and seconds at 8192")
+            raise NotImplementedError("only int64, and takes seconds at 8192")
         self.call = _tasks.grid(implementation, dtype, length)
         self.call()
 

@@ -1,13 +1,12 @@
-# instructions.py - count the instructions of some calls: a guard that noise cannot fool.
+# instructions.py - count the instructions of some calls: a check without noise.
 # SPDX-License-Identifier: BSD-3-Clause
 """Run calls under valgrind's callgrind and compare with recorded figures.
 
     python benchmarks/instructions.py            fails if a call takes 10 % more
     python benchmarks/instructions.py --record   records what it counts
 
-Valgrind counts alike whatever else the machine does. The figures hold for the
-Python, NumPy and processor features that they were recorded with; with others
-they may move, and should be recorded anew.
+The counts do not depend on what else the machine does. They do depend on the versions
+of Python and NumPy and on processor features: record them again if these change.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ calls = {
 for call in calls.values():
     call()
 """
-# Two processes that do the same count the same; the mean is over what calls differ in.
+# Equal processes have equal counts, so the difference of two is due to the repeated calls.
 REPEATS = {
     "decode step 12 x 1 x 128": 5_000,
     "16384 buckets int32": 2_000,
@@ -77,7 +76,7 @@ def count_process(script: str) -> int:
         env=os.environ
         | {
             "PYTHONHASHSEED": "0",
-            "OPENBLAS_NUM_THREADS": "1",  # NumPy's threads count while they wait
+            "OPENBLAS_NUM_THREADS": "1",  # waiting threads of NumPy would count
             "T5BUCKET_DISABLE_CPU": "",
         },
     )
@@ -87,7 +86,7 @@ def count_process(script: str) -> int:
 
 
 def count_calls() -> dict[str, int]:
-    """Instructions of one call each: what repeats add to a process that does the rest."""
+    """Count the instructions of one call: the difference between processes, divided by repeats."""
     base = count_process(SETUP)
     counts = {}
     for name, repeats in REPEATS.items():
@@ -99,7 +98,7 @@ def count_calls() -> dict[str, int]:
 def main() -> int:
     """Compare, or record; return the exit code."""
     parser = argparse.ArgumentParser(description="Count the instructions of some calls.")
-    parser.add_argument("--record", action="store_true", help="keep what is counted")
+    parser.add_argument("--record", action="store_true", help="write the counts to the record")
     options = parser.parse_args()
     counts = count_calls()
     versions = {

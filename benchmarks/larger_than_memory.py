@@ -1,6 +1,6 @@
-# larger_than_memory.py - two worker processes write what none of them could hold, chunk by chunk.
+# larger_than_memory.py - two worker processes write arrays larger than their memory, in chunks.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Write a grid and a bias matrix to Zarr with Dask, and report what each worker held.
+"""Write a grid and a bias matrix to Zarr with Dask, and report each worker's peak memory.
 
     python benchmarks/larger_than_memory.py FOLDER
 
@@ -23,7 +23,7 @@ from t5bucket._arrays import bfloat16
 
 
 def peak_nbytes() -> int:
-    """Return the most that this process has held."""
+    """Return the peak memory of this process."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

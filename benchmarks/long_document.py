@@ -1,6 +1,6 @@
-# long_document.py - encode a long document with t5-small, whose bias is never made a matrix.
+# long_document.py - encode a long document with t5-small, without a bias matrix.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Encode 32,768 tokens, and report the time and by how much the peak of memory grew.
+"""Encode 32,768 tokens, and report the time and the growth of peak memory.
 
     python benchmarks/long_document.py
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Encode once; a short document before loads what each call needs."""
+    """Encode once, after a short document, which loads what each call needs."""
     import torch
     from transformers import T5Config, T5EncoderModel
 

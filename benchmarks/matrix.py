@@ -100,7 +100,7 @@ class DecodeStep:
 
 
 class View:
-    """No copy; the memory is that of the diagonals alone."""
+    """No copy: only the diagonals take memory."""
 
     param_names = ("implementation", "length")
     params = (["t5bucket", "numpy window"], [128, 4096])
@@ -135,7 +135,7 @@ class Tiles:
 
 
 class TilesMemory:
-    """What a grid of 3 GB takes, tile by tile."""
+    """Peak memory for a grid of 3 GB, tile by tile."""
 
     def peakmem_tiles(self) -> None:
         for _ in _tasks.make_bias().tiles(8192, 8192, tile=512):

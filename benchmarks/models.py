@@ -8,7 +8,7 @@ GROWTHS = {str(task): task for task in _model_rows.GROWTHS}
 
 
 class Models:
-    """Models of their real sizes on all processors: encoding, decoding, a training step."""
+    """Models in their real sizes on all processors: encoding, decoding, a training step."""
 
     timeout = 300
     param_names = ("implementation", "task")
@@ -23,7 +23,7 @@ class Models:
 
 
 class Memory:
-    """By how many bytes a call lets the peak memory of a process grow."""
+    """By how many bytes a call increases the peak memory of a process."""
 
     timeout = 300
     param_names = ("implementation", "task")

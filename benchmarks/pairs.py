@@ -21,7 +21,7 @@ class MatrixAt:
 
 
 class WeightGradientAt:
-    """12 heads of float32, one thread; *numpy sum* is a sum of all, with no buckets."""
+    """12 heads of float32, one thread; *numpy sum* adds everything up, without buckets."""
 
     param_names = ("implementation", "length")
     params = (["t5bucket", "numpy sum", "torch"], [128, 709])

@@ -1,4 +1,4 @@
-# ratios.py - the rows of the report: each task as a ratio to its peers and limits.
+# ratios.py - the rows of the report: the ratio of each task to its peers and limits.
 # SPDX-License-Identifier: BSD-3-Clause
 from benchmarks import _report
 

@@ -1,4 +1,4 @@
-# schemes.py - building a scheme: integer boundaries, decided once.
+# schemes.py - build a scheme, with boundaries decided by integers.
 # SPDX-License-Identifier: BSD-3-Clause
 import pickle
 
@@ -6,7 +6,7 @@ import t5bucket as tb
 
 
 class Build:
-    """A new scheme; none is in the cache."""
+    """A new scheme, which is not in the cache."""
 
     param_names = ("num_buckets", "max_distance", "bidirectional")
     params = ([32, 320, 1024], [128, 1_000, 100_000], [True, False])
@@ -22,7 +22,7 @@ class Build:
 
 
 class Reuse:
-    """A scheme that exists already, as in every later call and every worker process."""
+    """A scheme that already exists, as in every later call and every worker process."""
 
     def setup(self) -> None:
         self.pickled = pickle.dumps(tb.Buckets(32, 128))

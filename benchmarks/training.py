@@ -4,7 +4,7 @@ from benchmarks import _tasks
 
 
 class WeightGradient:
-    """12 heads of float32, one thread; *numpy sum* is a sum of all, with no buckets."""
+    """12 heads of float32, one thread; *numpy sum* adds everything up, without buckets."""
 
     param_names = ("implementation", "length")
     params = (["t5bucket", "numpy sum", "torch"], [128, 512, 2048])
@@ -18,7 +18,7 @@ class WeightGradient:
 
 
 class AddTo:
-    """12 x 1024 x 1024, one thread; *numpy add* adds a number, *torch* a matrix made before."""
+    """12 x 1024 x 1024, one thread; *numpy add* adds a number, *torch* a matrix made in advance."""
 
     param_names = ("implementation", "dtype")
     params = (["t5bucket", "numpy add", "torch"], ["float16", "bfloat16", "float32", "float64"])
@@ -32,7 +32,7 @@ class AddTo:
 
 
 class AddToLength:
-    """12 heads of float32, from the cost of a call to the limit of the memory."""
+    """12 heads of float32; from the cost of a call to the speed of the memory."""
 
     param_names = ("implementation", "length")
     params = (["t5bucket", "numpy add"], [128, 512, 2048])

@@ -44,19 +44,6 @@ class RelativeAttentionBias:
     heads_first : bool, optional
         Whether the first axis of `weight` is the heads, as in T5X.
 
-<<<<<<< HEAD
-    Attributes
-    ----------
-    weight : ndarray
-        Read-only copy, in the given shape.
-    buckets : Buckets
-    num_heads : int
-    dtype : dtype
-        Of `weight` and of every result.
-    heads_first : bool
-
-=======
->>>>>>> main
     Raises
     ------
     TypeError
@@ -251,11 +238,7 @@ class RelativeAttentionBias:
 
     @property
     def weight(self) -> NDArray[Any]:
-<<<<<<< HEAD
         """Read-only copy of the weight, in the given shape."""
-=======
-        """Read-only copy, of the shape that was given."""
->>>>>>> main
         return self._weight
 
     @property

@@ -24,74 +24,62 @@ Tables = dict[np.dtype[Any], RelativeTable]  # bucket numbers in each dtype
 class Buckets:
     """A scheme that maps relative positions to buckets, exactly.
 
-        The relative position of a pair is ``d = key position - query position``, in
-        tokens. Objects are immutable, hashable and picklable.
+    The relative position of a pair is ``d = key position - query position``, in
+    tokens. Objects are immutable, hashable and picklable.
 
-        Parameters
-        ----------
-        num_buckets : int
-            Number of buckets, for both directions together. At least 4 if
-            `bidirectional`, otherwise at least 2.
-        max_distance : int
-            Distance (tokens) at which the logarithmic buckets end. Greater than
-            `max_exact`, at most 2**62.
-        bidirectional : bool
-            Whether future keys (``d > 0``) have buckets of their own, as in an
-            encoder. Otherwise they all share bucket 0, as in a decoder.
+    Parameters
+    ----------
+    num_buckets : int
+        Number of buckets, for both directions together. At least 4 if
+        `bidirectional`, otherwise at least 2.
+    max_distance : int
+        Distance (tokens) at which the logarithmic buckets end. Greater than
+        `max_exact`, at most 2**62.
+    bidirectional : bool
+        Whether future keys (``d > 0``) have buckets of their own, as in an
+        encoder. Otherwise they all share bucket 0, as in a decoder.
 
-    <<<<<<< HEAD
-        Attributes
-        ----------
-        num_buckets, max_distance : int
-        bidirectional : bool
-            For rules other than T5's: whether any future key has another bucket than
-            ``d = 0``.
-        max_exact : int
-            Each smaller distance has a bucket of its own.
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is of the wrong kind or out of its limits.
 
-    =======
-    >>>>>>> main
-        Raises
-        ------
-        TypeError, ValueError
-            If a setting is of the wrong kind or out of its limits.
+    Notes
+    -----
+    With ``B = num_buckets // 2``, ``n = abs(d)`` and ``base = B if d > 0 else 0``
+    if `bidirectional`, and otherwise ``B = num_buckets``, ``n = max(-d, 0)`` and
+    ``base = 0``; with ``e = max_exact = B // 2`` and ``m = B - e``::
 
-        Notes
-        -----
-        With ``B = num_buckets // 2``, ``n = abs(d)`` and ``base = B if d > 0 else 0``
-        if `bidirectional`, and otherwise ``B = num_buckets``, ``n = max(-d, 0)`` and
-        ``base = 0``; with ``e = max_exact = B // 2`` and ``m = B - e``::
+        bucket = base + n                                                     n < e
+        bucket = base + min(B - 1, e + floor(m * log(n/e) / log(max_distance/e)))
 
-            bucket = base + n                                                     n < e
-            bucket = base + min(B - 1, e + floor(m * log(n/e) / log(max_distance/e)))
+    Integers decide the boundaries, ``n**m * e**k >= max_distance**k * e**m``,
+    never a rounded logarithm. In the common settings the boundaries are equal to
+    those of the float32 code that models are trained with [1]_ [2]_.
 
-        Integers decide the boundaries, ``n**m * e**k >= max_distance**k * e**m``,
-        never a rounded logarithm. In the common settings the boundaries are equal to
-        those of the float32 code that models are trained with [1]_ [2]_.
+    References
+    ----------
+    .. [1] C. Raffel et al., "Exploring the Limits of Transfer Learning with a
+       Unified Text-to-Text Transformer", JMLR 21 (2020), section 2.1.
+    .. [2] T. Xiao and J. Zhu, "Foundations of Large Language Models" (2025),
+       chapter 2, on relative positions.
 
-        References
-        ----------
-        .. [1] C. Raffel et al., "Exploring the Limits of Transfer Learning with a
-           Unified Text-to-Text Transformer", JMLR 21 (2020), section 2.1.
-        .. [2] T. Xiao and J. Zhu, "Foundations of Large Language Models" (2025),
-           chapter 2, on relative positions.
-
-        Examples
-        --------
-        >>> import t5bucket as tb
-        >>> buckets = tb.Buckets(num_buckets=32, max_distance=128)
-        >>> buckets([-200, -3, 0, 3, 200])
-        array([15,  3,  0, 19, 31])
-        >>> buckets.grid(2, 4)
-        array([[ 0, 17, 18, 19],
-               [ 1,  0, 17, 18]])
+    Examples
+    --------
+    >>> import t5bucket as tb
+    >>> buckets = tb.Buckets(num_buckets=32, max_distance=128)
+    >>> buckets([-200, -3, 0, 3, 200])
+    array([15,  3,  0, 19, 31])
+    >>> buckets.grid(2, 4)
+    array([[ 0, 17, 18, 19],
+           [ 1,  0, 17, 18]])
     """
 
     __slots__ = {  # noqa: RUF023 - in the order of the arguments; help() shows the texts
         "num_buckets": "Number of buckets, for both directions together.",
         "max_distance": "Distance (tokens) at which the logarithmic buckets end.",
-        "bidirectional": "Whether a future key can get another bucket than ``d = 0``.",
-        "max_exact": "Distances below it have a bucket of their own.",
+        "bidirectional": "Whether any future key has another bucket than ``d = 0``.",
+        "max_exact": "Each smaller distance has a bucket of its own.",
         "_rule": None,
         "_is_t5": None,
         "_tables": None,

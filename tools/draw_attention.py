@@ -59,7 +59,7 @@ def draw_matrix(x: int, y: int, title: str, queries: list[int]) -> Iterator[str]
 
 
 def draw_diagonals(x: int, y: int) -> Iterator[str]:
-    """Draw the different items in a row, and the window of each row below them."""
+    """Draw the different items in a row, and below them the window of each row."""
     count = QUERIES + KEYS - 1
     yield draw_text(x + count * CELL // 2, y - 10, f"its {count} diagonals, all that is stored")
     for item in range(count):
@@ -72,7 +72,7 @@ def draw_diagonals(x: int, y: int) -> Iterator[str]:
 
 
 def draw_cell(x: int, y: int, relative_position: int) -> str:
-    """Draw a square with a relative position, which also is its colour."""
+    """Draw a square with a relative position, which also decides its colour."""
     hue, lightness = 0.6 if relative_position < 0 else 0.1, 0.97 - 0.07 * abs(relative_position)
     colour = "".join(f"{round(255 * part):02x}" for part in hls_to_rgb(hue, lightness, 0.8))
     square = f'<rect x="{x}" y="{y}" width="{CELL}" height="{CELL}" fill="#{colour}"'

@@ -1,6 +1,6 @@
-# draw_front.py - draw the picture of the README: buckets, a bias, and what is gained.
+# draw_front.py - draw the picture of the README: buckets, a bias, and the gain.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Write docs/t5bucket.svg; needs the package. Its figures are those of docs/reference/speed.md.
+"""Write docs/t5bucket.svg, with the figures of docs/reference/speed.md; needs the package.
 
 python -P tools/draw_front.py
 """
@@ -19,13 +19,13 @@ PICTURE = ROOT / "docs" / "t5bucket.svg"
 SPEED = ROOT / "docs" / "reference" / "speed.md"
 DATA = Path(t5bucket.__file__).parent / "data"
 WEIGHT = DATA / "all-mpnet-base-v2.relative_attention_bias.safetensors"
-HEAD = 4  # it prefers tokens before the query
+HEAD = 4  # this head prefers tokens before the query
 LENGTH = 128  # tokens of the matrix
 LENGTHS = (1024, 2048, 4096)
 WIDTH, HEIGHT = 800, 424
 LEFT, MIDDLE, RIGHT = 24, 432, 776
 CELL, SIDE = 22, 172
-COLOURS = ("#3b0f6f", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf")  # of the smallest to the largest
+COLOURS = ("#3b0f6f", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf")  # from low to high
 OURS, THEIRS = "#d6456a", "#8b949e"
 TITLE = "The buckets and the bias of T5, and the time and memory of a T5 encoder with t5bucket"
 DESCRIPTION = """\
@@ -81,7 +81,7 @@ def read_row(task: str) -> tuple[float, float]:
 
 
 def describe(figures: dict[int, tuple[float, float]], digits: int, unit: str) -> str:
-    """Say the figures of bars."""
+    """Describe the figures of the bars in words."""
     ours, theirs = (
         ", ".join(f"{pair[which]:,.{digits}f}" for pair in figures.values()) for which in (0, 1)
     )
@@ -113,7 +113,7 @@ def draw_buckets(bias: RelativeAttentionBias, x: int, y: int) -> Iterator[str]:
 
 
 def draw_matrix(bias: RelativeAttentionBias, x: int, y: int) -> Iterator[str]:
-    """Draw a bias matrix: from the lower left corner on, each range covers what lies beyond it."""
+    """Draw a bias matrix: from the lower left, each range's polygon covers part of the last one."""
     yield f'<svg x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" viewBox="0 0 {LENGTH} {LENGTH}">'
     for bucket, first, _ in sorted(bias.buckets.ranges(), key=lambda found: found[1] or -LENGTH):
         start = -LENGTH if first is None else first
@@ -140,7 +140,7 @@ def draw_matrix(bias: RelativeAttentionBias, x: int, y: int) -> Iterator[str]:
 
 
 def find_colour(bias: RelativeAttentionBias, bucket: int) -> str:
-    """Mix the colour of a bucket's number, between those of the smallest and the largest."""
+    """Mix the colour of a bucket's value, between those of the smallest and the largest."""
     numbers = bias.weight[:, HEAD].astype(float)
     place = (numbers[bucket] - numbers.min()) / (numbers.max() - numbers.min())
     below = min(int(place * (len(COLOURS) - 1)), len(COLOURS) - 2)
@@ -161,11 +161,11 @@ def is_dark(colour: str) -> bool:
     return 0.299 * red + 0.587 * green + 0.114 * blue < 140
 
 
-# ---- right: what is gained ----
+# ---- right: the gain ----
 
 
 def draw_legend(x: int, y: int) -> Iterator[str]:
-    """Draw which colour is whose."""
+    """Draw what each colour means."""
     yield draw_text(x, 32, "The same model, the same bits", "head")
     for left, colour, name in ((x, THEIRS, "transformers"), (x + 120, OURS, "with t5bucket")):
         yield draw_box(left, y, 12, 12, colour)
@@ -197,7 +197,7 @@ def draw_box(x: float, y: float, width: float, height: float, colour: str) -> st
 
 
 def draw_text(x: float, y: float, text: str, style: str = "") -> str:
-    """Draw text; `style` has the names of classes."""
+    """Draw text; `style` names CSS classes."""
     style = style and f' class="{style}"'
     return f'<text x="{x:g}" y="{y:g}"{style}>{text}</text>'
 

@@ -1,16 +1,16 @@
-# emulate.py - builds for other processors, and tests what it built under qemu-user.
+# emulate.py - build for other processors, and test under qemu-user.
 # SPDX-License-Identifier: BSD-3-Clause
 """Build for other processors with Debian's cross compilers, and test under qemu-user.
 
 c ARCHITECTURE ...   the C core, static: epilogues_test.c, every fifth case, and vectors_test.c
 python aarch64       the package: pytest, with Debian's Python and packages of PyPI for aarch64
 
-Debian packages that are missing are installed if this runs as root, and named otherwise. Python
-for aarch64 is unpacked into the cache folder; the system's architectures stay as they are.
+Missing Debian packages are installed if this runs as root, and named otherwise. Python for
+aarch64 is unpacked into the cache folder; the system's architectures are not changed.
 Arguments after `--` are pytest's, as in `emulate.py python aarch64 -- tests/masks -x`.
 
-Under emulation, tests draw 5 examples each (the profile in tests/conftest.py), and these do not
-run unless pytest's arguments name what is to run: those in NOT_EMULATED, with the reasons.
+Under emulation, tests draw 5 examples each (the profile in tests/conftest.py). The tests in
+NOT_EMULATED do not run, for the reasons given there, unless pytest's arguments name tests.
 """
 
 import argparse
@@ -35,7 +35,7 @@ VECTOR_OPERAND = re.compile(r"\bv\d+\.(?:16b|8b|8h|4h|4s|2s|2d)\b")
 FUSED = re.compile(r"\t(?:fmadd|fmsub|fnmadd|fnmsub|fmla|fmls)\t")
 VECTORISED = ["t5b_add_items_portable", "t5b_count_buckets_portable", "t5b_lookup"]
 
-# What Python, NumPy and Matplotlib load; libpython3.11-dev has the headers.
+# Libraries that Python, NumPy and Matplotlib load; libpython3.11-dev has the headers.
 DEBIAN_PACKAGES = """
     python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libpython3.11-dev
     libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8 libbz2-1.0 liblzma5 libssl3 libuuid1
@@ -43,25 +43,25 @@ DEBIAN_PACKAGES = """
 PYPI_PACKAGES = ["numpy", "ml_dtypes", "hypothesis", "pytest", "matplotlib", "sybil", "tqdm"]
 PYPI_PLATFORMS = ["manylinux2014_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64"]
 
-# Python takes this script's name for its own, so that what sys.executable starts is emulated too.
+# This script's name becomes sys.executable, so that child processes of tests are emulated, too.
 PYTHON = """#!/bin/sh
 root=${0%/usr/bin/python}
 exec qemu-aarch64 -L "$root" -0 "$0" "$root/usr/bin/python3.11" "$@"
 """
 
-NOT_EMULATED = {  # pytest's node ids in tests/, or beginnings of them, and why
-    "c/test_c_core.py::test_a_c_program": "the compiler would be the host's; see `c`",
+NOT_EMULATED = {  # pytest's node ids in tests/, or their beginnings, and the reason
+    "c/test_c_core.py::test_a_c_program": "it would use the host's compiler; see `c`",
     "c/test_c_and_cython.py": "the same",
-    "resources/test_memory.py": "qemu knows no limits of memory, and allocators are the host's",
+    "resources/test_memory.py": "qemu ignores limits of memory, and allocators are the host's",
     "cli/test_cli.py": "each test starts Python anew, which takes seconds",
-    "buckets/test_scheme.py::test_the_usual_scheme_is_built_well": "is about a processor's speed",
+    "buckets/test_scheme.py::test_the_usual_scheme_is_built_well": "it tests a processor's speed",
     "resources/test_threads.py::test_children_of_a_fork": "qemu's threads do not outlive a fork",
-    "resources/test_threads.py::test_ctrl_c_ends": "is about a second of the processor's own time",
+    "resources/test_threads.py::test_ctrl_c_ends": "it depends on a second of processor time",
 }
 
 
 def run(command: Sequence[object], **environment: str) -> str:
-    """Output of a command, which is shown only if it fails."""
+    """Run a command; return its output, or exit and print it if it fails."""
     result = subprocess.run(
         [*map(str, command)],
         stdout=subprocess.PIPE,
@@ -81,7 +81,7 @@ def get_compiler(architecture: str) -> str:
 
 
 def require_tools(architecture: str) -> None:
-    """Install packages that are missing, or say which they are."""
+    """Install missing packages, or name them."""
     debian = {"aarch64": "arm64"}.get(architecture, architecture)
     headers = Path(f"/usr/{architecture}-linux-gnu/include/stdio.h")
     has = {
@@ -99,7 +99,7 @@ def require_tools(architecture: str) -> None:
 
 
 def build(architecture: str, sources: Sequence[Path], program: Path, *options: str) -> None:
-    """Compile sources together with those of the C core."""
+    """Compile sources together with the C core."""
     core = ROOT / "src_c"
     everything = [*sources, *sorted(core.glob("*.c"))]
     command = [get_compiler(architecture), *FLAGS, *options, "-I", core, *everything]
@@ -107,7 +107,7 @@ def build(architecture: str, sources: Sequence[Path], program: Path, *options: s
 
 
 def emulate_c(architecture: str) -> None:
-    """Build and run the C programs; a failed assertion fails."""
+    """Build and run the C programs; exit if an assertion fails."""
     require_tools(architecture)
     version = run([get_compiler(architecture), "--version"]).splitlines()[0]
     print(f"{architecture}: {version} {' '.join(FLAGS)}", flush=True)
@@ -129,7 +129,7 @@ def emulate_c(architecture: str) -> None:
 
 
 def check_instructions(library: Path) -> None:
-    """Count NEON instructions in the kernels; no multiplication and addition may be fused."""
+    """Count NEON instructions in the kernels; refuse fused multiplications and additions."""
     counts: Counter[str] = Counter()
     fused = []
     function = ""
@@ -152,7 +152,7 @@ def check_instructions(library: Path) -> None:
 
 
 def write_apt_configuration(folder: Path) -> Path:
-    """Configure apt for arm64 alone, with the system's sources and lists of its own."""
+    """Configure apt for arm64 only, with the system's sources and separate lists."""
     for name in ["lists/partial", "archives/partial"]:
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()
@@ -174,7 +174,7 @@ def write_apt_configuration(folder: Path) -> Path:
 
 
 def unpack_python(target: Path) -> None:
-    """Unpack Debian's Python for aarch64, with a program in its name that starts qemu."""
+    """Unpack Debian's Python for aarch64; put a script in its place that starts it under qemu."""
     print("unpacking Python for aarch64", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         configuration = {"APT_CONFIG": str(write_apt_configuration(Path(folder)))}
@@ -188,7 +188,7 @@ def unpack_python(target: Path) -> None:
 
 
 def install_packages(target: Path) -> None:
-    """Install packages of PyPI that were built for aarch64, or are of Python alone."""
+    """Install packages from PyPI that were built for aarch64, or are pure Python."""
     print("installing", *PYPI_PACKAGES, flush=True)
     platforms = [f"--platform={platform}" for platform in PYPI_PLATFORMS]
     run([sys.executable, "-m", "pip", "install", "--quiet", "--target", target, *platforms,
@@ -196,7 +196,7 @@ def install_packages(target: Path) -> None:
 
 
 def install_t5bucket(python_root: Path, target: Path) -> None:
-    """Cross-build the package as it stands, and unpack it."""
+    """Cross-build the package from the working tree, and unpack it."""
     include = python_root / "usr/include"
     shutil.rmtree(target, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -214,7 +214,7 @@ def install_t5bucket(python_root: Path, target: Path) -> None:
 
 
 def emulate_python(pytest_arguments: list[str]) -> int:
-    """Run the tests; the exit code is pytest's."""
+    """Run the tests; return pytest's exit code."""
     require_tools("aarch64")
     python_root, site, own = CACHE / "python", CACHE / "site", CACHE / "t5bucket"
     for folder, make in [(python_root, unpack_python), (site, install_packages)]:
@@ -242,7 +242,7 @@ def emulate_python(pytest_arguments: list[str]) -> int:
 
 
 def main() -> int:
-    """Emulate what the command line says."""
+    """Run what the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -256,7 +256,7 @@ def main() -> int:
     arguments = parser.parse_args(own)
     if arguments.what == "python":
         if arguments.architectures != ["aarch64"]:
-            parser.error("python is emulated on aarch64 alone")
+            parser.error("python is emulated only on aarch64")
         return emulate_python(pytest_arguments)
     if pytest_arguments:
         parser.error("only python takes pytest's arguments")

@@ -1,11 +1,11 @@
-# leaks.py - call each public function many times, and see that memory does not grow.
+# leaks.py - call each public function many times, and check that memory does not grow.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Print by how much each function grew; exit with 1 if one did.
+"""Print how much memory grew for each function; the exit code is 1 if it grew for any.
 
     python tools/leaks.py [--calls N]
 
-Each function is called so often in its usual form; slow variants of it are called a part as often,
-those that start threads, and operators of PyTorch, if it is installed, a hundredth.
+Each function is called N times in its usual form. Slow variants are called less often. Calls
+that start threads, and PyTorch's operators if it is installed, are called N / 100 times.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ import numpy as np
 
 import t5bucket as tb
 
-# A leak is what grows each time, with the number of calls: caches and the heap are full some day.
+# A leak grows in every run, with the number of calls; caches and the heap stop growing.
 NUM_RUNS = 4
 TRACED_CALLS_GROW = 4  # times as many in each further run
-# A leak of the smallest object takes 16 bytes a call; of a reference, 1 a call.
+# A leak of the smallest object takes 16 bytes a call; a leak of a reference counts 1 a call.
 MAX_TRACED_NBYTES_A_CALL = 1
 MAX_TRACED_NBYTES = 16 << 10
 MAX_REFERENCES_A_CALL = 0.1
 TRACED_CALLS = 1000
-WARM_UP_CALLS = 300  # as many as fill the package's caches
-# Fragments of the C library's heap; a leak of 16 bytes takes 1.6 MB in 100,000 calls.
+WARM_UP_CALLS = 300  # enough to fill the package's caches
+# Allows for fragments of the C heap; a leak of 16 bytes takes 1.6 MB in 100,000 calls.
 MAX_RESIDENT_NBYTES = 1 << 20
 
 WEIGHT = np.ones((32, 4), np.float32)
@@ -56,14 +56,14 @@ SEGMENTS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 LARGE = np.zeros((4, 128, 128), np.float32)  # enough for two threads
 LARGE_GRADIENT = np.broadcast_to(np.ones((4, 128, 128), np.float32), (130, 4, 128, 128))
 SHARED = (WEIGHT, POSITIONS, OUT, GRID, GRADIENT, KEPT, ADDED, SEGMENTS, LARGE, BUCKETS, BIAS)
-# Not float64, a reference to which NumPy's zeros keeps.
+# Without float64: NumPy's zeros keeps a reference to it.
 DTYPES = tuple(map(np.dtype, ("bool", "uint8", "float32", "int32", "int64")))
 
 Call = Callable[[], object]
 
 
 class Case(NamedTuple):
-    """A call, how many times less often than the quickest it is called, and how often at least."""
+    """A call, how many times less often it is called than the fastest, and how often at least."""
 
     name: str
     call: Call
@@ -72,7 +72,7 @@ class Case(NamedTuple):
 
 
 def refused(call: Call) -> Call:
-    """Make a call that has to fail into one that succeeds."""
+    """Turn a call that must fail into a call that succeeds."""
 
     def check() -> None:
         try:
@@ -262,7 +262,7 @@ def calls_of_torch() -> Iterator[Case]:
 
 
 class Growth(NamedTuple):
-    """By how much this process grew: bytes, and counts."""
+    """How much this process grew: bytes, and counts."""
 
     traced: int
     resident: int
@@ -272,12 +272,12 @@ class Growth(NamedTuple):
 
 
 def count_entries(folder: str) -> int:
-    """Count what is in a folder of the system; 0 if it has none."""
+    """Count the entries of a system folder; 0 if it does not exist."""
     return len([*Path(folder).iterdir()]) if Path(folder).exists() else 0
 
 
 def count_threads(at_most: int = 0) -> int:
-    """Count threads; a thread that was joined is listed for a moment longer."""
+    """Count threads; a joined thread is still listed for a moment."""
     for _ in range(100):
         count = count_entries("/proc/self/task")
         if count <= at_most or not at_most:
@@ -287,7 +287,7 @@ def count_threads(at_most: int = 0) -> int:
 
 
 def resident_nbytes() -> int:
-    """Bytes of memory that this process uses; 0 where the system does not tell."""
+    """Bytes of memory that this process uses; 0 if unknown."""
     path = Path("/proc/self/statm")
     if not path.exists():
         return 0
@@ -295,12 +295,12 @@ def resident_nbytes() -> int:
 
 
 def count_references() -> int:
-    """Count references to what calls share, None among it."""
+    """Count references to objects that calls share, such as None."""
     return sum(map(sys.getrefcount, (None, *SHARED, *DTYPES)))
 
 
 def repeat(call: Call, count: int) -> None:
-    """Call many times, and collect what no name refers to."""
+    """Call many times, and collect garbage."""
     for number in range(count):
         call()
         if number % 500 == 0:
@@ -318,7 +318,7 @@ def measure(case: Case, calls: int, traced_calls: int) -> Growth:
     resident, files, threads = (second - first for first, second in zip(before, after, strict=True))
     tracemalloc.start()
     try:
-        # Objects in free lists and caches, made before, are replaced by traced ones first.
+        # First let traced objects replace older ones in free lists and caches.
         repeat(case.call, max(traced_calls, min(calls, WARM_UP_CALLS)))
         traced = tracemalloc.get_traced_memory()[0]
         repeat(case.call, traced_calls)
@@ -340,7 +340,7 @@ def is_leak(growth: Growth, calls: int, traced_calls: int) -> bool:
 
 
 def check(case: Case, max_calls: int) -> bool:
-    """Measure a case, again if it grew, and print it; return whether it grew each time."""
+    """Measure a case, again if it grew, and print it; return whether it grew every time."""
     calls = max(max_calls // case.divisor, min(max_calls, case.least))
     repeat(case.call, min(calls, WARM_UP_CALLS))
     traced_calls = min(calls, TRACED_CALLS)
@@ -358,7 +358,7 @@ def check(case: Case, max_calls: int) -> bool:
 
 def main() -> int:
     """Measure all calls."""
-    parser = argparse.ArgumentParser(description="See that no call keeps memory.")
+    parser = argparse.ArgumentParser(description="Check that no call keeps memory.")
     parser.add_argument("--calls", type=int, default=100_000, help="of the quickest functions")
     calls = parser.parse_args().calls
     print(f"{'function':32} {'calls':>8} {'traced B':>9} {'RSS KiB':>8} {'refs':>6} files threads")
@@ -368,8 +368,8 @@ def main() -> int:
             cases.append(iter([*calls_of_torch()]))
         except ImportError:
             print("without PyTorch, which is not installed")
-        gc.freeze()  # what all these modules are made of
-        gc.disable()  # what a cycle of references keeps counts, until the calls are done
+        gc.freeze()  # the modules' own objects
+        gc.disable()  # until all calls are done, memory in reference cycles counts
         leaks = [check(case, calls) for case in itertools.chain(*cases)]
     print(f"{sum(leaks)} of {len(leaks)} grow")
     return 1 if any(leaks) else 0

@@ -1,14 +1,14 @@
-# api.py - an atheris target: the public functions, by the property tests and by hostile arguments.
+# api.py - an atheris target: public functions, in property tests and with hostile arguments.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Drive the property tests of tests/, and calls some of whose arguments are hostile.
+"""Run the property tests of tests/, and calls with some hostile arguments.
 
     python tools/fuzz/run.py 60 api       for a minute
     python tools/fuzz/run.py 14400 api    four hours; the corpus stays in build/fuzz/api
 
-The first byte of an input chooses a test, four seed a generator, and the rest is what Hypothesis
-draws from; what the generator gives follows, so that no input is too short. A call with
-hostile arguments gives what tests/support/reference.py gives, or raises an error that says what
-must be, and then has written nothing.
+The first byte of an input chooses a test, and four bytes seed a generator. Hypothesis draws from
+the rest, and then from the generator, so that no input is too short. A call with hostile
+arguments must give the result of tests/support/reference.py, or write nothing and raise an error
+that says what the argument must be.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ BIASES = [
 
 
 class Refusing:
-    """Refuses whatever is asked of it."""
+    """Raises an error at every use."""
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("no array")
 
 
-# Neither lengths nor arrays are of a size between small and far too large for any memory.
+# Lengths and arrays are small, or far too large for any memory; nothing in between.
 HOSTILE_NUMBERS: list[Any] = [
     *(-1, 0, 1, 2, 7, 2**31, 2**40, 2**62, 2**63 - 1, 2**63, 2**64, -(2**63), -(2**70)),
     *(True, False, 1.0, 2.5, float("nan"), float("inf"), 1e300, 3j, 10**400),
@@ -122,11 +122,11 @@ NUMBERS_OF_THREADS = st.sampled_from([None, 1, 2])
 MASKS = ("causal", "mask", "segment_ids", "key_segment_ids")
 
 
-# ---- arguments that are right, and what they have to give ----
+# ---- valid arguments, and the results that they must give ----
 
 
 class Call:
-    """A function, arguments for it, and what they have to give."""
+    """A function, its arguments, and the result that they must give."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ def matrix_of(
 
 
 def draw_out(data: st.DataObject, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Draw no output, or one of any layout that holds something."""
+    """Draw no output, or an output of any layout with items in it."""
     if data.draw(st.booleans()):
         return None
     layout = data.draw(strategies.out_layouts)
@@ -199,7 +199,7 @@ def draw_pairs(data: st.DataObject) -> dict[str, Any]:
 
 
 def lengths_of(arguments: dict[str, Any]) -> tuple[int, int]:
-    """Lengths of what was drawn."""
+    """Lengths of the drawn positions."""
     if "query_length" in arguments:
         return arguments["query_length"], arguments["key_length"]
     return len(arguments["query_positions"]), len(arguments["key_positions"])
@@ -364,7 +364,7 @@ def check(condition: bool, claim: str) -> None:
 
 
 def items_of(value: Any) -> bytes:
-    """Items of an array that a call could write; nothing for anything else or a large one."""
+    """Bytes of an array that a call could write; empty for a large array, or anything else."""
     if not isinstance(value, np.ndarray) or value.size > MAX_COMPARED:
         return b""
     return value.tobytes()
@@ -387,18 +387,18 @@ def compare(call: Call, found: Any) -> None:
 
 
 def check_refusal(error: Exception) -> None:
-    """Check that an error is of a documented type and says what must be."""
+    """Check that an error has a documented type and says what is required."""
     check(type(error) in ERRORS, repr(type(error)))
     check(MESSAGE.fullmatch(str(error)) is not None, str(error))
 
 
 @given(st.data())
 def refuses_or_is_right(data: st.DataObject) -> None:
-    """Hostile arguments are refused before anything is written, or taken for what they are."""
+    """Hostile arguments are refused before anything is written, or give the right result."""
     call = data.draw(st.sampled_from(CALLS))(data)
     for _ in range(data.draw(st.integers(0, 2))):
         name = data.draw(st.sampled_from(sorted(call.arguments)))
-        if name == "num_buckets":  # time and memory grow with it, as documented
+        if name == "num_buckets":  # time and memory grow with this argument, as documented
             value = data.draw(hostile.filter(lambda v: not isinstance(v, int) or v in range(99)))
         else:
             value = data.draw(hostile)
@@ -415,7 +415,7 @@ def refuses_or_is_right(data: st.DataObject) -> None:
 
 
 def property_tests() -> list[Any]:
-    """Property tests of the package that need nothing but what Hypothesis draws."""
+    """Property tests of the package whose only arguments are drawn by Hypothesis."""
     tests = []
     for name in MODULES:
         for test in vars(importlib.import_module(name)).values():
@@ -431,7 +431,7 @@ HOSTILE: Any = FREELY(refuses_or_is_right)
 
 
 def run(data: bytes) -> None:
-    """Let one test draw from an input; every other one is that of hostile arguments."""
+    """Run one test on an input; half of the inputs go to hostile arguments."""
     if not data:
         return
     test, is_hostile = divmod(data[0], 2)

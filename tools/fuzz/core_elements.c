@@ -43,7 +43,7 @@ static void take_t5_boundaries(t5b_scheme *scheme, int64_t *boundaries)
 {
     const uint32_t max_exact = 1 + (uint32_t)take_below(take_below(2) ? 8 : 128);
     const uint32_t max_distance = max_exact + 1 + (uint32_t)take_below(INT16_MAX - max_exact);
-    /* As many logarithmic buckets as exact ones, or one more. */
+    /* There are as many logarithmic buckets as exact ones, or one more. */
     const size_t num_buckets = max_exact + take_below(2), most = T5B_MAX_COUNTED_BOUNDARIES + 1;
     const size_t num_logarithmic = num_buckets > most ? most : num_buckets;
 
@@ -53,7 +53,7 @@ static void take_t5_boundaries(t5b_scheme *scheme, int64_t *boundaries)
             expected_boundary(max_exact, max_distance, num_logarithmic, k);
 }
 
-/* Any boundaries, also equal ones, and such as cannot be counted. */
+/* Any boundaries: some may be equal, and some schemes cannot be counted. */
 static void take_boundaries(t5b_scheme *scheme, int64_t *boundaries)
 {
     const size_t gap = 1 + take_below(take_below(2) ? 20 : 1500);

@@ -8,7 +8,7 @@
 
 #include "matrices.h"
 
-/* Sums of small integers are exact, in any order; what is masked may be anything. */
+/* Small integers, whose sums are exact in any order; masked items may be anything. */
 static void encode_gradient(const shape *s, const t5b_epilogue *epilogue, t5b_float type,
                             const t5b_matrix *gradient, const size_t *cuts,
                             const t5b_table *table, const t5b_pairs *positions, int64_t first,
@@ -43,7 +43,7 @@ static size_t count_middle(const t5b_table *table, int64_t first, size_t count)
     return found;
 }
 
-/* Neither items nor what would be added may be read. */
+/* An epilogue with only masks: the kernel must not read the masked item or the addend. */
 static const t5b_epilogue *take_masks_alone(const shape *s, t5b_epilogue *epilogue)
 {
     const size_t flags = take_below(8) * KEEP;

@@ -27,7 +27,7 @@ static const void *get_source_item(const item_source *source, const shape *s, si
                          get_relative_position(source->positions, batch, i, j));
 }
 
-/* What an item becomes; `*is_any_nan` as in expected_sum. */
+/* Compute what is written for an item; `*is_any_nan` is as in expected_sum. */
 static uint64_t expected_written(const t5b_epilogue *epilogue, size_t itemsize, uint64_t item,
                                  uint64_t held, size_t batch, size_t head, size_t i, size_t j,
                                  int *is_any_nan)
@@ -48,7 +48,7 @@ static uint64_t expected_written(const t5b_epilogue *epilogue, size_t itemsize, 
     return item;
 }
 
-/* Compare an output with what it held before, where rows begin, ..., end - 1 were written. */
+/* Check an output after rows begin to end - 1 were written; other rows must be as before. */
 static void check_matrix(const t5b_matrix *matrix, region found, region before,
                          const item_source *source, const shape *s, size_t itemsize,
                          const t5b_epilogue *epilogue, size_t begin, size_t end)

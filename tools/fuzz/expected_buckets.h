@@ -1,8 +1,8 @@
-/* expected_buckets.h - T5's own rule, by its definition in integers of any length.
+/* expected_buckets.h - T5's own rule, by its definition, in integers of any length.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Slow, and independent of the kernels: of the package, only the types of its interface are used.
+ * Slow, and independent of the kernels: it uses only the types of their interface.
  */
 #ifndef FUZZ_EXPECTED_BUCKETS_H
 #define FUZZ_EXPECTED_BUCKETS_H
@@ -48,7 +48,7 @@ static inline int has_passed(uint32_t n, uint32_t e, uint32_t max_distance, size
 
 static inline int64_t expected_boundary(uint32_t e, uint32_t max_distance, size_t m, size_t k)
 {
-    uint32_t below = e, passed = max_distance; /* k >= 1: n = e has not passed */
+    uint32_t below = e, passed = max_distance; /* k >= 1, so n = e has not passed */
 
     while (passed - below > 1) {
         const uint32_t middle = (below + passed) / 2;

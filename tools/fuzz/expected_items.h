@@ -1,8 +1,8 @@
-/* expected_items.h - which item belongs to a pair, and whether it is masked: one at a time.
+/* expected_items.h - find the item of one pair, and whether it is masked.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Slow, and independent of the kernels: of the package, only the types of its interface are used.
+ * Slow, and independent of the kernels: it uses only the types of their interface.
  * Positions are 128-bit integers, and searches are linear.
  */
 #ifndef FUZZ_EXPECTED_ITEMS_H
@@ -33,7 +33,7 @@ static inline size_t get_integer_nbytes(t5b_integer type)
     return (size_t)abs((int)type);
 }
 
-/* Any integer type's item, saturated to int64. */
+/* Read an integer of any type, saturated to int64. */
 static inline int64_t read_integer(const void *items, t5b_integer type, size_t index)
 {
     const size_t itemsize = get_integer_nbytes(type);

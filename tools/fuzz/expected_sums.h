@@ -1,8 +1,8 @@
-/* expected_sums.h - sums of two floating-point numbers, by their bits.
+/* expected_sums.h - add two floating-point numbers by their bits.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Slow, and independent of the kernels: of the package, only the types of its interface are used.
+ * Slow, and independent of the kernels: it uses only the types of their interface.
  */
 #ifndef FUZZ_EXPECTED_SUMS_H
 #define FUZZ_EXPECTED_SUMS_H
@@ -50,7 +50,7 @@ static inline int is_infinite(float_format format, uint64_t bits)
     return get_exponent(format, bits) == format.max_exponent && get_fraction(format, bits) == 0;
 }
 
-/* mantissa x 2^(exponent - 64), whose last bit says as well whether there was a rest -> bits. */
+/* mantissa x 2^(exponent - 64) -> bits. The mantissa's last bit is also set if there was a rest. */
 static inline uint64_t round_to_even(float_format format, uint64_t sign, unsigned_wide mantissa,
                                      int exponent)
 {
@@ -66,7 +66,7 @@ static inline uint64_t round_to_even(float_format format, uint64_t sign, unsigne
     whole = (uint64_t)(mantissa >> 64);
     rest = (uint64_t)mantissa;
     whole += rest > (uint64_t)1 << 63 || (rest == (uint64_t)1 << 63 && whole % 2 == 1);
-    /* A whole that rounding carried into the next power of two raises the exponent, too. */
+    /* If rounding carries into the next power of two, this also raises the exponent. */
     bits = ((uint64_t)(exponent - 1) << format.fraction_bits) + whole;
     if (bits >> format.fraction_bits >= (uint64_t)format.max_exponent)
         bits = (uint64_t)format.max_exponent << format.fraction_bits;
@@ -100,7 +100,7 @@ static inline uint64_t add_finite(float_format format, uint64_t left, uint64_t r
     return round_to_even(format, get_sign(format, large), sum, large_exponent);
 }
 
-/* left + right; `*is_any_nan` is set if the sum is a NaN of whatever payload and sign. */
+/* left + right; `*is_any_nan` is set if the sum may be any NaN, of any payload and sign. */
 static inline uint64_t expected_sum(t5b_float type, uint64_t left, uint64_t right,
                                     int *is_any_nan)
 {
@@ -119,11 +119,11 @@ static inline uint64_t expected_sum(t5b_float type, uint64_t left, uint64_t righ
     return add_finite(format, left, right);
 }
 
-/* A small integer, which every type has. */
+/* Encode a small integer, which every type can represent. */
 static inline uint64_t encode_integer(t5b_float type, int value)
 {
     const float_format format = float_formats[type];
-    const int one = format.max_exponent / 2 + format.fraction_bits; /* of the last bit's unit */
+    const int one = format.max_exponent / 2 + format.fraction_bits; /* the last bit is worth 1 */
 
     if (value == 0)
         return 0;

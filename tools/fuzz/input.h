@@ -1,14 +1,15 @@
-/* input.h - the fuzzer's bytes -> numbers and exactly sized memory: shared by the core_*.c.
+/* input.h - turn the fuzzer's bytes into numbers and memory of exact size: shared by core_*.c.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Bytes become one valid call: any table, type, layout, mask and split that the contract in
- * t5bucket.h allows. Bytes say what a call is like; they seed a generator that draws long
- * contents, so that one byte more or less does not change all of a call. Missing bytes are 0.
+ * Bytes become one valid call: any table, type, layout, mask and division that the contract in
+ * t5bucket.h allows. Bytes choose what the call is like. Long contents come from a generator
+ * that the bytes seed, so that one byte more or less does not change the whole call. Missing
+ * bytes are 0.
  *
- * Results are compared with the definition, in expected_*.h. All memory has exactly its size, so
- * that the address sanitizer sees an overrun of one byte. Bytes of the output that the call does
- * not own must stay as they are.
+ * Results are compared with the definition, in expected_*.h. All memory is allocated in its
+ * exact size, so that the address sanitizer finds an overrun of one byte. Bytes of the output
+ * that the call must not write are checked, too.
  *
  *     python tools/fuzz/run.py 60 core_matrices      builds and runs a target for a minute
  *     python tools/fuzz/run.py 14400 core_matrices   four hours; the corpus stays in build/fuzz
@@ -26,7 +27,7 @@
 static const uint8_t *input;
 static size_t input_nbytes;
 static uint64_t generator;
-static char call_text[256]; /* what is called, for a message */
+static char call_text[256]; /* describes the call, for a message */
 
 static inline uint8_t take_byte(void)
 {
@@ -71,7 +72,7 @@ static inline size_t draw_below(size_t count)
 /* ---- memory, freed after each input ---- */
 
 typedef struct region {
-    unsigned char *begin; /* of what was allocated, exactly */
+    unsigned char *begin; /* begin of the allocated memory */
     size_t nbytes;
 } region;
 
@@ -95,8 +96,8 @@ static inline void free_all(void)
         free(allocated[--num_allocated]);
 }
 
-/* Memory that ends with its last byte, which is `nbytes` after any multiple of the item's size
- * in a line: `*data` is where they begin. Random bytes. */
+/* Allocate memory with random bytes. `*data` is where its `nbytes` begin, at any multiple of the
+ * item's size within a line. They end where the allocation ends. */
 static inline region allocate_region(size_t nbytes, size_t itemsize, unsigned char **data)
 {
     const size_t shift = take_below(LINE / itemsize) * itemsize;

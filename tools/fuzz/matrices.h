@@ -1,4 +1,4 @@
-/* matrices.h - any matrices, pairs and epilogues that t5bucket.h allows, from the fuzzer's bytes.
+/* matrices.h - make any matrices, pairs and epilogues that t5bucket.h allows from bytes.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -24,8 +24,8 @@ static inline shape take_shape(void)
     return taken;
 }
 
-/* Integers of queries and keys: positions for a table, or few different ones for masks, which may
- * differ in their upper bits alone. */
+/* Integers of queries and keys: positions for a table, or few different integers for masks,
+ * some of which differ only in their upper bits. */
 static inline t5b_pairs take_pairs(const shape *s, const t5b_table *table)
 {
     static const int8_t shifts[] = {0, 0, 8, 28, 32, 40};
@@ -60,7 +60,7 @@ static inline t5b_pairs take_pairs(const shape *s, const t5b_table *table)
     return pairs;
 }
 
-/* Strides of any order and sign, with gaps; of 0 where they may be. */
+/* Strides of any order and sign, with gaps, or 0 if allowed. */
 static inline t5b_matrix take_matrix(const shape *s, size_t itemsize, int may_share,
                                      region *memory)
 {
@@ -108,7 +108,7 @@ static inline void take_masks(const shape *s, size_t flags, t5b_epilogue *epilog
         epilogue->causal = take_pairs(s, NULL);
 }
 
-/* What becomes of items of a matrix; NULL if nothing. Sets their size. */
+/* An epilogue, or NULL. Sets the size of items. */
 static inline const t5b_epilogue *take_epilogue(const shape *s, t5b_epilogue *epilogue,
                                                 size_t *itemsize)
 {

@@ -1,4 +1,4 @@
-/* replay.c - a driver in place of libFuzzer: runs a target on each file that it is given.
+/* replay.c - a driver that replaces libFuzzer: runs a target on each file in its arguments.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */

@@ -1,9 +1,9 @@
-# replay.py - the recorded inputs of every fuzz target once more: without clang and atheris.
+# replay.py - run the recorded inputs of every fuzz target, without clang and atheris.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Replay tools/fuzz/corpus, which `run.py --record` wrote: one line of result for each target.
+"""Replay tools/fuzz/corpus, which `run.py --record` wrote; print one line for each target.
 
-Targets in C are compiled by cc with sanitizers, and with a driver in place of libFuzzer. Those in
-Python run as they are, with the package that is installed.
+C targets are compiled by cc with sanitizers, and with a driver that replaces libFuzzer. Python
+targets run with the installed package.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_corpus(target: str, inputs: list[bytes]) -> None:
 
 
 def compile_target(target: str, folder: Path) -> Path:
-    """Compile a target in C with a driver that runs the inputs it is given."""
+    """Compile a C target with a driver that runs the inputs in its arguments."""
     program = folder / target
     kernels = sorted((ROOT / "src_c").glob("*.c"))
     sources = [SOURCE / f"{target}.c", SOURCE / "replay.c", *kernels]
@@ -47,7 +47,7 @@ def compile_target(target: str, folder: Path) -> Path:
 
 
 def replay(target: str, folder: Path) -> None:
-    """Run all inputs of a target, which ends this process if one of them fails."""
+    """Run all inputs of a target; exit if one of them fails."""
     inputs = read_corpus(target)
     corpus = folder / f"{target}-inputs"
     corpus.mkdir()

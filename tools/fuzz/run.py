@@ -1,4 +1,4 @@
-# run.py - builds the fuzz targets and runs each for so many seconds: one line of result for each.
+# run.py - build the fuzz targets and run each for some seconds; print one line for each.
 # SPDX-License-Identifier: BSD-3-Clause
 """Run the fuzz targets; the exit code is 1 if one of them finds a defect.
 
@@ -7,9 +7,9 @@
     python tools/fuzz/run.py 60 api --seed 1       the same inputs each time, as far as time allows
     python tools/fuzz/run.py 300 --record          keeps the inputs that replay.py runs, in corpus/
 
-Needs clang and llvm; api and weights also atheris, coverage, gguf, safetensors, torch and those of
-the tests. Corpora, logs, and inputs that found something stay in build/fuzz; a log ends with the
-path of such an input, which a target takes instead of a folder.
+Needs clang and llvm; api and weights also need atheris, coverage, gguf, safetensors, torch and
+the packages of the tests. Corpora, logs, and inputs that found something stay in build/fuzz. A
+log ends with the path of such an input; a target accepts it instead of a folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ C_FLAGS = ["-std=c11", "-g", "-O1", "-I", str(ROOT / "src_c")]
 SANITIZERS = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 PROFILE = ["-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping"]
 ASAN_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048"
-MAX_LENGTHS = {"api": 1024, "weights": 4096}  # bytes of an input; 256 of those in C
+MAX_LENGTHS = {"api": 1024, "weights": 4096}  # bytes of an input; 256 for C targets
 TARGETS = [*C_TARGETS, *PYTHON_TARGETS]
 MAX_RECORDED = 40_000  # bytes of the recorded inputs of a target
 
@@ -44,7 +44,7 @@ PUBLIC = "_bias,_buckets,_writing,_table,_masks,_gradient,_checks,_arrays,_posit
 
 
 class Result(NamedTuple):
-    """What a run found."""
+    """The result of a run."""
 
     inputs: int
     edges: int
@@ -53,7 +53,7 @@ class Result(NamedTuple):
 
 
 def call(command: list[str], **variables: str) -> str:
-    """Run a command that has to succeed; return what it printed."""
+    """Run a command that must succeed; return its output."""
     environment = {**os.environ, **variables}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode:
@@ -62,7 +62,7 @@ def call(command: list[str], **variables: str) -> str:
 
 
 def is_older(target: Path, sources: list[Path]) -> bool:
-    """Whether a target has to be built."""
+    """Whether a target must be built again."""
     return not target.exists() or any(
         source.stat().st_mtime > target.stat().st_mtime for source in sources
     )
@@ -102,7 +102,7 @@ def build_package() -> None:
 
 
 def python_command(target: str) -> tuple[list[str], dict[str, str]]:
-    """Command of a target in Python, and its variables."""
+    """Return the command of a Python target, and its environment variables."""
     atheris: Any = importlib.import_module("atheris")  # has no types
 
     variables = {
@@ -110,12 +110,12 @@ def python_command(target: str) -> tuple[list[str], dict[str, str]]:
         "ASAN_OPTIONS": ASAN_OPTIONS,
         "PYTHONPATH": str(SITE),
     }
-    memory = ["-rss_limit_mb=0", "-detect_leaks=0"]  # too large an array is part of the game
+    memory = ["-rss_limit_mb=0", "-detect_leaks=0"]  # too large arrays are part of the test
     return [sys.executable, str(SOURCE / f"{target}.py"), *memory], variables
 
 
 def make_command(target: str) -> tuple[list[str], dict[str, str]]:
-    """Build a target; return its command, and its variables."""
+    """Build a target; return its command, and its environment variables."""
     if target in C_TARGETS:
         return [str(build_core(target, "fuzzer", SANITIZERS))], {}
     build_package()
@@ -123,11 +123,11 @@ def make_command(target: str) -> tuple[list[str], dict[str, str]]:
 
 
 def record(target: str) -> None:
-    """Keep inputs, the shortest first: in C, the fewest that take every branch."""
+    """Keep inputs, the shortest first; for C, the fewest that take every branch."""
     command, variables = make_command(target)
     with TemporaryDirectory() as folder:
         corpus = BUILD / target
-        if target in C_TARGETS:  # atheris merges without Python's branches
+        if target in C_TARGETS:  # when merging, atheris ignores Python's branches
             call([*command, "-set_cover_merge=1", folder, str(corpus)], **variables)
             corpus = Path(folder)
         inputs = sorted((path.read_bytes() for path in corpus.iterdir()), key=len)
@@ -167,7 +167,7 @@ def read_log(path: Path, has_failed: bool) -> Result:
 
 
 def measure_core(target: str) -> str:
-    """Lines and branches of the C core that a corpus runs through."""
+    """Measure which lines and branches of the C core a corpus covers."""
     program = build_core(target, "profile", PROFILE)
     raw, merged = BUILD / f"{target}.profraw", BUILD / f"{target}.profdata"
     call([str(program), "-runs=0", str(BUILD / target)], LLVM_PROFILE_FILE=str(raw))
@@ -179,7 +179,7 @@ def measure_core(target: str) -> str:
 
 
 def measure_package(target: str) -> str:
-    """Lines of the package that a corpus runs through, modules that it is not about left out."""
+    """Measure which lines a corpus covers in the modules that its target tests."""
     _, variables = python_command(target)
     data = str(BUILD / f"{target}.coverage")
     modules = "_weights/*,_config,_json" if target == "weights" else PUBLIC

@@ -1,4 +1,4 @@
-/* tables.h - any types, tables, positions and numbers that t5bucket.h allows, from the fuzzer's bytes.
+/* tables.h - make any types, tables, positions and numbers that t5bucket.h allows from bytes.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -36,7 +36,7 @@ static inline int64_t clamp(wide value, wide lowest, wide highest)
 
 enum { MAX_START_SHIFT = 62 };
 
-/* Where rules change, or the kernels' ways part. */
+/* A position near a boundary of a rule, or where kernels choose another path. */
 static inline int64_t take_place(void)
 {
     static const int8_t shifts[] = {0, 0, 0, 7, 29, 30, 31, 32, 61, MAX_START_SHIFT};
@@ -62,7 +62,7 @@ static inline void take_ranges(t5b_table *table)
     table->origin = clamp(start, -limit, limit - (wide)num_ranges);
     if (is_indexed)
         return;
-    table->origin = (int64_t)draw(); /* is not read */
+    table->origin = (int64_t)draw(); /* must not be read */
     starts = (int64_t *)allocate((num_ranges - 1) * sizeof *starts);
     for (size_t r = 0; r + 1 < num_ranges; r++) {
         if (start > limit) {
@@ -75,7 +75,7 @@ static inline void take_ranges(t5b_table *table)
     table->starts = starts;
 }
 
-/* A table whose items are random bytes; `is_by_range` has each range's items in one row. */
+/* A table of random bytes. If `is_by_range`, the items of each range are one row. */
 static inline t5b_table take_table(size_t itemsize, size_t num_heads, int is_by_range)
 {
     t5b_table table = {NULL, itemsize, num_heads, 0, itemsize, NULL, 0};
@@ -107,7 +107,7 @@ static inline int64_t draw_position(const t5b_table *table)
                      (wide)draw_below(5) - 2);
 }
 
-/* Floating-point numbers instead of random bits: whose sums have to be rounded, or cancel. */
+/* Replace random bits by floating-point numbers whose sums must be rounded, or cancel. */
 static inline void take_floats(region memory, t5b_float type)
 {
     const float_format format = float_formats[type];

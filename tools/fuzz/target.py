@@ -1,4 +1,4 @@
-# target.py - what the Python fuzz targets share: atheris, or a corpus once more without it.
+# target.py - shared by the Python fuzz targets: run atheris, or replay a corpus without it.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IS_REPLAY = "--replay" in sys.argv
 
 
 def instrumented() -> contextlib.AbstractContextManager[Any]:
-    """Where the package has to be imported, so that its branches count as coverage."""
+    """Import the package inside this context, so that its branches count as coverage."""
     if IS_REPLAY:
         return contextlib.nullcontext()
     atheris: Any = importlib.import_module("atheris")  # has no types
@@ -22,7 +22,7 @@ def instrumented() -> contextlib.AbstractContextManager[Any]:
 
 
 def main(run: Callable[[bytes], object], seeds: Iterable[bytes], description: str) -> None:
-    """Fuzz with libFuzzer's arguments; or run each input of the folder after ``--replay``."""
+    """Fuzz with libFuzzer's arguments, or replay the folder after ``--replay``."""
     if "--help" in sys.argv:
         print(description)
         return

@@ -1,15 +1,15 @@
-# weights.py - an atheris target: weight files that may be damaged or hostile.
+# weights.py - an atheris target: load weight files that are damaged or hostile.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Load mutated weight files, with a mutated config.json beside them.
+"""Load mutated weight files, with a mutated config.json next to them.
 
     python tools/fuzz/run.py 60 weights       for a minute
     python tools/fuzz/run.py 14400 weights    four hours; the corpus stays in build/fuzz/weights
 
-Loading may give what an independent reader reads, or raise a ValueError, TypeError or
-FileNotFoundError (of a shard) that says why. It may call nothing that a pickle names, take no more
-memory than the file can stand for, and no more than two seconds. An input is a byte that says which
-form the rest has, two bytes with the length of the configuration, the configuration, and the file.
-Without PyTorch, its files are left out; without the package gguf, what is quantized is refused.
+Loading must give the same as an independent reader, or raise a ValueError, TypeError or
+FileNotFoundError (for a shard) that says why. It must not call anything that a pickle names, use
+more memory than the file can expand to, or take more than two seconds. An input is a byte for the
+form of the file, two bytes for the length of the configuration, the configuration, and the file.
+Without PyTorch, its files are left out; without the package gguf, quantized files are refused.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ with target.instrumented():
 
 MAX_SECONDS = 2
 MAX_NBYTES = 64 << 20
-MAX_RATIO = 1100  # to the file's size: what deflate can stand for, and a little more
+MAX_RATIO = 1100  # to the file's size: deflate's largest ratio, and a little more
 T5 = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 ENCODER = b"enc.blk.0.attn_rel_b.weight"
 SHARD = "x.safetensors"
@@ -57,7 +57,7 @@ CONFIG = b'{"relative_attention_num_buckets": 8, "relative_attention_max_distanc
 
 
 def refuse_pickles(event: str, arguments: Any) -> None:
-    """End the process where something is unpickled, or a program or a connection begins."""
+    """End the process if anything is unpickled, or starts a program or a connection."""
     if event in ("pickle.find_class", "os.system", "subprocess.Popen", "socket.connect"):
         os.write(2, f"WRONG: {event} {arguments}\n".encode())
         os.abort()
@@ -67,7 +67,7 @@ def refuse_pickles(event: str, arguments: Any) -> None:
 
 
 def archive_of(method: int) -> Callable[[bytes], bytes]:
-    """Put a .npy file into an archive, whose checksums are right."""
+    """Put a .npy file into an archive with correct checksums."""
 
     def write(content: bytes) -> bytes:
         memory = io.BytesIO()
@@ -79,7 +79,7 @@ def archive_of(method: int) -> Callable[[bytes], bytes]:
 
 
 def with_header_length(content: bytes) -> bytes:
-    """Put the length of a safetensors header, which ends with a 0, before it."""
+    """Prefix a safetensors header, which ends with a 0, with its length."""
     header, _, data = content.partition(b"\0")
     return struct.pack("<Q", len(header)) + header + data
 
@@ -116,7 +116,7 @@ FORMS: list[tuple[str, Callable[[bytes], bytes]]] = [
 
 
 def make_input(form: int, content: bytes, config: bytes = b"") -> bytes:
-    """Join what `run` takes apart."""
+    """Make an input, which `run` takes apart."""
     return struct.pack("<BH", form, len(config)) + config + content
 
 
@@ -128,7 +128,7 @@ def npy(array: NDArray[Any]) -> bytes:
 
 
 def make_seeds() -> Iterator[bytes]:
-    """Make small valid files, and some that are not."""
+    """Make small valid files, and some invalid ones."""
     table = np.arange(16, dtype=np.float32).reshape(8, 2)
     arrays = [table.astype(dtype) for dtype in ("<f2", "<f4", ">f8", ml_dtypes.bfloat16)]
     for array in [*arrays, np.asfortranarray(table), table.astype(object), table[0]]:
@@ -196,7 +196,7 @@ def make_seeds_of_pytorch() -> Iterator[bytes]:
         yield make_input(9, struct.pack("<H", len(content)) + content + bytes(range(64)), CONFIG)
 
 
-# ---- what an independent reader reads ----
+# ---- independent readers ----
 
 
 def read_npy(path: Path) -> list[NDArray[Any]]:
@@ -205,13 +205,13 @@ def read_npy(path: Path) -> list[NDArray[Any]]:
 
 
 def read_npz(path: Path) -> list[NDArray[Any]]:
-    """Read by NumPy, each array that it can."""
+    """Read by NumPy, every array that it can read."""
     with np.load(path, allow_pickle=False) as archive:
         return list(archive.values())
 
 
 def read_safetensors(path: Path) -> list[NDArray[Any]]:
-    """Read by the package safetensors; float8 as float32, times each number there is."""
+    """Read by the package safetensors; float8 as float32, times each number in the file."""
     dtypes = {
         "F16": "<f2",
         "BF16": ml_dtypes.bfloat16,
@@ -231,7 +231,7 @@ def read_safetensors(path: Path) -> list[NDArray[Any]]:
 
 
 def widen(arrays: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """Yield float8 arrays as float32, with each scale that may be theirs."""
+    """Yield float8 arrays as float32, times each scale that may belong to them."""
     for array in arrays:
         if array.dtype.itemsize == 1:
             yield array.astype(np.float32)
@@ -243,12 +243,12 @@ def widen(arrays: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:
 
 
 def read_index(path: Path) -> list[NDArray[Any]]:
-    """Read the one shard there is."""
+    """Read the only shard."""
     return read_safetensors(path.with_name(SHARD))
 
 
 def read_gguf(path: Path) -> list[NDArray[Any]]:
-    """Read by the package gguf, if it is there."""
+    """Read by the package gguf, if it is installed."""
     arrays = []
     for tensor in gguf.GGUFReader(path).tensors:
         array = tensor.data
@@ -290,19 +290,19 @@ def native_bytes(array: NDArray[Any]) -> bytes:
 
 
 def check_contents(weight: NDArray[Any], path: Path) -> None:
-    """Compare with what the independent reader reads, if it does: it may be stricter."""
+    """Compare with an independent reader, unless it refuses the file: it may be stricter."""
     if path.suffix == ".gguf" and gguf is None:
         return
     try:
         arrays = READERS[path.suffix](path)
-    except Exception:  # whatever the reader makes of it
+    except Exception:  # the reader may raise anything
         return
     known = [(array.shape, native_bytes(array)) for array in arrays]
     assert (weight.shape, weight.tobytes()) in known, "another table than the reader's"
 
 
 def check_refusal(error: Exception) -> None:
-    """Check that an error is of a documented type and says what must be."""
+    """Check that an error has a documented type and says what is required."""
     assert type(error) in (ValueError, TypeError, FileNotFoundError, ImportError), type(error)
     assert " must " in str(error) or "pip install 't5bucket[gguf]'" in str(error), str(error)
 

@@ -1,1 +1,1 @@
-"""__init__.py - what the sessions of noxfile.py are made of."""
+"""__init__.py - helpers of the sessions in noxfile.py."""

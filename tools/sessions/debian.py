@@ -1,4 +1,4 @@
-# debian.py - programs of Debian that sessions need, installed where they are missing.
+# debian.py - install the Debian packages that sessions need.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 
 import nox
 
-PACKAGES = {  # by a program of theirs
+PACKAGES = {  # by a program in them
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "clang": "clang",
     "llvm-cov": "llvm",

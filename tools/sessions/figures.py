@@ -1,4 +1,4 @@
-# figures.py - figures that sessions record, and the report of docs/reference/trust.md.
+# figures.py - record the figures of sessions, and write them into docs/reference/trust.md.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import nox
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "trust"
 REPORT = ROOT / "docs" / "reference" / "trust.md"
-RECORDED: dict[str, dict[str, str]] = {}  # of this process, by session
+RECORDED: dict[str, dict[str, str]] = {}  # by session; this process's only
 
 
 def last_line(output: object) -> str:
-    """Return what a program printed last, without pytest's ornaments and colours."""
+    """Return the last line that a program printed, without pytest's ornaments and colours."""
     line = str(output).strip().splitlines()[-1]
     return re.sub("\x1b\\[[0-9]*m", "", line).strip("= ")
 

@@ -1,4 +1,4 @@
-# tiers.py - many sessions, two at a time: a log for each, and the time that each took.
+# tiers.py - run many sessions, two at a time, with a log and the time of each.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .figures import FOLDER
 
 
 class Outcome(NamedTuple):
-    """What a session took, in seconds, and whether it failed."""
+    """The seconds that a session took, and whether it failed."""
 
     name: str
     seconds: float
@@ -32,14 +32,14 @@ def run_session(name: str, *arguments: str) -> Outcome:
     with (FOLDER / f"{name}.log").open("w") as log:
         command = [sys.executable, "-m", "nox", "-s", name, "--", *arguments]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)  # of this session alone
+        _, status, usage = os.wait4(process.pid, 0)  # the usage of this session only
     process.returncode = os.waitstatus_to_exitcode(status)
     cpu_seconds = usage.ru_utime + usage.ru_stime
     return Outcome(name, time.monotonic() - begin, cpu_seconds, process.returncode != 0)
 
 
 def read_log(name: str, pattern: str = "") -> str:
-    """Read the lines that a session printed, or those with a pattern, without colours."""
+    """Read the lines of a session's log, or those that match a pattern, without colours."""
     text = (FOLDER / f"{name}.log").read_text(errors="replace")
     lines = re.sub("\x1b\\[[0-9;]*m", "", text).splitlines()
     return "\n".join(line for line in lines if re.search(pattern, line))
@@ -47,7 +47,7 @@ def read_log(name: str, pattern: str = "") -> str:
 
 def run_tier(session: nox.Session, names: Sequence[str], brief: Collection[str] = ()) -> None:
     """Run sessions in this order, two at a time, some briefly; print times and failed logs."""
-    shutil.rmtree(FOLDER, ignore_errors=True)  # the report is of one run
+    shutil.rmtree(FOLDER, ignore_errors=True)  # the report must come from one run
     FOLDER.mkdir(parents=True)
     begin = time.monotonic()
 
@@ -65,7 +65,7 @@ def run_tier(session: nox.Session, names: Sequence[str], brief: Collection[str] 
 
 
 def print_times(outcomes: Sequence[Outcome], seconds: float) -> None:
-    """Print the time of each session, and of all."""
+    """Print the time of each session, and the total."""
     print(f"\n{'session':16}{'seconds':>9}{'CPU':>7}")
     for outcome in outcomes:
         mark = "  FAILED" if outcome.has_failed else ""

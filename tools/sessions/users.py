@@ -1,4 +1,4 @@
-# users.py - README's two commands, run by a user who may be another than this process's.
+# users.py - run README's two commands, as this user or another.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 from .figures import ROOT
 
 LEFTOVERS = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "_core.c")
-# How a process loses what root has; an ordinary user is one without a name.
+# Drops root's capabilities. The ordinary user is one without a name.
 UNPRIVILEGED = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
 USERS = {0: "root without capabilities", 65534: "an ordinary user"}
 
 
 def become(user: int) -> list[str]:
-    """Make the command that runs another one as a user without capabilities."""
+    """Make the command prefix that runs a command as a user without capabilities."""
     ids = ["--clear-groups", f"--regid={user}", f"--reuid={user}"] if user != os.geteuid() else []
     return [*UNPRIVILEGED, *ids]
 
@@ -30,7 +30,7 @@ def can_become(user: int) -> bool:
 
 
 def read_commands() -> tuple[str, str]:
-    """Read the two commands of the quick start; nox itself has no Sybil."""
+    """Read the two commands of the quick start; Sybil is not available here."""
     readme = (ROOT / "README.md").read_text()
     first, second, *_ = re.findall(r"^```sh\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
     return first, second
@@ -39,10 +39,10 @@ def read_commands() -> tuple[str, str]:
 def run_readme(
     command: list[str], owner: int, options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run README's commands by another one, in a copy that a user owns."""
+    """Run README's commands behind this prefix, in a copy that the user owns."""
     first, second = read_commands()
     script = f"exec 2>&1\n{first}test -s bias.npy\nrm -r .venv bias.npy\n{second}"
-    # Nobody else may be able to read where the checkout and the temporary files of a session lie.
+    # Other users may be unable to read the checkout and the session's temporary files.
     with TemporaryDirectory(prefix="t5bucket-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         source, home, temporary = (Path(folder) / name for name in ("source", "home", "tmp"))
         shutil.copytree(ROOT, source, ignore=LEFTOVERS)
@@ -56,7 +56,7 @@ def run_readme(
         own = {"CI": "true", "PIP_NO_COMPILE": "1", "TMPDIR": str(temporary)}
         if owner != os.geteuid():
             subprocess.run(["chown", "--recursive", f"{owner}:{owner}", folder], check=True)
-        if command:  # of another user, who has no cache
+        if command:  # another user has no cache
             own["HOME"] = str(home)
         if options:
             own["PYTEST_ADDOPTS"] = " ".join(options)

@@ -1,4 +1,4 @@
-# wheels.py - builds the wheel twice, audits it, and tests it where no compiler is.
+# wheels.py - build the wheel twice, audit it, and test it without a compiler.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_GLIBC_MINOR = 17  # manylinux2014
 
 
 def build_twice(session: nox.Session, folder: Path) -> Path:
-    """Build sdist and, from it, the wheel, twice; the wheel's bytes must be the same."""
+    """Build the sdist, and the wheel from it, twice; the wheel's bytes must be the same."""
     epoch = str(session.run("git", "log", "-1", "--format=%ct", external=True, silent=True)).strip()
     digests = []
     for name in ("first", "second"):
@@ -38,7 +38,7 @@ def build_twice(session: nox.Session, folder: Path) -> Path:
 
 
 def check_symbols(session: nox.Session, wheel: Path, folder: Path) -> list[str]:
-    """List what the extension module exports: its initialisation alone."""
+    """List the symbols that the extension module exports: only its initialisation is allowed."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".so"))
         library = archive.extract(name, folder)
@@ -50,7 +50,7 @@ def check_symbols(session: nox.Session, wheel: Path, folder: Path) -> list[str]:
 
 
 def repair(session: nox.Session, wheel: Path, folder: Path) -> Path:
-    """Make a manylinux wheel, which may neither be large nor need a new system."""
+    """Make a manylinux wheel; it must be small, and must not need a new system."""
     session.run("auditwheel", "repair", "--wheel-dir", str(folder), str(wheel))
     (repaired,) = folder.glob("*.whl")
     nbytes = repaired.stat().st_size
@@ -64,16 +64,16 @@ def repair(session: nox.Session, wheel: Path, folder: Path) -> Path:
 
 
 def find_python(session: nox.Session, version: str) -> str:
-    """Find a Python among pyenv's, or on the PATH."""
+    """Find a Python of pyenv, or on the PATH."""
     own = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))
-    found = str(own[-1]) if own else shutil.which(f"python{version}")  # pyenv's own may not start
+    found = str(own[-1]) if own else shutil.which(f"python{version}")  # pyenv's shim may not start
     if found is None:
         session.error(f"Python {version} is needed")
     return found
 
 
 def hide_compilers(session: nox.Session, folder: Path) -> str:
-    """Make a PATH of the programs that tests may need, none of which compiles."""
+    """Make a PATH with the programs that tests may need, but no compiler."""
     folder.mkdir(exist_ok=True)
     for program in ("sh", "env"):
         link = folder / program
