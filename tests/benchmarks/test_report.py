@@ -1,4 +1,4 @@
-# test_report.py - python -m benchmarks: its rows, and what it says of those that are left out.
+# test_report.py - python -m benchmarks: its rows, and its notes about rows that are left out.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import subprocess
@@ -19,7 +19,7 @@ FRAMEWORKS = ["torch", "transformers", "jax", "ml_dtypes"]
 
 
 def run(setup: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Print the report after a script that changes what it finds."""
+    """Print the report after a script that changes its environment."""
     script = f"""import sys
 sys.path.append({str(ROOT)!r})
 {setup}
@@ -43,7 +43,7 @@ assert len(_report.ROWS) == {len(rows)}
 
 
 def measure_briefly(out: Path, *options: str) -> tuple[str, dict[str, Any]]:
-    """Measure what the options choose, in one round."""
+    """Measure the rows that options choose, in one round."""
     setup = "from benchmarks import _methods; _methods.MIN_ROUNDS, _methods.ROW_SECONDS = 1, 0"
     return read(run(setup, "--json", out, *options), out)
 

@@ -1,4 +1,4 @@
-# test_bias.py - bias matrices: the weight of each bucket, bit for bit, in every dtype and layout.
+# test_bias.py - bias matrices have each bucket's weight, bit for bit, in all dtypes and layouts.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import pickle
@@ -261,7 +261,7 @@ def test_tiles_of_a_grid_larger_than_memory_take_the_memory_of_one_tile() -> Non
         _, block = next(tiles)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2.2 * block.nbytes  # the last one is dropped when the next has been made
+    assert peak < 2.2 * block.nbytes  # a tile is freed only after the next one is made
 
 
 # ---- scores ----

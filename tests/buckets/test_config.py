@@ -155,7 +155,7 @@ NAME = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         (f"lm.encoder.{NAME}", ENCODERS, 99),
         (f"module.model.lm.encoder.{NAME}", ENCODERS, 99),
         (f"encoder.encoder.{NAME}", ENCODERS, 256),
-        (f"x.encoder.{NAME}", ENCODERS, None),  # of neither, as far as its name says
+        (f"x.encoder.{NAME}", ENCODERS, None),  # its name tells neither
         (f"text_model.encoder.{NAME}", {"text_config": T5, "lm_config": ENCODERS["lm"]}, 256),
         (f"encoder.{NAME}", T5 | {"text_config": ENCODERS["lm"]}, 256),
         (f"text_model.{NAME}", T5 | {"text_config": ENCODERS["lm"]}, 99),
@@ -205,7 +205,7 @@ def test_a_decoders_configuration_says_how_many_rows_are_enough(tmp_path: Path) 
     assert tb.RelativeAttentionBias.load(tmp_path).buckets == tb.Buckets(2, 128, False)
 
 
-# ---- what the code of a family does, whatever its configuration says ----
+# ---- values that a family's code fixes, whatever its configuration says ----
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-# test_positions.py - buckets of arrays: every dtype, shape and layout gives the same answer.
+# test_positions.py - buckets of arrays are right for every dtype, shape and layout.
 # SPDX-License-Identifier: BSD-3-Clause
 import itertools
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def test_a_0d_array_of_any_layout_gives_a_scalar(layout: str) -> None:
 
 
 class Liar(np.ndarray):
-    """An array that says that its items are larger than they are."""
+    """An array that claims larger items than it has."""
 
     dtype = property(lambda self: np.dtype(np.float32))
     view: Any = None
@@ -424,7 +424,7 @@ def test_no_float_dtype_is_a_position() -> None:
 
 @pytest.fixture
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stream, divide and split what is otherwise too small for it."""
+    """Stream, divide and split small outputs as if they were large."""
     monkeypatch.setattr(_writing, "STREAM_NBYTES", -1)
     monkeypatch.setattr(_writing, "SMALL_COUNT", 0)
     monkeypatch.setattr(_threads, "MAX_ROW_LENGTH", 300)
@@ -444,7 +444,7 @@ def test_streaming_parts_and_pieces_do_not_show(
     expected = [oracle.bucket(d, *settings) for d in range(-1500, 1501)]
     relative = np.random.default_rng(2).integers(-1500, 1501, 5003)
     options: Any = {"dtype": dtype, "num_threads": num_threads}
-    for shift in (0, 1, 7):  # against lines of memory
+    for shift in (0, 1, 7):  # relative to lines of memory
         memory = np.full(5003 + 16, 99, dtype)
         out = memory[shift : shift + 5003]
         buckets(relative, out=out, **options)

@@ -1,4 +1,4 @@
-# test_scheme.py - the scheme itself: known values, exactness, identity.
+# test_scheme.py - Buckets: known values, exact boundaries, equality.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import pickle
@@ -27,7 +27,7 @@ FIRST_DISTANCES = {
 
 
 def first_distances(buckets: tb.Buckets) -> list[int]:
-    """First distance of each logarithmic bucket above ``max_exact``, on the past's side."""
+    """Find the first past distance of each logarithmic bucket above ``max_exact``."""
     return [
         -last
         for bucket, _, last in buckets.ranges()
@@ -192,7 +192,7 @@ def test_numpy_integers_and_bools_are_settings_too() -> None:
 
 
 def test_equal_schemes_share_their_rule_and_tables() -> None:
-    copy = pickle.dumps(tb.Buckets(40, 200))  # what threads make at once, each has for itself
+    copy = pickle.dumps(tb.Buckets(40, 200))  # threads may each make one at the same time
     first, second = tb.Buckets(40, 200), pickle.loads(copy)
     assert first._rule is second._rule
     dtype = np.dtype(np.uint8)

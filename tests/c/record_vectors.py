@@ -1,4 +1,4 @@
-# record_vectors.py - writes vectors.h: what every kernel gives on every platform.
+# record_vectors.py - write vectors.h: the results of every kernel, on every platform.
 # SPDX-License-Identifier: BSD-3-Clause
 """Run ``python tests/c/record_vectors.py`` after a change here.
 
@@ -36,12 +36,12 @@ SCHEMES = [  # (num_buckets, max_distance, bidirectional)
     (64, 256, False),
     (320, 800, True),  # WavLM
     (128, 1000, False),  # too many boundaries to be counted
-    (64, 2**15, True),  # the last ones that int16 lanes hold
-    (16, 2**20, False),  # none that they hold
+    (64, 2**15, True),  # the largest that fit in int16 lanes
+    (16, 2**20, False),  # none fits in them
 ]
-FAR_POSITIONS = [2**63, 2**63 + 1, UINT64_MAX]  # uint64 alone has them
+FAR_POSITIONS = [2**63, 2**63 + 1, UINT64_MAX]  # only uint64 can hold them
 
-# Queries stand at query_offset + query_step * i, keys at key_offset + key_step * j.
+# Query i has position query_offset + query_step * i, key j has key_offset + key_step * j.
 GRIDS = [  # (query_length, key_length, query_offset, key_offset, query_step, key_step)
     (1, 1, 0, 0, 1, 1),
     (13, 301, 0, 0, 1, 1),
@@ -62,7 +62,7 @@ FLOAT_FORMATS = {  # name: (type, bits of the fraction)
     "FLOAT32": (np.dtype(np.float32), 23),
     "FLOAT64": (np.dtype(np.float64), 52),
 }
-NUM_MIXED = 65536  # also every number of a type of 16 bits
+NUM_MIXED = 65536  # covers every number of a 16-bit type
 
 
 class Steps(NamedTuple):
@@ -73,7 +73,7 @@ class Steps(NamedTuple):
 
 
 def find_starts(scheme: tuple[int, int, bool], first: int, last: int) -> Iterator[int]:
-    """Where the bucket changes within (first, last], between which it only grows or only falls."""
+    """Find where the bucket changes in (first, last], where it only increases or only decreases."""
     if oracle.bucket(first, *scheme) == oracle.bucket(last, *scheme):
         return
     if last - first == 1:
@@ -93,7 +93,7 @@ def find_steps(scheme: tuple[int, int, bool]) -> Steps:
 
 
 def find_boundaries(scheme: tuple[int, int, bool]) -> list[int]:
-    """First distance of each logarithmic bucket but the first, or of one beyond it."""
+    """Find the first distance at which each logarithmic bucket, or a later one, begins."""
     count = scheme[0] // 2 if scheme[2] else scheme[0]
     distances = sorted(1 - start for start in find_steps(scheme).starts if start <= 0)
     reached = [oracle.bucket(-distance, *scheme) for distance in distances]
@@ -112,14 +112,14 @@ def choose_positions(scheme: tuple[int, int, bool]) -> list[int]:
 
 
 def mix(index: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """64 bits that look random, the same as in vectors_test.c."""
+    """Make 64 bits that look random, as vectors_test.c does."""
     mixed = (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     return mixed ^ (mixed >> np.uint64(29))
 
 
 def checksum(values: NDArray[Any]) -> int:
-    """Sum of ``(2 i + 1) value[i]`` modulo 2**64: any single wrong value shows."""
+    """Sum ``(2 i + 1) value[i]`` modulo 2**64: any single wrong value changes it."""
     flat = values.astype(np.uint64).ravel()
     weights = np.arange(1, 2 * flat.size, 2, dtype=np.uint64)
     return int((flat * weights).sum(dtype=np.uint64))
@@ -131,7 +131,7 @@ def make_items(buckets: NDArray[Any], head: int, itemsize: int) -> NDArray[np.ui
 
 
 class Grid(NamedTuple):
-    """What a matrix over a grid is made of, each (query, key)."""
+    """The parts of a matrix over a grid, each (query, key)."""
 
     ranges: NDArray[np.int64]
     buckets: NDArray[np.int64]
@@ -148,12 +148,12 @@ def make_grid(steps: Steps, grid: tuple[int, ...]) -> Grid:
     ranges = np.searchsorted(np.array(steps.starts), relative, side="right")
     i, j = np.ogrid[:query_length, :key_length]
     visible = (i // 3 % 2 == j // 4 % 2) & ((i + j) % 3 != 0)  # segments, a mask
-    visible &= (i + 5 >= j) | (j % 8 == 0)  # what is causal has its own positions
+    visible &= (i + 5 >= j) | (j % 8 == 0)  # causal order has its own positions
     return Grid(ranges, np.array(steps.buckets)[ranges], visible)
 
 
 def sum_gradient(steps: Steps, grid: Grid, shown: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Sums of a gradient of small integers by range and head."""
+    """Sum a gradient of small integers by range and head."""
     sums = np.zeros((len(steps.buckets), NUM_HEADS), np.int64)
     gradient = np.arange(NUM_HEADS * grid.ranges.size).reshape(NUM_HEADS, *shown.shape) % 11 - 5
     for head in range(NUM_HEADS):
@@ -162,7 +162,7 @@ def sum_gradient(steps: Steps, grid: Grid, shown: NDArray[np.bool_]) -> NDArray[
 
 
 def record_grid(steps: Steps, settings: tuple[int, ...]) -> list[int]:
-    """Checksums of matrices by item size and of a gradient's sums, first without masks."""
+    """Make checksums of matrices by item size and of a gradient's sums, without and with masks."""
     grid = make_grid(steps, settings)
     checksums = []
     for shown in (np.ones_like(grid.visible), grid.visible):
@@ -175,10 +175,10 @@ def record_grid(steps: Steps, settings: tuple[int, ...]) -> list[int]:
 
 
 def choose_terms(fraction: int, nbits: int) -> list[int]:
-    """Zeros, denormals, infinities, a NaN; neighbours of 1 and of both ends of the normal range.
+    """List zeros, denormals, infinities, a NaN; neighbours of 1 and of the normal range's ends.
 
-    Also halves of the last bit of 1 and of the largest number, and their neighbours: sums with
-    them are ties, or just beside one.
+    Also halves of the last bit of 1 and of the largest number, and their neighbours: they make
+    sums that are ties or next to a tie.
     """
     one = (2 ** (nbits - fraction - 2) - 1) << fraction
     infinity = (2 ** (nbits - fraction - 1) - 1) << fraction
@@ -190,7 +190,7 @@ def choose_terms(fraction: int, nbits: int) -> list[int]:
 
 
 def add(dtype: np.dtype[Any], left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.uint64]:
-    """Bits of sums; NaN is all ones."""
+    """Return the bits of sums; NaN is all ones."""
     nbits = 8 * dtype.itemsize
     terms = [bits.astype(f"u{dtype.itemsize}").view(dtype) for bits in (left, right)]
     with np.errstate(all="ignore"):
@@ -203,7 +203,7 @@ def add(dtype: np.dtype[Any], left: NDArray[Any], right: NDArray[Any]) -> NDArra
 
 
 def record_sums(name: str) -> tuple[list[int], list[int], int]:
-    """Terms, the sums of all pairs of them, and a checksum of sums of mixed bits."""
+    """Return terms, the sums of all pairs of terms, and a checksum of sums of mixed bits."""
     dtype, fraction = FLOAT_FORMATS[name]
     nbits = 8 * dtype.itemsize
     terms = choose_terms(fraction, nbits)
@@ -233,7 +233,7 @@ def array(kind: str, name: str, values: Iterable[int], form: Any = literal) -> s
 
 
 def write_scheme(index: int, scheme: tuple[int, int, bool]) -> tuple[str, str]:
-    """Arrays of a scheme, and the record that names them."""
+    """Write the arrays of a scheme, and the record that names them."""
     steps, boundaries = find_steps(scheme), find_boundaries(scheme)
     positions = choose_positions(scheme)
     arrays: list[tuple[str, str, list[int]]] = [
@@ -262,7 +262,7 @@ def write_scheme(index: int, scheme: tuple[int, int, bool]) -> tuple[str, str]:
 
 
 def write_sums(name: str) -> tuple[str, str]:
-    """Arrays of a type's sums, and the record that names them."""
+    """Write the arrays of a type's sums, and the record that names them."""
     terms, sums, mixed = record_sums(name)
     text = array("uint64_t", f"{name}_terms", terms, hex)
     text += array("uint64_t", f"{name}_sums", sums, hex)

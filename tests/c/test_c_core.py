@@ -21,7 +21,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C co
         ("epilogues_test", SANITIZED, ["3"]),  # every third case
         ("vectors_test", ["-O3"], []),
         ("vectors_test", SANITIZED, []),
-        ("guard_test", ["-O3"], []),  # which the system watches over, page by page
+        ("guard_test", ["-O3"], []),  # the system protects guard pages
     ],
 )
 def test_a_c_program_finds_every_kernel_right(

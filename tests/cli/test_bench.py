@@ -1,4 +1,4 @@
-# test_bench.py - t5bucket bench: its rows, its marks, its file; NumPy is all that it needs.
+# test_bench.py - t5bucket bench: its rows, its marks, its file; it needs only NumPy.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import re
@@ -14,14 +14,14 @@ FRAMEWORKS = ["torch", "transformers", "jax", "ml_dtypes"]
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run ``t5bucket bench`` after a script that changes what it finds."""
+    """Run ``t5bucket bench`` after a script that changes its environment."""
     script = f"import sys\n{script}\nfrom t5bucket.cli import main\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "bench", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def measure(setup: str, rows: str, out: Path) -> tuple[str, dict[str, Any]]:
-    """Measure chosen rows quickly; return what is printed and what is written."""
+    """Measure chosen rows quickly; return the printed text and the written file."""
     script = f"""{setup}
 from t5bucket.cli import _measure, bench
 _measure.ROW_SECONDS, _measure.MIN_ROUNDS = 0.01, 1

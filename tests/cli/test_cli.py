@@ -40,7 +40,7 @@ def fields(*arguments: object) -> dict[str, str]:
 
 
 def run_script(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line after a script that changes what it finds."""
+    """Run the command line after a script that changes its environment."""
     script = f"import sys\n{script}\nfrom t5bucket.cli import main\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
@@ -210,7 +210,7 @@ def test_a_closed_output_prints_no_traceback() -> None:
     assert result.stderr == ""
 
 
-# A command that writes a file, and what is left of it if that fails
+# Commands that write a file; they must leave nothing if that fails.
 WRITING = {
     "bias": ("bias", "--query-length", 2048, "--out", "x.npy"),
     "plot": ("plot", "--out", "x.png"),
@@ -235,7 +235,7 @@ FULL_DISKS = {  # the call that finds the disk full, by command
 def fails_and_leaves_nothing(script: str, command: str, message: str, folder: Path) -> None:
     if command == "plot":
         pytest.importorskip("matplotlib")
-        script = f"import matplotlib.font_manager\n{script}"  # which keeps a list of fonts
+        script = f"import matplotlib.font_manager\n{script}"  # it caches a list of fonts
     result = run_script(NO_ROWS + script, *WRITING[command], cwd=folder)
     assert result.returncode == 1, result.stderr
     assert message in result.stderr
@@ -326,7 +326,7 @@ def rows(*arguments: object) -> dict[int, str]:
     assert result.returncode == 0, result.stderr
     lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()[2:]]
     table = {int(bucket): described for bucket, described in lines}
-    assert list(table) == [*range(len(lines))]  # each bucket, and nothing left out
+    assert list(table) == [*range(len(lines))]  # every bucket has a line
     return table
 
 
@@ -471,7 +471,7 @@ def test_plot_writes_a_picture(tmp_path: Path) -> None:
 
 def test_plot_has_room_for_many_heads(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    np.save(tmp_path / "x.npy", np.ones((32, 64), np.float32))  # as many as T5-XXL has
+    np.save(tmp_path / "x.npy", np.ones((32, 64), np.float32))  # as many heads as T5-XXL
     result = run("plot", tmp_path / "x.npy", "--panel", "bias", "--out", tmp_path / "x.png")
     assert (result.returncode, result.stderr) == (0, "")
 

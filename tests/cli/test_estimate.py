@@ -1,4 +1,4 @@
-# test_estimate.py - t5bucket estimate, and the function that it calls: what runs, and what stays.
+# test_estimate.py - t5bucket estimate and its function: the part that runs, the model afterwards.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import warnings
@@ -110,7 +110,7 @@ def test_a_length_of_wavlm_is_that_of_its_frames() -> None:
 
 def test_tokens_are_none_of_padding_but_at_the_end() -> None:
     model = models.make("mpnet").model
-    inputs = make_inputs(model, 50, 30, 0.5)  # many, so that padding would be among them
+    inputs = make_inputs(model, 50, 30, 0.5)  # many, so that a padding token would occur
     pad = model.config.pad_token_id
     assert ((inputs["input_ids"] != pad) == inputs["attention_mask"].bool()).all()
     assert inputs["attention_mask"].sum() == 30 * 25

@@ -1,4 +1,4 @@
-# test_pictures.py - t5bucket plot and what it draws: panels, colours, axes, the same bytes.
+# test_pictures.py - t5bucket plot: panels, colours, axes, and equal bytes for equal calls.
 # SPDX-License-Identifier: BSD-3-Clause
 import sys
 from itertools import pairwise

@@ -1,4 +1,4 @@
-# test_summaries.py - what a person and a machine are told of a matrix, a scheme and a system.
+# test_summaries.py - summaries of a matrix, a scheme and a system, as text and as JSON.
 # SPDX-License-Identifier: BSD-3-Clause
 import hashlib
 import json
@@ -18,7 +18,7 @@ BIAS = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command that succeeds; return what it prints, by name if it is no object."""
+    """Run a command that succeeds; return its JSON object, or its lines by name."""
 
     def run(*arguments: object) -> Any:
         assert main([*map(str, arguments)]) == 0
@@ -167,7 +167,7 @@ def test_a_scheme_can_be_made_of_what_a_machine_is_told(options: list[Any], run:
     assert set(found["never_occurring"]) == absent
 
 
-# ---- info, and what it reads ----
+# ---- info, and the files that it reads ----
 
 
 def test_info_tells_variables_that_are_set_and_what_is_free(

@@ -20,7 +20,7 @@ ESCAPE = "\033["
 
 
 class Terminal(io.StringIO):
-    """Text that is written to a terminal."""
+    """A stream that is a terminal."""
 
     encoding = "utf-8"
 
@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no variable of the environment decide about colours."""
+    """Remove the environment variables that decide about colours."""
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -38,7 +38,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Make standard output a terminal, from within a test: pytest sets it before."""
+    """Make standard output a terminal; call it in the test, after pytest replaced the stream."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stdout", stream)
     return stream
@@ -73,7 +73,7 @@ def test_each_command_has_an_example_that_works(
     for words in examples:
         if words[0] == "plot":
             pytest.importorskip("matplotlib")
-        if words[0] != "estimate":  # of a model that is not here: test_estimate.py
+        if words[0] != "estimate":  # its model is missing here; see test_estimate.py
             assert main(words) == 0
     assert (tmp_path / "bias.npy").exists()
     assert (tmp_path / "bias.png").exists()
@@ -234,7 +234,7 @@ def test_errors_are_one_line_each(
 
 
 def end(arguments: list[str]) -> object:
-    """Return the exit code, also of a parser that exits."""
+    """Return the exit code, even if the parser exits."""
     try:
         return main(arguments)
     except SystemExit as exit_:
@@ -252,9 +252,9 @@ def test_help_into_a_closed_pipe_ends_quietly() -> None:
 
 
 def complete(line: str) -> list[str]:
-    """Ask for completions as a shell does."""
+    """Request completions as a shell does."""
     pytest.importorskip("argcomplete")
-    # Descriptor 8 gets the answer, and 9 what is said for debugging.
+    # Descriptor 8 gets the answer, and 9 the debugging output.
     command = f"exec '{sys.executable}' -m t5bucket 8>&1 9>/dev/null >/dev/null"
     variables = {
         "_ARGCOMPLETE": "1",

@@ -148,7 +148,7 @@ def client(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.filterwarnings("ignore")
 def test_workers_write_what_none_of_them_could_hold(client: Any, tmp_path: Path) -> None:
-    def peak_nbytes() -> int:  # a nested function, which is sent by its value
+    def peak_nbytes() -> int:  # nested, so that it is pickled by value
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-# test_command_line.py - the page of the command line is true: its options and keys.
+# test_command_line.py - the page of the command line lists the real options and keys.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import re

@@ -1,4 +1,4 @@
-# test_documentation.py - every example runs, and the files say what they should.
+# test_documentation.py - docstring examples run, and documents agree with the code.
 # SPDX-License-Identifier: BSD-3-Clause
 import doctest
 import importlib
@@ -66,7 +66,7 @@ def test_the_readme_says_what_the_tables_of_speed_say() -> None:
 
 
 def public_functions() -> list[str]:
-    """List the functions and methods that users call, by their names."""
+    """List the names of the functions and methods that users call."""
     modules = ["t5bucket", *(name for name in FRAMEWORKS if "._" not in name)]
     names = [
         f"{module}.{name}"

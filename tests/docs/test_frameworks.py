@@ -1,4 +1,4 @@
-# test_frameworks.py - modules that need a framework: how they are imported, and their names.
+# test_frameworks.py - modules that need a framework: their imports and their names.
 # SPDX-License-Identifier: BSD-3-Clause
 import os
 import subprocess

@@ -55,7 +55,7 @@ def runner() -> Iterator[Runner]:
 
 
 def need_imports(source: str) -> None:
-    """Skip the test if a package is missing that a program imports."""
+    """Skip the test if a package that the program imports is missing."""
     for node in find_imports(source):
         module = getattr(node, "module", None) or node.names[0].name
         for name in (module.split(".")[0], FRAMEWORKS.get(module)):
@@ -108,7 +108,7 @@ def run_command(command: str, folder: Path) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """List the words; numbers, and the units after them, are of a machine."""
+    """List the words; leave out numbers and their units, which depend on the machine."""
     return re.sub(r"\d[\d.,]*( ?[^\W\d]\S*)?", "#", text).split()
 
 

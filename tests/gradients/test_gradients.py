@@ -111,7 +111,7 @@ def test_weight_gradient_is_the_adjoint_of_matrix(masks: Any, buckets: tb.Bucket
     ]
     for matrix, gradient_of in ways:
         value = matrix(bias)
-        if additive:  # the part of it that is linear in the weight
+        if additive:  # only the part that is linear in the weight
             zero = tb.RelativeAttentionBias(np.zeros_like(weight), buckets)
             value = value - matrix(zero)
         gradient = normal(value.shape, np.float64, seed=3)
@@ -178,7 +178,7 @@ def test_gradients_are_those_of_torchs_autograd(masks: dict[str, Any], heads_fir
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 def test_large_sums_stay_exact(dtype: Any) -> None:
-    """4 million numbers a head: float32 itself would be off by 1e-3 or more."""
+    """With 4 million numbers a head, a float32 sum would be off by 1e-3 or more."""
     buckets = tb.Buckets()
     bias = tb.RelativeAttentionBias(np.zeros((32, 2), dtype), buckets)
     gradient = (0.1 + np.abs(normal((2, 2048, 2048), np.float32))).astype(dtype)
@@ -306,8 +306,8 @@ def test_gradients_without_pairs_are_zero(shape: tuple[int, ...], masks: dict[st
 def test_sums_are_rounded_once_to_bfloat16() -> None:
     bias = tb.RelativeAttentionBias(np.zeros((32, 1), reference.BFLOAT16), tb.Buckets())
     for numbers, expected in (
-        ([1, 2**-8, 2**-40], 1 + 2**-7),  # above the middle by a bit that float32 has not
-        ([1, 2**-8, 0], 1),  # the middle itself: to even
+        ([1, 2**-8, 2**-40], 1 + 2**-7),  # above the middle by a bit that float32 cannot hold
+        ([1, 2**-8, 0], 1),  # exactly the middle: to even
         ([-1, -(2**-8), -(2**-40)], -1 - 2**-7),
         ([1, 2**-8, -(2**-40)], 1),
         ([3.3895313892515355e38] * 3, np.inf),

@@ -1,4 +1,4 @@
-# test_errors_of_jax.py - bad input to the functions of JAX, before and while it traces.
+# test_errors_of_jax.py - bad input to t5bucket.jax, before and while JAX traces.
 # SPDX-License-Identifier: BSD-3-Clause
 import re
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-# test_explicit_sharding.py - arrays of JAX whose sharding is a part of their type.
+# test_explicit_sharding.py - JAX arrays whose sharding is a part of their type.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="this JAX h
 
 @pytest.fixture
 def mesh() -> Iterator[Any]:
-    """Let arrays of JAX have a sharding as a part of their type."""
+    """Use a mesh with explicit axes: sharding becomes a part of an array's type."""
     mesh = jax.make_mesh((1, 1), ("a", "b"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
         yield mesh

@@ -1,4 +1,4 @@
-# test_jax.py - buckets and the bias of JAX: values, offsets, transforms, exported programs.
+# test_jax.py - t5bucket.jax: values, offsets, transforms, exported programs.
 # SPDX-License-Identifier: BSD-3-Clause
 import importlib
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ BUCKETS = tb.Buckets(32, 128)
 FAR = tb.Buckets.from_ranges(
     [(0, None, 2**40), (2, 2**40 + 1, None)], max_distance=2**41, num_buckets=3
 )
-BEYOND = tb.Buckets.from_ranges(  # int32, which differences of int32 may exceed, too
+BEYOND = tb.Buckets.from_ranges(  # boundaries beyond int32, which differences of int32 may reach
     [
         (0, None, -(2**32) + 9),
         (1, -(2**32) + 10, -(2**31) - 3),
@@ -53,7 +53,7 @@ LENGTHS = [(1, 1), (1, 9), (9, 1), (31, 5), (32, 32), (33, 40), (100, 70), (0, 3
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """Let JAX have types of 64 bits."""
+    """Enable JAX's 64-bit types."""
     with jax.enable_x64(True):
         yield
 
@@ -198,7 +198,7 @@ def test_one_offset_may_be_traced_and_the_other_static(dtype: str) -> None:
 
 @pytest.mark.parametrize("heads_first", [False, True])
 def test_a_weight_may_be_a_constant_of_the_program(heads_first: bool) -> None:
-    """XLA folds what it can, and has lost the layout of transposed constants."""
+    """XLA folds constants, and has lost the layout of transposed ones."""
     weight = reference.random_weight(32, 3, np.float32)
     weight = np.ascontiguousarray(weight.T) if heads_first else weight
     named = {"buckets": BUCKETS, "heads_first": heads_first}
@@ -266,7 +266,7 @@ def test_gradients_of_16_bits_are_summed_in_float32(dtype: str) -> None:
         weight
     )
     counts = np.bincount(BUCKETS.grid(100, 100).ravel(), minlength=32)
-    assert np.array_equal(found[:, 0], counts.astype(weight.dtype))  # each rounded once
+    assert np.array_equal(found[:, 0], counts.astype(weight.dtype))  # each is rounded once
 
 
 def test_gradients_of_random_numbers_are_those_of_numpy() -> None:
@@ -350,7 +350,7 @@ def test_weights_can_be_mapped_with_the_same_bits() -> None:
 
 
 def test_no_program_computes_something_for_each_pair_but_the_bias() -> None:
-    """A logarithm, a one-hot matrix or a bucket for each pair would be seen here."""
+    """This would find a logarithm, a one-hot matrix or a bucket for each pair."""
     weight = jnp.zeros((32, 2))
     jaxpr = str(
         jax.make_jaxpr(jax.grad(lambda w: compute_bias(w, 64, 96, buckets=BUCKETS).sum()))(weight)

@@ -1,4 +1,4 @@
-# test_errors_of_masks.py - bad masks, scores, gradients and tiles: named, and nothing written.
+# test_errors_of_masks.py - bad masks, scores, gradients and tiles raise errors; nothing is written.
 # SPDX-License-Identifier: BSD-3-Clause
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ GRADIENT = np.ones((2, 4, 5), np.float32)
 
 
 class Refusing:
-    """As a tensor that requires a gradient."""
+    """Refuses the conversion to an array, like a tensor that requires a gradient."""
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("no array")

@@ -1,4 +1,4 @@
-# test_masks.py - masks fused into the write, against the same in NumPy.
+# test_masks.py - masked matrices, compared with masks in NumPy.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 
@@ -244,7 +244,7 @@ def test_a_mask_may_be_the_output_itself() -> None:
         at = bias.matrix_at(np.arange(30), np.arange(31), mask=mask, out=memory)
         assert np.array_equal(at, expected)
         memory[...] = kept
-    shown = memory[:, 0].view(np.uint8)[:, :31]  # a boolean one within it
+    shown = memory[:, 0].view(np.uint8)[:, :31]  # a boolean mask in the output's memory
     shown[...] = np.random.default_rng(4).integers(0, 2, shown.shape)
     mask = shown.view(bool)[:, None]
     expected = bias.matrix(30, 31, mask=mask.copy())
@@ -279,7 +279,7 @@ def test_masks_are_rounded_once_in_either_byte_order(order: str) -> None:
 
 @pytest.fixture
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stream, divide and split what is otherwise too small for it."""
+    """Stream, divide and split small outputs as if they were large."""
     monkeypatch.setattr(_writing, "STREAM_NBYTES", -1)
     monkeypatch.setattr(_threads, "MAX_ROW_LENGTH", 1300)
     monkeypatch.setattr(_threads, "PART_NBYTES", 1 << 12)
@@ -309,7 +309,7 @@ def test_streaming_parts_and_blocks_do_not_show(dtype: Any, num_heads: int, kind
     relative = reference.consecutive(q, k, 2000)
     expected = reference.matrix(weight, reference.t5(), relative, **masks)
     query, key = np.arange(2000, 2000 + q), np.arange(k)
-    for shift in (0, 1, 7):  # against lines of memory
+    for shift in (0, 1, 7):  # relative to lines of memory
         memory = np.full((batch, num_heads, q, k + 16), 99, dtype)
         out = memory[..., shift : shift + k]
         for num_threads in (1, 3):

@@ -1,4 +1,4 @@
-# test_build.py - what setup.py asks of the compiler, and what gets into a wheel.
+# test_build.py - setup.py: the compiler's arguments, and the files in a wheel.
 # SPDX-License-Identifier: BSD-3-Clause
 import os
 import shlex
@@ -16,7 +16,7 @@ pytest.importorskip("Cython", minversion="3.1")
 
 ROOT = Path(__file__).parents[2]
 OWN_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-falign-functions=64"]
-# Notes how it was called, and makes an empty file of what was asked for.
+# Logs its arguments, and makes an empty output file.
 COMPILER = """\
 #!/bin/sh
 echo "$@" >> "$COMPILER_LOG"
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("sh"), reason="needs a POSIX sh
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the package's source, with what a build of a deleted module left behind."""
+    """Copy the package's source, with files that an earlier build left behind."""
     copy = tmp_path_factory.mktemp("source")
     for name in ("t5bucket", "src_c"):
         ignored = shutil.ignore_patterns("*.so", "_core.c", "__pycache__")
@@ -71,7 +71,7 @@ def build_wheel(source: Path, folder: Path, **variables: str) -> tuple[list[str]
         env={**others, **own, **variables},
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert sorted(path.suffix for path in folder.iterdir()) == ["", ".whl"]  # nothing temporary
+    assert sorted(path.suffix for path in folder.iterdir()) == ["", ".whl"]  # no temporary files
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -84,7 +84,7 @@ def test_the_packagers_flags_come_last(flags: str, source: Path, tmp_path: Path)
     variables = {"CFLAGS": flags} if flags else {}
     _, compilations = build_wheel(source, tmp_path, **variables)
     assert len(compilations) == 1 + len([*source.glob("src_c/*.c")])
-    # `echo` has joined what a quoted flag says.
+    # `echo` has removed the quotes.
     expected = [*OWN_FLAGS, *shlex.split(" ".join(shlex.split(flags)))]
     for arguments in compilations:
         assert arguments[-len(expected) :] == expected

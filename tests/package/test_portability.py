@@ -1,4 +1,4 @@
-# test_portability.py - the package on a system that has nothing of POSIX's own.
+# test_portability.py - the package on a system without POSIX.
 # SPDX-License-Identifier: BSD-3-Clause
 import importlib.util
 import subprocess

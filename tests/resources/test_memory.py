@@ -1,4 +1,4 @@
-# test_memory.py - memory that is missing, and memory that is not given back.
+# test_memory.py - failing allocations raise MemoryError, and no memory leaks.
 # SPDX-License-Identifier: BSD-3-Clause
 import contextlib
 import ctypes
@@ -319,7 +319,7 @@ def calls_of_threads() -> dict[str, Callable[[], Any]]:
     }
 
 
-# What Python and NumPy themselves make of an allocation that failed.
+# Errors that Python and NumPy themselves raise after a failed allocation.
 FOREIGN_ERRORS = re.compile(
     "SystemError: .*(error return without exception set|returned NULL without setting an exception)"
     "|RuntimeError: can't allocate (read )?lock"  # of files
@@ -378,7 +378,7 @@ def forget_tables() -> None:
 
 
 def check_after(name: str, call: Callable[[], Any], expected: Any) -> None:
-    """Check that no thread is left, and that a call gives what it gave before."""
+    """Check that no thread is left, and that a call still gives the right result."""
     assert threading.active_count() == 1, name
     assert np.array_equal(call(), expected), name
 
@@ -512,7 +512,7 @@ def test_any_allocation_that_fails_in_a_helper_is_the_callers_memory_error(tmp_p
     run_job("fail_each_allocation_of_helpers", **preloaded(tmp_path))
 
 
-# ---- memory that is not given back ----
+# ---- leaks ----
 
 
 def test_no_call_keeps_memory() -> None:

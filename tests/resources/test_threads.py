@@ -1,4 +1,4 @@
-# test_threads.py - threads: made for a call, joined in it, and chosen with care.
+# test_threads.py - threads are started and joined within a call; how many are chosen.
 # SPDX-License-Identifier: BSD-3-Clause
 import contextlib
 import multiprocessing

@@ -1,4 +1,4 @@
-# checkpoints.py - weight files, written by the libraries that people write them with.
+# checkpoints.py - write weight files by the libraries that people use.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 from collections.abc import Callable
@@ -14,12 +14,12 @@ CONFIG = {"relative_attention_num_buckets": 32, "relative_attention_max_distance
 
 
 def make_weight(num_buckets: int = 32, num_heads: int = 2, dtype: Any = np.float32) -> Any:
-    """Make a weight of different numbers."""
+    """Make a weight whose numbers all differ."""
     return np.arange(num_buckets * num_heads).reshape(num_buckets, num_heads).astype(dtype)
 
 
 def tensors() -> dict[str, Any]:
-    """Make the two tables of a T5 model as tensors of PyTorch."""
+    """Make the two tables of a T5 model as PyTorch tensors."""
     torch: Any = pytest.importorskip("torch")
     return {
         T5: torch.from_numpy(make_weight()),
@@ -34,7 +34,7 @@ def save_safetensors(path: Path, state: dict[str, Any]) -> None:
 
 
 def save_shards(folder: Path, state: dict[str, Any], safe: bool = True) -> None:
-    """Write a shard for each tensor, or nearly."""
+    """Write about one shard for each tensor."""
     hub: Any = pytest.importorskip("huggingface_hub")
     copies = {name: tensor.contiguous().clone() for name, tensor in state.items()}
     hub.save_torch_state_dict(copies, folder, max_shard_size=300, safe_serialization=safe)
@@ -54,7 +54,7 @@ def save_gguf(
     edit: Callable[[Any], None] = lambda writer: None,
     **options: Any,
 ) -> None:
-    """Write arrays, some of them quantized to a type."""
+    """Write arrays; some are quantized to this type."""
     gguf: Any = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(path, architecture, **options)
     edit(writer)

@@ -1,6 +1,6 @@
 # command_line.py - the options of each command as tables, and the page that shows them.
 # SPDX-License-Identifier: BSD-3-Clause
-"""As a program it writes the tables of the page once more."""
+"""Run as a program, it writes the tables into the page."""
 
 import argparse
 import re
@@ -43,7 +43,7 @@ def list_options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 
 def name_value(action: argparse.Action) -> str:
-    """Name what an option takes, as its help does."""
+    """Name an option's value as its help does."""
     metavar = action.metavar or action.dest.upper()
     name = metavar if isinstance(metavar, str) else " ".join(metavar)
     return f"[{name}]" if action.nargs == "?" else name

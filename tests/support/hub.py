@@ -1,6 +1,6 @@
-# hub.py - a hub on this machine, for huggingface_hub: models in a folder, and a log of requests.
+# hub.py - a local server for huggingface_hub: models in a folder, and a log of requests.
 # SPDX-License-Identifier: BSD-3-Clause
-"""Run as a program, it loads models from such a hub, by the calls that it is given."""
+"""Run as a program, it loads models from such a hub, by the calls in its arguments."""
 
 import hashlib
 import http.server
@@ -28,7 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, has_body: bool) -> None:
         repository, found, rest = self.path.strip("/").partition("/resolve/")
-        if not found:  # what the library asks about itself
+        if not found:  # requests of the library about itself
             self.send_error(404)
             return
         revision, _, file = rest.partition("/")
@@ -48,11 +48,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *arguments: Any) -> None:
-        """Be quiet."""
+        """Print nothing."""
 
 
 def describe(call: dict[str, Any]) -> dict[str, Any]:
-    """Load a model; say what came out, and what was asked for."""
+    """Load a model; return the result or the error, and the requests."""
     import t5bucket as tb
 
     Handler.log.clear()

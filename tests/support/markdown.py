@@ -18,7 +18,7 @@ class Block(NamedTuple):
     """The source of a block, the heading above it, and the page that it stands in."""
 
     page: str
-    line: int  # of its first line, from 0
+    line: int  # number of its first line, from 0
     section: str
     language: str
     source: str

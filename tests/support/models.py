@@ -34,7 +34,7 @@ LAYOUT = {
 
 
 def converted(inputs: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    """Convert the inputs that are floats."""
+    """Convert the floating-point inputs."""
     return {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in inputs.items()
@@ -42,7 +42,7 @@ def converted(inputs: dict[str, Any], dtype: Any) -> dict[str, Any]:
 
 
 class Case(NamedTuple):
-    """A model in its initial state, keyword arguments of its forward, and whether it generates."""
+    """A model in its initial state, arguments for its forward, and whether it can generate."""
 
     model: Any
     inputs: dict[str, Any]
@@ -186,7 +186,7 @@ def layoutlmv3(padded: bool) -> Case:
 
 
 def layoutlmv2(padded: bool) -> Case:
-    """Make its encoder alone: the model needs a package that PyPI does not have."""
+    """Make only the encoder: the model needs a package that is not on PyPI."""
     from transformers.models.layoutlmv2.modeling_layoutlmv2 import LayoutLMv2Encoder
 
     config = transformers.LayoutLMv2Config(**LAYOUT)
@@ -289,20 +289,20 @@ FAMILIES: dict[str, Callable[[bool], Case]] = {
 
 
 def implementations(family: str) -> list[str | None]:
-    """List the attentions that a family can choose from; None where there is no choice."""
+    """List the attentions of a family that can be chosen; None if there is no choice."""
     model = FAMILIES[family](False).model
     return ["sdpa", "eager"] if getattr(model, "_supports_sdpa", False) else [None]
 
 
 def choose_attention(model: Any, implementation: str) -> None:
-    """Choose an attention for all modules; not every version tells the stacks of T5."""
+    """Choose an attention for all modules; some versions do not pass it to T5's stacks."""
     for module in model.modules():
         if hasattr(module, "config"):
             module.config._attn_implementation = implementation
 
 
 def make(family: str, padded: bool = False, implementation: str | None = None) -> Case:
-    """Make a model whose biases matter, ready for inference."""
+    """Make a model for inference, with biases large enough to matter."""
     torch.manual_seed(0)
     case = FAMILIES[family](padded)
     if implementation is not None:

@@ -1,4 +1,4 @@
-# onnx_runtime.py - a module of PyTorch as a graph of ONNX, and its results in ONNX Runtime.
+# onnx_runtime.py - export PyTorch modules to ONNX, and run the graphs in ONNX Runtime.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from t5bucket.torch import onnx_translations  # noqa: E402
 
 
 class Function(torch.nn.Module):  # type: ignore[misc]
-    """A module that calls a function with its parameters, which are constants of the graph."""
+    """A module that calls a function; its parameters become constants of the graph."""
 
     def __init__(self, function: Callable[..., Any], *parameters: Any) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Function(torch.nn.Module):  # type: ignore[misc]
 
 
 def export(module: Any, inputs: tuple[Any, ...], **options: Any) -> Any:
-    """Export a module with our translations; from now on it needs no gradients."""
+    """Export a module with our translations; turn off its gradients."""
     options = {"custom_translation_table": onnx_translations(), **options}
     return torch.onnx.export(
         module.eval().requires_grad_(False), inputs, dynamo=True, verbose=False, **options
@@ -33,7 +33,7 @@ def export(module: Any, inputs: tuple[Any, ...], **options: Any) -> Any:
 
 
 def start(program: Any) -> Callable[..., list[Any]]:
-    """Let ONNX Runtime take a graph; return the function that it is."""
+    """Load a graph in ONNX Runtime; return a function that runs it."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads, settings.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(

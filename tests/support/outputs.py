@@ -1,4 +1,4 @@
-# outputs.py - what models give, and what sdpa is given meanwhile, compared bit for bit.
+# outputs.py - run models, and compare outputs and the masks of sdpa bit for bit.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ import models  # noqa: E402
 
 
 def run(case: models.Case, **options: Any) -> Any:
-    """Infer, with other inputs than the case's where options name them."""
+    """Infer; options replace the case's inputs."""
     with torch.no_grad():
         return case.model(**{**case.inputs, **options})
 
@@ -28,7 +28,7 @@ def tensors_of(output: Any) -> Iterator[Any]:
 
 
 def assert_same_bits(found: Any, expected: Any) -> None:
-    """Compare all tensors; zeros have signs."""
+    """Compare all tensors bit for bit, including signs of zeros."""
     pairs = list(zip(tensors_of(found), tensors_of(expected), strict=True))
     assert pairs
     for a, b in pairs:
@@ -39,14 +39,14 @@ def assert_same_bits(found: Any, expected: Any) -> None:
 
 
 def assert_same_masks(found: Any, expected: Any) -> None:
-    """Compare all tensors; masks that broadcast to the expected ones have the same effect."""
+    """Compare all tensors; a mask may broadcast to the expected one."""
     pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
     whole = [ours.expand_as(theirs) if ours.ndim == 4 else ours for ours, theirs in pairs]
     assert_same_bits(whole, expected)
 
 
 def loss_of(output: Any) -> Any:
-    """Find the loss, or make one of the first tensor."""
+    """Return the loss, or make one from the first tensor."""
     loss = output.get("loss")
     return output[0].square().mean() if loss is None else loss
 
@@ -54,14 +54,14 @@ def loss_of(output: Any) -> Any:
 def gradients_of(case: models.Case) -> dict[str, Any]:
     """Gradients of all parameters that have one."""
     case.model.zero_grad()
-    torch.manual_seed(1)  # of the noise in the routers of Switch Transformers
+    torch.manual_seed(1)  # for the noise in the routers of Switch Transformers
     loss_of(case.model(**case.inputs)).backward()
     named = case.model.named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Compare gradients in float64, whose sums may be rounded differently."""
+    """Compare gradients in float64, up to different rounding."""
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert gradient.isfinite().all()
@@ -71,9 +71,9 @@ def assert_same_gradients(found: dict[str, Any], expected: dict[str, Any]) -> No
 def watch_sdpa(
     monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any], read: Callable[[Any, bool], Any]
 ) -> list[Any]:
-    """Collect what `read` makes of each mask that sdpa is given, and of is_causal.
+    """Collect the results of `read` for each call of sdpa, given its mask and is_causal.
 
-    Calls within a call, which t5bucket's own attention makes, do not count.
+    Nested calls, which t5bucket's own attention makes, do not count.
     """
     seen: list[Any] = []
     active: list[Any] = []

@@ -1,4 +1,4 @@
-# package.py - the modules of the package, and what each of them needs.
+# package.py - the modules of the package, and the packages that each of them needs.
 # SPDX-License-Identifier: BSD-3-Clause
 import pkgutil
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ import t5bucket as tb
 
 
 def find_modules(folders: Iterable[str], package: str) -> Iterator[str]:
-    """Find modules by their files: `walk_packages` would import those that need a framework."""
+    """Find modules by file name: `walk_packages` would import frameworks."""
     for module in pkgutil.iter_modules(folders, f"{package}."):
         yield module.name
         if module.ispkg:

@@ -1,4 +1,4 @@
-# peak.py - the largest memory that a process has while a function runs.
+# peak.py - measure the peak memory of the process while a function runs.
 # SPDX-License-Identifier: BSD-3-Clause
 import gc
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def _read(name: str) -> int:
 def growth(function: Callable[[], Any]) -> int:
     """Return by how many bytes the resident memory grows while a function runs.
 
-    Call the function once before: what the allocator keeps from then on does not count.
+    Call the function once before, so that memory that the allocator keeps does not count.
     """
     gc.collect()
     RESET.write_text("5")

@@ -1,8 +1,8 @@
 # programs.py - run many programs, each in a fork of one process that has made their imports.
 # SPDX-License-Identifier: BSD-3-Clause
-"""As a program it reads folders, a line each, runs program.py there, and prints exit codes.
+"""Run as a program, it reads folders, one a line, runs program.py there, and prints exit codes.
 
-A program finds everything as if it were started alone, but in seconds less: PyTorch and
+Programs behave as if each were started alone, but start seconds faster: PyTorch and
 transformers are imported once.
 """
 
@@ -57,13 +57,13 @@ class Runner:
 
 
 def find_imports(source: str) -> list[ast.Import | ast.ImportFrom]:
-    """Find what a program imports at its top level."""
+    """Find the imports at the top level of a program."""
     body = ast.parse(source).body
     return [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def import_once(source: str) -> None:
-    """Make the imports of a program; it reports by itself those that fail."""
+    """Make the imports of a program; ignore failures, which the program reports itself."""
     for node in find_imports(source):
         with contextlib.suppress(Exception):
             exec(compile(ast.Module([node], []), NAME, "exec"), {})

@@ -1,4 +1,4 @@
-# reference.py - buckets by the oracle; biases, masks and gradients in NumPy: slow and obvious.
+# reference.py - buckets by the oracle; biases, masks and gradients by simple, slow NumPy.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from functools import cache, partial
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 try:
     import ml_dtypes
-except ImportError:  # an option of the package: what needs it is left out, or skipped
+except ImportError:  # optional: tests that need it are left out or skipped
     BFLOAT16: Any = None
 else:
     BFLOAT16 = ml_dtypes.bfloat16
@@ -25,7 +25,7 @@ MINIMUM = {  # the finite minimum of each type
 
 
 class Scheme(NamedTuple):
-    """A rule for one relative position at a time, constant from a distance on."""
+    """A rule for one relative position at a time; constant beyond a distance."""
 
     num_buckets: int
     max_distance: int
@@ -42,7 +42,7 @@ class Scheme(NamedTuple):
 
 @cache
 def t5(num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True) -> Scheme:
-    """T5's scheme by the oracle, which needs each distance once."""
+    """T5's scheme by the oracle, called once for each distance."""
     bucket = cache(
         partial(
             oracle.bucket,
@@ -55,13 +55,13 @@ def t5(num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = Tru
 
 
 def bits(array: NDArray[Any]) -> NDArray[Any]:
-    """Items as unsigned integers: NaNs compare by their bits."""
+    """Return items as unsigned integers, so that NaNs compare by their bits."""
     native = array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(native).view(f"u{array.itemsize}")
 
 
 def random_weight(num_buckets: int, num_heads: int, dtype: Any, seed: int = 0) -> NDArray[Any]:
-    """Weights of random bits, so that there are NaNs with payloads, -0.0 and denormals."""
+    """Make weights of random bits, which include NaNs with payloads, -0.0 and denormals."""
     nbytes = num_buckets * num_heads * np.dtype(dtype).itemsize
     random = np.random.default_rng(seed).integers(0, 256, nbytes, dtype=np.uint8)
     weight: NDArray[Any] = random.view(dtype).reshape(num_buckets, num_heads)
@@ -69,17 +69,17 @@ def random_weight(num_buckets: int, num_heads: int, dtype: Any, seed: int = 0) -
 
 
 def normal_weight(num_buckets: int, num_heads: int, dtype: Any, seed: int = 0) -> NDArray[Any]:
-    """Weights that can be added."""
+    """Make finite weights, for sums."""
     return np.random.default_rng(seed).standard_normal((num_buckets, num_heads)).astype(dtype)
 
 
 def gather(weight: NDArray[Any], grid: NDArray[Any]) -> NDArray[Any]:
-    """Weights of a grid of buckets: (..., num_heads, q, k)."""
+    """Look up the weights of a grid of buckets: (..., num_heads, q, k)."""
     return np.moveaxis(weight[grid], -1, -3)
 
 
 def add(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
-    """Sum in the type of both, 16-bit types in float32."""
+    """Add in the type of both; 16-bit types in float32."""
     dtype = left.dtype
     with np.errstate(all="ignore"):
         if dtype.itemsize == 2:
@@ -95,7 +95,7 @@ def visible(
     segment_ids: Any = None,
     key_segment_ids: Any = None,
 ) -> Any:
-    """Which pairs are not masked, of shape (..., heads, q, k) or one that broadcasts to it."""
+    """Find which pairs are not masked; the result broadcasts to (..., heads, q, k)."""
     pairs: Any = np.ones((1, *relative.shape[-2:]), bool)
     if causal:
         pairs = pairs & (relative <= 0)[..., None, :, :]
@@ -119,7 +119,7 @@ def matrix(
     held: NDArray[Any] | None = None,
     **masks: Any,
 ) -> NDArray[Any]:
-    """Bias of relative positions ``(..., q, k)``, added to what the output held."""
+    """Bias of relative positions ``(..., q, k)``, added to the output's previous items."""
     dtype = weight.dtype
     if scale is not None:
         wide: Any = np.float64 if dtype == np.float64 else np.float32
@@ -166,7 +166,7 @@ def differences(query: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
 
 
 def pairs_of(exact: NDArray[Any]) -> NDArray[Any]:
-    """Python's integers -> int64, saturated."""
+    """Convert Python integers to int64, saturated."""
     saturated: NDArray[Any] = np.clip(exact, -(2**63), 2**63 - 1).astype(np.int64)
     return saturated
 
@@ -175,7 +175,7 @@ def pairs_of(exact: NDArray[Any]) -> NDArray[Any]:
 
 
 def rounded(sums: NDArray[Any], scale: float | None, dtype: Any) -> NDArray[Any]:
-    """What float64 sums become in a dtype."""
+    """Scale float64 sums and round them to a dtype."""
     if scale is not None:
         sums = sums * (np.float64 if dtype == np.float64 else np.float32)(scale)
     result: NDArray[Any] = sums.astype(dtype)
@@ -183,7 +183,7 @@ def rounded(sums: NDArray[Any], scale: float | None, dtype: Any) -> NDArray[Any]
 
 
 def assert_close(gradient: NDArray[Any], expected: NDArray[Any]) -> None:
-    """Sums in float64, in any order, are the same but for the last rounding."""
+    """Compare float64 sums that were added in any order, up to the last rounding."""
     tolerance = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 2e-7, "float64": 1e-12}
     name = gradient.dtype.name
     found, wanted = gradient.astype(np.float64), expected.astype(np.float64)

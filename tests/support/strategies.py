@@ -1,4 +1,4 @@
-# strategies.py - what Hypothesis draws: schemes, positions, nasty arrays.
+# strategies.py - Hypothesis strategies: schemes, positions, unusual arrays.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 
@@ -46,7 +46,7 @@ def positions(dtype: np.dtype[Any], max_dims: int = 3) -> st.SearchStrategy[NDAr
 
 
 def relayout(array: NDArray[Any], layout: str) -> NDArray[Any]:
-    """Copy an array into another memory layout; its values stay."""
+    """Copy an array into another memory layout, with the same values."""
     if array.ndim == 0:
         return array.copy()
     if layout == "fortran":
@@ -81,7 +81,7 @@ out_layouts = st.sampled_from([layout for layout in LAYOUTS if layout != "read-o
 def draw_masks(
     draw: st.DrawFn, shape: tuple[int, int, int], batch: tuple[int, ...] = ()
 ) -> dict[str, Any]:
-    """Draw masks of a matrix, and how they are applied; `batch` is that of its positions."""
+    """Draw masks of a matrix and their options; `batch` is the batch shape of its positions."""
     _, q, k = shape
     masks: dict[str, Any] = {"causal": draw(st.booleans())}
     batch = batch or draw(st.sampled_from([(), (1,), (2,), (3, 2)]))

@@ -1,4 +1,4 @@
-# training.py - models of each family that are trained, with and without checkpoints.
+# training.py - models of each family for training, with and without checkpoints.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 
@@ -11,7 +11,7 @@ DROPOUTS = ("dropout", "dropout_rate", "attention_dropout", "activation_dropout"
 
 
 def parts_with_checkpoints(model: Any) -> list[Any]:
-    """Find what can have checkpoints: the model, or its children, as of Pix2Struct."""
+    """Find the parts that support checkpoints: the model, or its children, as in Pix2Struct."""
 
     def supports(module: Any) -> bool:
         return getattr(module, "supports_gradient_checkpointing", False)
@@ -20,7 +20,7 @@ def parts_with_checkpoints(model: Any) -> list[Any]:
 
 
 def checkpoints(family: str) -> list[bool | None]:
-    """Values of `use_reentrant` that a family can be trained with; None is no checkpoint."""
+    """List the values of `use_reentrant` that a family supports; None means no checkpoint."""
     model = models.FAMILIES[family](False).model
     return [None, True, False] if parts_with_checkpoints(model) else [None]
 
@@ -31,7 +31,7 @@ CASES = [
     for implementation in models.implementations(family)
     for reentrant in checkpoints(family)
 ]
-# transformers' own WavLM does not come to the end of a backward pass with these.
+# With these options, the backward pass of transformers' own WavLM never ends.
 ENDLESS = ("wavlm", None, True)
 
 

@@ -1,4 +1,4 @@
-# versions.py - what t5bucket accelerates in a version of transformers, and the table of versions.
+# versions.py - find what t5bucket accelerates in a version of transformers; write the table.
 # SPDX-License-Identifier: BSD-3-Clause
 """As a program it prints the column of the installed version, as JSON; or writes a table of them.
 
@@ -27,7 +27,7 @@ BEGIN, END = "<!-- versions: begin -->\n", "<!-- versions: end -->"
 
 
 def find_cell(family: str) -> str:
-    """Find what is ours in a model of a family: its bias, its attention, both, or nothing."""
+    """Find what t5bucket computes in a family's model: bias, attention, both, or nothing."""
     try:
         case = models.make(family, padded=True)
     except (AttributeError, ImportError):
@@ -58,7 +58,7 @@ def _replaced(module: Any, *kinds: str) -> set[str]:
 
 
 def _attends(case: models.Case) -> bool:
-    """Whether attention goes without the matrix, or reads one that is merged for all layers."""
+    """Whether attention needs no matrix, or uses one that is merged for all layers."""
     called: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((_lazy, "scaled_dot_product_attention"), (_merge, "_merge")):
@@ -81,7 +81,7 @@ def as_numbers(version: str) -> tuple[int, ...]:
 
 
 def write_table(columns: dict[str, dict[str, str]]) -> str:
-    """Write cells by family and version; neighbours that are equal share a column."""
+    """Write cells by family and version; equal neighbouring versions share a column."""
     groups: list[list[str]] = []
     for version in sorted(columns, key=as_numbers):
         if groups and columns[groups[-1][0]] == columns[version]:

@@ -1,4 +1,4 @@
-# test_attention.py - attention without the matrix: its bits are those with the matrix.
+# test_attention.py - attention without the matrix has the same bits as with it.
 # SPDX-License-Identifier: BSD-3-Clause
 import logging
 import re
@@ -27,20 +27,20 @@ from t5bucket.torch import (  # noqa: E402
 by_pytorch: Any = torch.nn.functional.scaled_dot_product_attention
 BUCKETS = tb.Buckets()
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# Around the sizes of the kernel's tiles of queries and blocks of keys.
+# Lengths around the sizes of the kernel's tiles of queries and blocks of keys.
 LENGTHS = [31, 32, 33, 63, 191, 192, 193, 511, 512, 513, 767, 768, 1025]
 BATCH, NUM_HEADS, SIZE = 2, 2, 64
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small matrices go the way of large ones."""
+    """Treat small matrices as large ones."""
     monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
 
 
 @pytest.fixture
 def no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test fail if the matrix is used."""
+    """Make a test fail if the matrix is used."""
 
     def fail(*_: Any) -> None:
         raise AssertionError("the matrix is used")
@@ -61,7 +61,7 @@ def make_inputs(
     seed: int = 0,
     num_heads: int = NUM_HEADS,
 ) -> tuple[Any, ...]:
-    """Make query, key, value and weight; the former as layers give them, heads after rows."""
+    """Make query, key and value in the layout of layers (heads after rows), and a weight."""
     generator = random(seed)
     query, key, value = (
         torch.randn(batch, length, num_heads, size, generator=generator).to(dtype).transpose(1, 2)
@@ -75,7 +75,7 @@ def minimum(dtype: Any) -> float:
 
 
 def right_padding(k: int) -> Any:
-    """Make a boolean mask of keys: all are attended to, and a third."""
+    """Make a boolean mask that keeps all keys of one example, and a third in the other."""
     return (torch.arange(k) < torch.tensor([[k], [max(1, k // 3)]]))[:, None, None]
 
 
@@ -88,7 +88,7 @@ def segments(length: int) -> Any:
     return torch.arange(length).div(40, rounding_mode="floor").expand(BATCH, -1)
 
 
-# Each case: the arguments of ours, and the matrix by the function that computes it.
+# Our function's arguments, and a function that computes the matrix for PyTorch's.
 Case = tuple[dict[str, Any], Callable[[Any], Any]]
 
 
@@ -203,7 +203,7 @@ def test_bits_are_equal_around_the_sizes_of_tiles_in_all_cases(
     scale=st.sampled_from([None, 1.0, 0.125, 0.0, -1.0]),
     seed=st.integers(0, 9),
 )
-@settings(deadline=None)  # the first case of a head size tries its kernels
+@settings(deadline=None)  # the first case of each head size tries the kernels
 def test_bits_are_equal_for_any_lengths(
     case: str, dtype: Any, q: int, k: int, size: int, scale: float | None, seed: int
 ) -> None:
@@ -394,7 +394,7 @@ def test_this_pytorch_gives_equal_bits(dtype: Any) -> None:
 
 @pytest.fixture
 def other_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let PyTorch have a flash kernel whose bits depend on the place of a row."""
+    """Give PyTorch a flash kernel whose bits depend on the place of a row."""
     flash = _known._flash
 
     def attend(query: Any, *arguments: Any) -> Any:

@@ -26,13 +26,13 @@ NUM_HEADS, SIZE = 2, 64
 
 @pytest.fixture(autouse=True)
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small matrices go the way of large ones."""
+    """Treat small matrices as large ones."""
     monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
 
 
 @pytest.fixture
 def lengths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """List the numbers of examples, queries and keys that are attended to at once."""
+    """Record the numbers of examples, queries and keys in each call of the kernel."""
     found: list[tuple[int, ...]] = []
     attend = _kernels.attend_by_diagonals
 
@@ -58,7 +58,7 @@ def right_padding(k: int, *lengths: int) -> Any:
 
 
 def check(inputs: tuple[Any, ...], mask: Any = None, **options: Any) -> None:
-    """Compare with PyTorch's attention that has the matrix, bit for bit."""
+    """Compare with PyTorch's attention with the matrix, bit for bit."""
     query, key, value, weight = inputs
     named = {**options, "causal": options.get("is_causal", False)}
     named.pop("is_causal", None)
@@ -77,7 +77,7 @@ def test_padding_of_whole_blocks_is_cut_off_example_by_example(
 ) -> None:
     inputs = make_inputs(300, 1601, dtype)
     mask = right_padding(1601, 1, 513, 1601)
-    scaled_dot_product_attention(*inputs, buckets=BUCKETS)  # PyTorch's kernel is tried before
+    scaled_dot_product_attention(*inputs, buckets=BUCKETS)  # try PyTorch's kernel first
     lengths.clear()
     check(inputs, mask)
     assert lengths == [(1, 300, 512), (1, 300, 1024), (1, 300, 1601)]

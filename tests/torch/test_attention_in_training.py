@@ -1,4 +1,4 @@
-# test_attention_in_training.py - attention without the matrix: gradients, in linear memory.
+# test_attention_in_training.py - gradients of attention without the matrix.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 
@@ -26,7 +26,7 @@ Q, K, NUM_HEADS, SIZE = 70, 90, 5, 8
 
 @pytest.fixture(autouse=True)
 def everything_goes_by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small matrices go the way of large ones, in several strips: of two heads, then three."""
+    """Treat small matrices as large ones, and divide them into strips of two and three heads."""
     monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
     for module in (_attend, _kernels):  # no rows are computed apart from the others
         monkeypatch.setattr(module, "LEAST_QUERIES", Q + 1)

@@ -1,4 +1,4 @@
-# test_attention_memory.py - attention never allocates its matrix, and training neither.
+# test_attention_memory.py - attention and its training never allocate the matrix.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 

@@ -1,4 +1,4 @@
-# test_attention_operator.py - attention in PyTorch's system: compiling, exporting, transforms.
+# test_attention_operator.py - attention can be compiled, exported and transformed.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-# test_fsdp.py - accelerated models that FSDP2 shards train like transformers' own.
+# test_fsdp.py - accelerated models train under FSDP2 like transformers' own.
 # SPDX-License-Identifier: BSD-3-Clause
 import io
 import subprocess

@@ -1,4 +1,4 @@
-# test_onnx.py - biases as graphs of ONNX, in ONNX Runtime; what cannot be exported.
+# test_onnx.py - biases exported to ONNX and run in ONNX Runtime; exports that are refused.
 # SPDX-License-Identifier: BSD-3-Clause
 import itertools
 import subprocess
@@ -187,7 +187,7 @@ def test_offsets_known_at_run_time_alone_have_the_same_bits_however_far_apart() 
 
 
 def refused(compute: Callable[..., Any], *inputs: Any) -> str:
-    """Return the message with which a module is refused."""
+    """Return the message of the error that exporting a module raises."""
     with pytest.raises(torch.onnx.OnnxExporterError) as caught:
         export(Function(compute, weight_of()), inputs or (torch.zeros(1),))
     return str(caught.value)

@@ -1,4 +1,4 @@
-# test_onnx_attention.py - attention as a graph of ONNX, in ONNX Runtime.
+# test_onnx_attention.py - attention exported to ONNX and run in ONNX Runtime.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 
@@ -116,7 +116,7 @@ class Layer(torch.nn.Module):  # type: ignore[misc]
 
 
 class Encoder(torch.nn.Module):  # type: ignore[misc]
-    """Layers that share a weight; one of them in a branch, which is a graph of its own."""
+    """Layers that share a weight; one is in a branch, which is a separate graph."""
 
     def __init__(self) -> None:
         super().__init__()

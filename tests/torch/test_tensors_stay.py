@@ -1,4 +1,4 @@
-# test_tensors_stay.py - what functions read of PyTorch's tensors leaves no trace in them.
+# test_tensors_stay.py - reading PyTorch tensors does not change them.
 # SPDX-License-Identifier: BSD-3-Clause
 import gc
 import weakref
@@ -20,7 +20,7 @@ NUM_HEADS, Q, K = 2, 3, 4
 
 
 def state(tensor: Any) -> dict[str, Any]:
-    """List all that PyTorch shows of a tensor, but for its items."""
+    """List everything that PyTorch shows about a tensor, except its items."""
     storage = tensor.untyped_storage()
     return {
         "resizable": storage.resizable(),

@@ -1,4 +1,4 @@
-# test_torch.py - the operators of PyTorch: values, gradients, compiling, bad input.
+# test_torch.py - the PyTorch operators: values, gradients, compiling, bad input.
 # SPDX-License-Identifier: BSD-3-Clause
 import re
 from collections.abc import Callable
@@ -205,7 +205,7 @@ def test_operators_pass_opcheck(name: str, arguments: tuple[Any, ...]) -> None:
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]
-    """Scores of consecutive and of other positions."""
+    """Biases of consecutive and of explicit positions."""
 
     def __init__(self, buckets: tb.Buckets) -> None:
         super().__init__()

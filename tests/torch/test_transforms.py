@@ -1,4 +1,4 @@
-# test_transforms.py - the operators of PyTorch in each of its transforms: values and derivatives.
+# test_transforms.py - the PyTorch operators in each transform: values and derivatives.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +40,7 @@ def gather(
     causal: bool = False,
     scale: float = 1.0,
 ) -> Any:
-    """Do the same in the obvious way: look up each pair."""
+    """Compute the same in the simple way: look up each pair."""
     found = torch.nn.functional.embedding(
         torch.from_numpy(SCHEMES[buckets](relative)), weight * scale
     )
@@ -87,7 +87,7 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
 
 
 def total(function: Function) -> Function:
-    """Make a number of a matrix, whose second derivatives are not 0."""
+    """Return a number whose second derivatives with respect to the matrix are not 0."""
     return lambda weight: function(weight).clamp(min=-9).sin().sum()
 
 
@@ -221,7 +221,7 @@ def test_values_are_the_same_bits_with_and_without_a_transform(function: str, dt
 @pytest.mark.parametrize("scale", [None, 2.0**-10])
 def test_gradients_of_16_bits_are_summed_in_more(dtype: Any, scale: float | None) -> None:
     weight = torch.zeros(8, 1, dtype=dtype)
-    length = 90 if scale is None else 900  # whose sums without the scale are no float16
+    length = 90 if scale is None else 900  # without the scale, sums overflow float16
     functions: tuple[Function, ...] = (
         lambda w: compute_bias(w, length, length, buckets=BUCKETS, scale=scale),
         lambda w: compute_bias_at(w, torch.arange(length), buckets=BUCKETS, scale=scale),
@@ -387,7 +387,7 @@ def test_a_compiled_backward_pass_runs_next_to_dual_numbers_of_others() -> None:
     assert found.sum() == bias.numel()
 
 
-# ---- what is refused ----
+# ---- refused calls ----
 
 
 def test_errors_in_a_transform_name_the_argument() -> None:

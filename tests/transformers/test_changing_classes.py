@@ -1,4 +1,4 @@
-# test_changing_classes.py - what accelerate and restore change and refuse; copies and files.
+# test_changing_classes.py - accelerate and restore: classes, refused models, copies, pickles.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import io

@@ -1,4 +1,4 @@
-# test_compiled_attention.py - a compiled model attends without a bias matrix where it can.
+# test_compiled_attention.py - compiled models attend without a bias matrix if possible.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -139,7 +139,7 @@ def cache_of(output: Any) -> Any:
     return output[first_cache_name(output)]
 
 
-# ---- calls that take the matrix ----
+# ---- calls that use the matrix ----
 
 
 def test_a_bias_of_the_users_own_is_added() -> None:

@@ -1,4 +1,4 @@
-# test_composite_models.py - models that hold accelerated ones, and pipelines, which are no modules.
+# test_composite_models.py - models that hold accelerated ones, and pipelines.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ ATTENTIONS = ("T5Attention", "UMT5Attention", "Pix2StructTextAttention", "UdopAt
 
 
 def accelerated_classes(*parts: Any) -> set[str]:
-    """Name the classes of layers that t5bucket has replaced."""
+    """Name the replaced classes of layers."""
     modules = [type(module) for part in parts for module in part.modules()]
     return {cls.__name__ for cls in modules if hasattr(cls, "_t5bucket_base")}
 
@@ -37,7 +37,7 @@ def text_encoder(config_class: str, model_class: str) -> Any:
 
 
 def musicgen() -> tuple[Any, dict[str, Any]]:
-    """Make a model of text, whose encoder is T5's, and sound."""
+    """Make a model of text and sound with T5's encoder."""
     config = transformers.MusicgenConfig(
         text_encoder=transformers.T5Config(**models.T5).to_dict(),
         audio_encoder=transformers.EncodecConfig(
@@ -127,7 +127,7 @@ def test_an_accelerated_pipeline_is_as_before_after_the_block() -> None:
 
 
 class Slots:
-    """An object without a dictionary, one of whose slots is not set."""
+    """An object without a dictionary; one of its slots is not set."""
 
     __slots__ = ("__part", "other")
 
@@ -136,7 +136,7 @@ class Slots:
 
 
 class Secretive(dict[str, Any]):
-    """An object that must not be asked for anything."""
+    """A dictionary whose methods must not be called."""
 
     def refuse(self, *arguments: Any) -> Any:
         raise AssertionError("code of a pipeline has run")

@@ -1,4 +1,4 @@
-# test_exporting.py - accelerated models become the graphs of ONNX that transformers' own become.
+# test_exporting.py - accelerated models export to the same ONNX graphs as transformers' own.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 
@@ -24,7 +24,7 @@ class FirstOutput(torch.nn.Module):  # type: ignore[misc]
 
 
 def nodes_of(case: models.Case, **options: Any) -> list[str]:
-    """Export a model; list its graph's nodes, with all that they take and give."""
+    """Export a model; list its graph's nodes with their inputs and outputs."""
     program = export(FirstOutput(case), tuple(case.inputs.values()), **options)
     return [str(node) for node in program.model.graph]
 

@@ -1,4 +1,4 @@
-# test_falling_back.py - what is not covered falls back to transformers, and the log says why.
+# test_falling_back.py - calls that are not covered fall back to transformers; the log says why.
 # SPDX-License-Identifier: BSD-3-Clause
 import sys
 from typing import Any
@@ -129,7 +129,7 @@ def test_a_rule_of_an_instances_own_falls_back(log: Any) -> None:
     assert any("instance's own" in message for message in fell_back(log))
 
 
-@pytest.mark.parametrize("prefix", [1, 5])  # prefilling masks what the cache does not hold yet
+@pytest.mark.parametrize("prefix", [1, 5])  # prefilling masks keys that the cache does not hold yet
 def test_offsets_that_are_tensors_fall_back(prefix: int, log: Any) -> None:
     case = models.make("t5", padded=True)
     inputs = {name: value for name, value in case.inputs.items() if name != "labels"}

@@ -1,4 +1,4 @@
-# test_inexact.py - models that are accelerated with exact=False: equal up to rounding.
+# test_inexact.py - with exact=False, accelerated models are equal up to rounding.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import pickle
@@ -139,7 +139,7 @@ def test_strips_of_any_size_give_the_same(
         assert_close(run(case), expected)
 
 
-# ---- what runs as before ----
+# ---- calls that run as before ----
 
 
 @pytest.mark.parametrize("family", ["t5", *OTHERS])
@@ -395,7 +395,7 @@ def test_exact_must_be_a_boolean(exact: Any) -> None:
     assert models.classes_of(model) == before
 
 
-# ---- the bias that layers hand on ----
+# ---- the bias that layers pass on ----
 
 
 def test_whoever_looks_at_a_bias_sees_the_matrix() -> None:

@@ -1,4 +1,4 @@
-# test_lazy_biases.py - a bias without its matrix has the matrix's values wherever it is looked at.
+# test_lazy_biases.py - a bias without its matrix has the matrix's values whenever it is read.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import io
@@ -188,7 +188,7 @@ def test_a_hook_may_look_at_each_bias_in_training(reentrant: bool | None) -> Non
         torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-11)
 
 
-# ---- which calls go without a matrix ----
+# ---- which calls need no matrix ----
 
 
 def count(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> tuple[int, int]:

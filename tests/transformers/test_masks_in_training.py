@@ -1,4 +1,4 @@
-# test_masks_in_training.py - in training sdpa is given masks that require the same gradients.
+# test_masks_in_training.py - in training, sdpa gets masks that require the same gradients.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def given_to_sdpa(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> list[Any]:
-    """Collect what decides on sdpa's kernel, and the masks."""
+    """Collect the masks of sdpa, and the properties that decide its kernel."""
 
     def read(mask: Any, is_causal: bool) -> Any:
         if mask is None:

@@ -1,4 +1,4 @@
-# test_merging_masks.py - masks merged into biases: what sdpa is given, and how often it is made.
+# test_merging_masks.py - masks merged into biases: sdpa's masks, and how often they are made.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-# test_other_packages.py - accelerated models that other packages wrap, change, move or copy.
+# test_other_packages.py - other packages can wrap, change, move and copy accelerated models.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 from collections.abc import Callable

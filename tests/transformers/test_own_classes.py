@@ -1,4 +1,4 @@
-# test_own_classes.py - classes and methods of users are followed, or left as they are.
+# test_own_classes.py - classes and methods of users are respected, or left as they are.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import functools

@@ -1,4 +1,4 @@
-# test_same_bits.py - accelerated models give the bits and the tokens that transformers gives.
+# test_same_bits.py - accelerated models give the same bits and tokens as transformers.
 # SPDX-License-Identifier: BSD-3-Clause
 import random
 from typing import Any

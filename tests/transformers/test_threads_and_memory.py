@@ -1,4 +1,4 @@
-# test_threads_and_memory.py - threads share accelerated models, which keep and change nothing.
+# test_threads_and_memory.py - threads can share accelerated models; nothing is kept or changed.
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import gc

@@ -1,4 +1,4 @@
-# test_training_gradients.py - gradients and trained weights are equal to rounding.
+# test_training_gradients.py - gradients and trained weights are equal up to rounding.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 

@@ -1,4 +1,4 @@
-# test_training_outputs.py - outputs in training are the same bits, with checkpoints too.
+# test_training_outputs.py - outputs in training have the same bits, also with checkpoints.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 

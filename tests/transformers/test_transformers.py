@@ -1,4 +1,4 @@
-# test_transformers.py - bit for bit what transformers computes, family by family.
+# test_transformers.py - biases are equal to transformers' bit for bit, family by family.
 # SPDX-License-Identifier: BSD-3-Clause
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-# test_transforms_of_models.py - what transforms of PyTorch make of accelerated models.
+# test_transforms_of_models.py - PyTorch's transforms of accelerated models.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +42,7 @@ Weights = dict[str, Any]
 
 
 class Shortened:
-    """A model of few tokens, and its weights of biases with directions to move them in."""
+    """A model with few tokens, its bias weights, and directions to move these in."""
 
     def __init__(self, family: str, implementation: str | None, requires_grad: bool) -> None:
         # Prophetnet's masks make NaN of what has no key left; a mask of sdpa is merged with a bias.
@@ -108,7 +108,7 @@ def take_gradients_of_samples(short: Shortened) -> Any:
 
 
 def of_leaves(take: Callable[[Any, list[Any]], Any]) -> Callable[[Shortened], Any]:
-    """Differentiate by PyTorch's own engine, from weights that are leaves."""
+    """Differentiate by PyTorch's own engine, with weights as leaves."""
 
     def call(short: Shortened) -> Any:
         leaves = {n: t.detach().clone().requires_grad_() for n, t in short.weights.items()}

@@ -1,4 +1,4 @@
-# test_versions.py - every family with the installed transformers, as the support table says.
+# test_versions.py - every family works with the installed transformers as the support table says.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import Any
 

@@ -1,4 +1,4 @@
-# test_errors_of_files.py - errors name the file and the value; keys stand once; memory is bounded.
+# test_errors_of_files.py - errors name the file and the value; repeated keys; limits of memory.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import re
@@ -174,7 +174,7 @@ def test_what_a_header_lacks_is_named(header: str, message: str, tmp_path: Path)
         load(path)
 
 
-# ---- keys that stand twice ----
+# ---- repeated keys ----
 
 
 def test_a_key_that_stands_twice_is_named_with_its_file(tmp_path: Path) -> None:

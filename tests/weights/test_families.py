@@ -1,4 +1,4 @@
-# test_families.py - each family's table, in each format and dtype; writes the table of the docs.
+# test_families.py - load each family's table in each format and dtype; write the docs' table.
 # SPDX-License-Identifier: BSD-3-Clause
 """With T5BUCKET_WRITE_DOCS set, docs/how_to/weight_files.md gets the table that is found."""
 
@@ -28,7 +28,7 @@ BEGIN, END = "<!-- families: begin -->\n", "<!-- families: end -->"
 
 
 class Family(NamedTuple):
-    """How a family's table is named, and what its scheme is."""
+    """The name of a family's table, and its scheme."""
 
     title: str
     model: str  # of tests/support/models.py

@@ -1,4 +1,4 @@
-# test_float8.py - float8 tables: widened exactly, times the scale of scaled files.
+# test_float8.py - float8 tables are widened exactly, and multiplied by their scale.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import sys
@@ -33,7 +33,7 @@ def test_every_float8_becomes_the_float32_of_the_same_value(
     save(tmp_path / name, {f"{STEM}.weight": every_float8(dtype)})
     bias = load(tmp_path / name)
     assert bias.dtype == np.float32
-    # By way of float16, which has every value of both, in NumPy's own conversion.
+    # Via float16, which has all values of both types; NumPy converts that.
     expected = every_float8(dtype).to(torch.float16).numpy().astype(np.float32)
     assert np.array_equal(bias.weight, expected, equal_nan=True)
     assert np.array_equal(np.signbit(bias.weight), np.signbit(expected))

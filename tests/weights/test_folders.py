@@ -1,4 +1,4 @@
-# test_folders.py - folders of models, sharded checkpoints, and links that lead elsewhere.
+# test_folders.py - folders of models, sharded checkpoints, and links out of folders.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import os
@@ -42,7 +42,7 @@ def write_index(folder: Path, weight_map: Any) -> Path:
     return path
 
 
-# ---- what is found ----
+# ---- found files ----
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_part_of_a_composite_model_has_its_own_settings(tmp_path: Path) -> None:
     assert load(tmp_path, buckets=tb.Buckets(32, 99)).buckets.max_distance == 99
 
 
-# ---- what is refused ----
+# ---- refused folders ----
 
 
 def test_several_tables_are_listed_with_their_shapes(sharded: Path) -> None:

@@ -1,4 +1,4 @@
-# test_gguf_files.py - .gguf: tables by llama.cpp's names, plain and quantized; hostile files.
+# test_gguf_files.py - .gguf: tables with llama.cpp's names, also quantized; hostile files.
 # SPDX-License-Identifier: BSD-3-Clause
 import io
 import struct

@@ -1,4 +1,4 @@
-# test_hub.py - RelativeAttentionBias.from_pretrained: from a hub on this machine, and its cache.
+# test_hub.py - RelativeAttentionBias.from_pretrained, with a local hub and its cache.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import os

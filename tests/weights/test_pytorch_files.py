@@ -1,4 +1,4 @@
-# test_pytorch_files.py - .bin, .pt and .pth: tables out of pickles, none of whose code is run.
+# test_pytorch_files.py - .bin, .pt and .pth: tables are read from pickles without running code.
 # SPDX-License-Identifier: BSD-3-Clause
 import io
 import os
@@ -158,7 +158,7 @@ def test_old_files_and_plain_pickles_say_what_to_do(tmp_path: Path) -> None:
 
 
 def rewrite(path: Path, edit: Callable[[bytes], bytes], method: int = zipfile.ZIP_STORED) -> None:
-    """Write a file again with another pickle."""
+    """Replace the pickle in a file."""
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(path, "w", method) as archive:

@@ -1,4 +1,4 @@
-# test_weight_files.py - RelativeAttentionBias.load: what it finds, and what it refuses.
+# test_weight_files.py - RelativeAttentionBias.load: tensors it finds, and files it refuses.
 # SPDX-License-Identifier: BSD-3-Clause
 import contextlib
 import io
@@ -377,7 +377,7 @@ def test_an_archive_that_lies_about_its_members_gets_no_memory(method: int, tmp_
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_no_regular_file_is_refused(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"x{suffix}"
-    path.symlink_to(os.devnull)  # a device that ends, so that a wrong answer is no endless one
+    path.symlink_to(os.devnull)  # a device that ends, so that a failing test ends, too
     with pytest.raises(ValueError, match="path must be a regular file, got"):
         load(path)
 
