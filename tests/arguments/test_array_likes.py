@@ -136,9 +136,7 @@ READABLE = [(*case, form) for case in CASES for form in FORMS if can_hold(form, 
 
 
 @pytest.mark.parametrize(("name", "function", "form"), READABLE)
-def test_what_has_the_items_of_an_array_is_read_like_one(
-    name: str, function: str, form: str
-) -> None:
+def test_array_likes_are_read_like_arrays(name: str, function: str, form: str) -> None:
     call, array = FUNCTIONS[name][function], VALUES[name]
     expected = call(array)
     found = call(FORMS[form](array))
@@ -286,7 +284,7 @@ OUT: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("form", ["list", "memoryview", "tensor", "parameter", "jax", "pandas"])
 @pytest.mark.parametrize("function", OUT)
-def test_what_is_written_to_has_to_be_an_array_of_numpy(function: str, form: str) -> None:
+def test_outputs_must_be_numpy_arrays(function: str, form: str) -> None:
     name = "scores" if function == "add_to" else "out"
     given = FORMS[form](np.zeros((2, 2), np.float32))
     message = f"{name} must be a NumPy array, got {type(given).__name__}"

@@ -112,7 +112,7 @@ def test_the_report_of_attention_measures_the_tasks_that_only_chooses(tmp_path: 
 
 
 @pytest.mark.slow
-def test_growth_of_memory_is_that_of_one_call_in_a_new_process(tmp_path: Path) -> None:
+def test_growth_of_memory_is_measured_for_one_call_in_a_new_process(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     options = ("--attention", "--only", "growth of attention 4096, no mask")
     _, results = measure_briefly(tmp_path / "report.json", *options)

@@ -242,7 +242,7 @@ def test_tiles_go_row_by_row_and_one_number_is_a_square() -> None:
 
 
 @pytest.mark.parametrize("at", [2**63 - 1, -(2**63)])
-def test_tiles_may_lie_beyond_what_an_offset_can_name(at: int) -> None:
+def test_tiles_may_exceed_the_limits_of_offsets(at: int) -> None:
     bias = tb.RelativeAttentionBias(random_weight(32, 1, np.float32), tb.Buckets())
     names = ("query_offset", "key_offset")
     for offsets_given in ((at, 0), (0, at), (at, at)):
@@ -321,7 +321,7 @@ def test_sums_of_16_bits_are_rounded_as_in_float32(dtype: Any) -> None:
         assert np.array_equal(bits(scores)[~is_nan], bits(expected)[~is_nan])
 
 
-def test_add_to_leaves_what_lies_around_alone() -> None:
+def test_add_to_does_not_write_around_the_scores() -> None:
     bias = tb.RelativeAttentionBias(normal_weight(32, 4, np.float32), tb.Buckets())
     memory = np.full((2, 4, 101, 1112), 7, np.float32)
     part = memory[:, :, :100, 5:1104]

@@ -185,7 +185,7 @@ def test_the_part_of_a_tensor_is_told_by_its_name_and_kind(
         assert load(tmp_path, tensor=tensor).buckets == tb.Buckets(64, max_distance)
 
 
-def test_an_encoder_is_bidirectional_whatever_the_configuration_of_both_says(
+def test_an_encoder_is_bidirectional_whatever_its_models_configuration_says(
     tmp_path: Path,
 ) -> None:
     tables: Any = {

@@ -120,7 +120,7 @@ class Liar(np.ndarray):
     view: Any = None
 
 
-def test_a_subclass_that_lies_is_seen_as_what_it_is() -> None:
+def test_a_subclass_that_overrides_attributes_is_read_as_its_base() -> None:
     bias = tb.RelativeAttentionBias(np.ones((32, 2), np.float32), tb.Buckets())
     memory = np.zeros((3, 2, 4, 4), np.uint8)
     liar = np.ndarray.view(memory[1], Liar)
@@ -379,7 +379,7 @@ def test_grid_at_broadcasts_batches(query_shape: Any, key_shape: Any, layout: st
         assert np.array_equal(grid, expected)
 
 
-def test_grid_at_takes_the_keys_from_the_queries_by_default() -> None:
+def test_grid_at_uses_the_queries_as_keys_by_default() -> None:
     positions = np.array([[0, 1, 2, 0, 1], [5, 9, 2, 2, 7]])
     buckets = tb.Buckets()
     assert np.array_equal(buckets.grid_at(positions), buckets.grid_at(positions, positions))

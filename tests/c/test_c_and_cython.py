@@ -66,7 +66,7 @@ def test_the_program_prints_what_the_text_says(title: str, tmp_path: Path) -> No
     assert run(commands, tmp_path).strip() == RESULTS[title]
 
 
-def test_what_the_text_says_of_the_scheme_is_what_python_computes() -> None:
+def test_the_described_scheme_equals_pythons() -> None:
     row = tb.Buckets(8, 20, bidirectional=False).grid(1, 9, query_offset=7)[0]
     assert " ".join(map(str, row)) == RESULTS["C"]
 

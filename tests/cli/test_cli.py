@@ -65,7 +65,7 @@ def test_bias_of_the_embedded_weight_prints_shape_speed_and_checksum() -> None:
     assert len(printed["sha256"]) == 64
 
 
-def test_bias_tells_computing_from_writing(tmp_path: Path) -> None:
+def test_bias_times_computing_and_writing_separately(tmp_path: Path) -> None:
     speed = r"(\S+) s, (\S+) GB/s \((.*)\)"
     arguments = ("bias", "--query-length", 1024)
     for options, where in (
@@ -83,7 +83,7 @@ def test_bias_tells_computing_from_writing(tmp_path: Path) -> None:
     assert printed["computing"] == "0 s, 0 GB/s (into memory, in tiles)"
 
 
-def test_what_is_written_slowly_does_not_count_as_computing(tmp_path: Path) -> None:
+def test_slow_writing_does_not_count_as_computing(tmp_path: Path) -> None:
     script = """
 import time, numpy
 copyto = numpy.copyto
@@ -138,7 +138,7 @@ def test_bias_with_and_without_out_has_one_checksum(tmp_path: Path) -> None:
     assert fields(*arguments)["sha256"] == fields(*arguments, "--out", tmp_path / "x.npy")["sha256"]
 
 
-def test_bias_takes_offsets_at_the_ends_of_int64(tmp_path: Path) -> None:
+def test_bias_accepts_offsets_at_the_ends_of_int64(tmp_path: Path) -> None:
     arguments = ["bias", "--query-length", 12_000, "--key-length", 3000, "--dtype", "float16"]
     out = tmp_path / "x.npy"
     fields(*arguments, "--query-offset", 2**63 - 1, "--out", out)
@@ -376,7 +376,7 @@ def test_buckets_says_which_never_occur(arguments: list[Any]) -> None:
         assert described[29] == "never occurs: no whole distance lies between its boundaries"
 
 
-def test_buckets_takes_the_textbooks_notation() -> None:
+def test_buckets_accepts_the_textbooks_notation() -> None:
     table = rows("--textbook", 32, 1024)
     assert table[0] == "0 and below"
     assert table[4] == "4"

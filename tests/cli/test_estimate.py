@@ -94,14 +94,14 @@ def test_other_bits_are_seen() -> None:
     assert len(calls) == 4
 
 
-def test_what_holds_a_model_is_taken() -> None:
+def test_an_object_that_holds_a_model_can_be_measured() -> None:
     model = models.make("mpnet").model.mpnet
     held = torch.nn.Sequential(model, torch.nn.Identity())
     assert find_part(held)[1] == "MPNetModel of Sequential"
     assert find_part(held)[0] is model
 
 
-def test_a_length_of_wavlm_is_that_of_its_frames() -> None:
+def test_the_length_of_wavlm_counts_frames() -> None:
     model = models.make("wavlm").model
     inputs = make_inputs(model, 77, 2, 0.0)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_tokens_are_none_of_padding_but_at_the_end() -> None:
         (lambda: models.make("t5").model, {"exact": 1}, TypeError, "exact must be True or False"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
+def test_a_model_that_cannot_be_measured_is_refused(
     make: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

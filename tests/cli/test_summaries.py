@@ -111,7 +111,7 @@ def test_sizes_are_shown_in_units_that_people_read(nbytes: int, expected: str) -
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("lengths", [(0, 5), (1, 1), (7, 9)])
-def test_matrix_nbytes_is_that_of_the_matrix(dtype: Any, lengths: tuple[int, int]) -> None:
+def test_matrix_nbytes_equals_the_bytes_of_the_matrix(dtype: Any, lengths: tuple[int, int]) -> None:
     bias = tb.RelativeAttentionBias(np.ones((8, 3), dtype), tb.Buckets(8, 20))
     assert bias.matrix_nbytes(*lengths) == bias.matrix(*lengths).nbytes
     mask = np.ones((2, 5, 1, 1, 1), bool)
@@ -146,7 +146,7 @@ def test_matrix_nbytes_checks_its_arguments(
 
 
 @pytest.mark.parametrize("options", [[], ["--textbook", 8, 20], ["--num-buckets", 33]])
-def test_a_scheme_can_be_made_of_what_a_machine_is_told(options: list[Any], run: Any) -> None:
+def test_a_scheme_can_be_made_from_its_json(options: list[Any], run: Any) -> None:
     found = run("buckets", *options, "--json")
     sign = {"key - query": 1, "query - key": -1}[found["offset"]]
     if options[:1] == ["--textbook"]:
@@ -170,7 +170,7 @@ def test_a_scheme_can_be_made_of_what_a_machine_is_told(options: list[Any], run:
 # ---- info, and the files that it reads ----
 
 
-def test_info_tells_variables_that_are_set_and_what_is_free(
+def test_info_shows_variables_that_are_set_and_free_memory(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("T5BUCKET_NUM_THREADS", "3")

@@ -134,7 +134,7 @@ def test_progress_is_shown_on_a_terminal_and_leaves_nothing(
     assert shown[io.StringIO] == ""
 
 
-def test_what_is_done_at_once_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_commands_show_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     assert main(["bias", "--query-length", "4"]) == 0

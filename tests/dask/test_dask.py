@@ -28,7 +28,7 @@ BIAS = tb.RelativeAttentionBias(random_weight(32, 5, BFLOAT16 or np.float16), BU
 
 @pytest.mark.parametrize("chunks", [1, 7, (30, 70), (-1, 33), ((10, 90), (150, 50)), "auto"])
 @pytest.mark.parametrize("dtype", ["uint8", "int64", ">i4"])
-def test_grid_is_that_of_numpy(chunks: Any, dtype: str) -> None:
+def test_grid_equals_the_grid_in_memory(chunks: Any, dtype: str) -> None:
     if chunks == 1:
         lazy = grid(BUCKETS, 5, 6, chunks=chunks, key_offset=-3, dtype=dtype)
         expected = BUCKETS.grid(5, 6, key_offset=-3, dtype=dtype)
@@ -45,7 +45,7 @@ def test_grid_is_that_of_numpy(chunks: Any, dtype: str) -> None:
 
 @pytest.mark.parametrize("chunks", [(5, 20, 30), (2, 50, -1), (1, 7, 11), 25])
 @pytest.mark.parametrize("heads_first", [False, True])
-def test_matrix_is_that_of_numpy_bit_for_bit(chunks: Any, heads_first: bool) -> None:
+def test_matrix_equals_the_matrix_in_memory_bit_for_bit(chunks: Any, heads_first: bool) -> None:
     weight = BIAS.weight.T if heads_first else BIAS.weight
     bias = tb.RelativeAttentionBias(weight, BUCKETS, heads_first=heads_first)
     lazy = matrix(bias, 50, 60, chunks=chunks, query_offset=4)
@@ -65,13 +65,13 @@ def test_matrix_is_that_of_numpy_bit_for_bit(chunks: Any, heads_first: bool) -> 
         np.s_[:, :0],
     ],
 )
-def test_any_slice_is_that_of_numpy(index: Any) -> None:
+def test_any_slice_equals_the_slice_in_memory(index: Any) -> None:
     lazy = matrix(BIAS, 50, 60, chunks=(2, 13, 17))
     assert np.array_equal(bits(lazy[index].compute()), bits(BIAS.matrix(50, 60)[index]))
 
 
 @pytest.mark.parametrize("at", [2**63 - 1, -(2**63)])
-def test_blocks_may_lie_beyond_what_an_offset_can_name(at: int) -> None:
+def test_blocks_may_exceed_the_limits_of_offsets(at: int) -> None:
     lazy = grid(BUCKETS, 20, 20, chunks=6, query_offset=at, key_offset=at)
     assert np.array_equal(lazy.compute(), BUCKETS.grid(20, 20))
     lazy = grid(BUCKETS, 20, 20, chunks=6, key_offset=at)
@@ -147,7 +147,7 @@ def client(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_workers_write_what_none_of_them_could_hold(client: Any, tmp_path: Path) -> None:
+def test_workers_write_arrays_larger_than_their_memory(client: Any, tmp_path: Path) -> None:
     def peak_nbytes() -> int:  # nested, so that it is pickled by value
         import resource
 

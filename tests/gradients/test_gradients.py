@@ -269,7 +269,7 @@ def test_buckets_of_several_ranges_get_all_of_them() -> None:
     assert_close(one.weight_gradient_at(gradient, np.arange(9))[0], gradient.sum((1, 2)))
 
 
-def test_numbers_behind_a_mask_do_not_count_even_if_they_are_no_numbers() -> None:
+def test_masked_gradients_do_not_count_even_if_they_are_nan() -> None:
     bias = tb.RelativeAttentionBias(np.zeros((32, 2)), tb.Buckets())
     gradient = np.ones((2, 6, 6))
     gradient[:, np.triu_indices(6, 1)[0], np.triu_indices(6, 1)[1]] = np.nan

@@ -124,7 +124,7 @@ def test_schemes_are_checked_for_positions_too() -> None:
         bucket(jnp.arange(3), buckets=MANY)
 
 
-def test_an_object_that_jax_takes_for_an_array_is_taken() -> None:
+def test_objects_that_jax_accepts_as_arrays_are_accepted() -> None:
     class Parameter(SimpleNamespace):
         def __jax_array__(self) -> Any:
             return self.value

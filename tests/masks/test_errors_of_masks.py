@@ -358,7 +358,7 @@ def test_nothing_is_written_before_an_error(call: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     "function", [BIAS.matrix, lambda q, k, **o: BIAS.matrix_at([1] * q, [1] * k, **o)]
 )
-def test_a_mask_that_cannot_be_converted_is_a_memory_error_that_names_it(function: Any) -> None:
+def test_a_mask_that_is_too_large_to_convert_raises_a_memory_error(function: Any) -> None:
     mask = np.broadcast_to(np.zeros(1, np.float64), (1 << 40, 2, 4, 5))
     with pytest.raises(MemoryError, match="mask must fit in memory as float32, got shape"):
         function(4, 5, mask=mask)

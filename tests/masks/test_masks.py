@@ -131,7 +131,7 @@ def test_masks_of_any_shape_dtype_and_layout_broadcast(
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-def test_masked_pairs_get_the_finite_minimum_or_what_the_caller_wants(dtype: Any) -> None:
+def test_masked_pairs_get_the_finite_minimum_or_a_given_value(dtype: Any) -> None:
     bias = tb.RelativeAttentionBias(reference.random_weight(32, 2, dtype), tb.Buckets())
     masked = bias.matrix(4, 4, causal=True)[:, 0, 1:]
     assert set(masked.astype(np.float64).ravel()) == {reference.MINIMUM[np.dtype(dtype).name]}
@@ -141,7 +141,7 @@ def test_masked_pairs_get_the_finite_minimum_or_what_the_caller_wants(dtype: Any
         assert (matrix == np.array([value]).astype(dtype)).all()
 
 
-def test_what_is_visible_stays_bit_for_bit() -> None:
+def test_visible_items_stay_bit_for_bit() -> None:
     for dtype in FLOAT_DTYPES:
         weight = reference.random_weight(32, 2, dtype)
         bias = tb.RelativeAttentionBias(weight, tb.Buckets())
@@ -217,7 +217,7 @@ def test_scale_multiplies_the_weights(dtype: Any, scale: float) -> None:
     assert np.array_equal(bits(at), bits(expected))
 
 
-def test_what_is_added_to_may_have_more_batch_axes() -> None:
+def test_an_accumulated_output_may_have_more_batch_axes() -> None:
     weight = reference.normal_weight(32, 3, np.float32)
     bias = tb.RelativeAttentionBias(weight, tb.Buckets())
     held = np.random.default_rng(1).standard_normal((2, 4, 3, 5, 6)).astype(np.float32)

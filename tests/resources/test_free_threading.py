@@ -58,7 +58,7 @@ def test_the_gil_stays_as_the_interpreter_has_it() -> None:
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_threads_that_first_ask_for_a_scheme_agree_with_the_oracle(bidirectional: bool) -> None:
+def test_threads_that_make_a_scheme_at_once_agree_with_the_oracle(bidirectional: bool) -> None:
     positions = np.arange(-400, 400)
 
     def ask(thread: int) -> tuple[tb.Buckets, Any]:

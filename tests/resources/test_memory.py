@@ -163,7 +163,7 @@ def refuse_what_does_not_fit(folder: str, num_threads: str) -> None:
 
 @on_linux
 @pytest.mark.parametrize("num_threads", [1, 4])
-def test_what_does_not_fit_is_a_memory_error_and_nothing_is_written(
+def test_results_that_do_not_fit_raise_a_memory_error_and_write_nothing(
     num_threads: int, tmp_path: Path
 ) -> None:
     write_tables(tmp_path, 1 << 20)

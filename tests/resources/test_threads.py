@@ -89,7 +89,7 @@ def test_no_thread_is_left_after_a_call() -> None:
             assert time.monotonic() < deadline
 
 
-def test_the_asked_number_of_threads_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_requested_number_of_threads_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     start = threading.Thread.start
 
@@ -162,7 +162,7 @@ def test_the_first_version_of_control_groups_is_read_too(
     assert _machine.available_cpus() == cpus
 
 
-def test_the_last_level_cache_is_that_of_one_processor(tmp_path: Path) -> None:
+def test_the_last_level_cache_belongs_to_one_processor(tmp_path: Path) -> None:
     for index, (level, size) in enumerate([(1, "32K"), (1, "48K"), (3, "16M"), (2, "512K")]):
         folder = tmp_path / f"index{index}"
         folder.mkdir()

@@ -269,7 +269,7 @@ def test_batches_can_have_any_number_of_axes() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"dropout_p": 1e-9}], ids=str)
 @pytest.mark.parametrize("own", [(), (1,), (3,)], ids=str)
-def test_values_and_masks_can_have_batch_axes_that_queries_have_not(own: Any, options: Any) -> None:
+def test_values_and_masks_can_have_more_batch_axes_than_queries(own: Any, options: Any) -> None:
     query, key, value, weight = make_inputs(40, 50, batch=1)
     query, key = (tensor[0].expand(*own, *tensor.shape[1:]) for tensor in (query, key))
     value = torch.randn(2, 3, *value.shape[1:])
@@ -331,7 +331,7 @@ def test_no_length_is_special(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e19])
 @pytest.mark.parametrize("which", ["query", "key", "value", "weight"])
 @pytest.mark.parametrize("case", ["no mask", "padding", "left padding", "pairs"])
-def test_values_that_are_not_finite_give_what_pytorch_gives(
+def test_values_that_are_not_finite_give_the_result_of_pytorch(
     value: float, which: str, case: str
 ) -> None:
     inputs = make_inputs(130, 140)

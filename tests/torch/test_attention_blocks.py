@@ -127,14 +127,16 @@ def test_causal_order_counts_offsets(
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_hidden_keys_that_are_not_finite_give_what_pytorch_gives(which: int, value: float) -> None:
+def test_hidden_keys_that_are_not_finite_give_the_result_of_pytorch(
+    which: int, value: float
+) -> None:
     inputs = make_inputs(100, 1100)
     inputs[which][0, 0, -1, 0] = value
     check(inputs, is_causal=True)
     check(inputs, right_padding(1100, 400))
 
 
-def test_a_query_without_keys_gives_what_pytorch_gives() -> None:
+def test_a_query_without_keys_gives_the_result_of_pytorch() -> None:
     inputs = make_inputs(100, 1100)
     check(inputs, right_padding(1100, 0, 400, 1100))
     check(inputs, is_causal=True, key_offset=40)

@@ -263,7 +263,7 @@ def test_checkpoints_give_the_same_gradients(use_reentrant: bool) -> None:
         assert torch.equal(tensor.grad, gradient)
 
 
-def test_dropout_is_that_of_pytorch() -> None:
+def test_dropout_equals_pytorchs() -> None:
     inputs = make_inputs(torch.float32)
     torch.manual_seed(3)
     expected = by_pytorch(*inputs[:3], attn_mask=compute("padding", inputs[3]), dropout_p=0.4)
@@ -274,7 +274,7 @@ def test_dropout_is_that_of_pytorch() -> None:
     assert inputs[3].grad.isfinite().all()
 
 
-def test_autocast_gives_what_it_gives_with_the_matrix() -> None:
+def test_autocast_gives_the_same_as_with_the_matrix() -> None:
     inputs = make_inputs(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = by_pytorch(*inputs[:3], attn_mask=compute("padding", inputs[3]))

@@ -146,7 +146,7 @@ TRANSFORMS: dict[str, Callable[[Function], Function]] = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_transforms_give_what_they_give_with_the_matrix(name: str) -> None:
+def test_transforms_give_the_same_as_with_the_matrix(name: str) -> None:
     inputs = make_inputs(dtype=torch.float64)
     transform = TRANSFORMS[name]
     kernel = torch.nn.attention.SDPBackend.MATH  # the other one has no forward mode

@@ -169,7 +169,7 @@ def test_tensors_in_lists_stay_as_they_are() -> None:
     assert [state(tensor) for tensor in (*rows, positions)] == before
 
 
-def test_what_a_lazy_clone_shares_is_not_copied() -> None:
+def test_memory_that_a_lazy_clone_shares_is_not_copied() -> None:
     weight = torch.randn(32, NUM_HEADS)
     clone = torch._lazy_clone(weight)
     assert torch.equal(*(compute_bias(w, Q, K, buckets=BUCKETS) for w in (weight, clone)))

@@ -192,7 +192,7 @@ def make_weight(requires_grad: bool = False, dtype: Any = torch.float64) -> Any:
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_transforms_give_what_they_give_of_a_lookup(
+def test_transforms_give_the_same_as_for_a_lookup(
     transform: str, function: str, requires_grad: bool
 ) -> None:
     ours, lookup = FUNCTIONS[function]
@@ -251,7 +251,7 @@ def test_gradients_of_explicit_positions_are_summed_in_float64() -> None:
 @pytest.mark.parametrize(
     "make", [np.uint8, np.int8, lambda n: torch.tensor(n, dtype=torch.int8)], ids=str
 )
-def test_narrow_integers_are_taken_for_what_they_are(make: Callable[[int], Any]) -> None:
+def test_narrow_integers_keep_their_values(make: Callable[[int], Any]) -> None:
     weight = make_weight()
 
     def bias(weight: Any) -> Any:

@@ -72,7 +72,7 @@ def test_blocks_that_overlap_are_left_in_any_order(order: tuple[int, ...]) -> No
     assert models.classes_of(model) == plain
 
 
-def test_a_block_that_is_left_late_keeps_what_was_before_the_others() -> None:
+def test_blocks_may_end_in_any_order() -> None:
     model = accelerate(models.make("t5").model, exact=False)
     before = models.classes_of(model)
 
@@ -88,7 +88,7 @@ def test_a_block_that_is_left_late_keeps_what_was_before_the_others() -> None:
     assert models.classes_of(model) == before
 
 
-def test_restoring_what_is_not_accelerated_does_nothing() -> None:
+def test_restoring_a_model_that_is_not_accelerated_does_nothing() -> None:
     model = models.make("t5").model
     before = models.classes_of(model)
     assert models.classes_of(restore(model)) == before
@@ -186,6 +186,6 @@ def test_a_model_without_such_a_layer_is_refused() -> None:
 
 
 @pytest.mark.parametrize("function", [accelerate, restore])
-def test_what_is_no_module_is_refused(function: Callable[[Any], Any]) -> None:
+def test_an_object_that_is_no_module_is_refused(function: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, or .* got str"):
         function("t5-small")

@@ -164,7 +164,7 @@ def test_a_bias_of_the_users_own_is_added() -> None:
     ],
 )
 @pytest.mark.parametrize("padded", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_attention_reads_what_a_hook_writes_to_the_bias(
+def test_attention_reads_a_hooks_writes_to_the_bias(
     change: Callable[[Any], Any], padded: bool
 ) -> None:
     case = make("t5", padded)
@@ -242,7 +242,7 @@ def test_dropout_and_other_attentions_take_the_matrix() -> None:
     assert count_ours(counts) == (0, 2)
 
 
-def test_autocast_takes_the_matrix() -> None:
+def test_autocast_uses_the_matrix() -> None:
     case = make("t5")
     with torch.autocast("cpu", torch.bfloat16):
         expected = run(case)

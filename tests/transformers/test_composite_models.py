@@ -184,7 +184,7 @@ def test_objects_that_hold_each_other_are_searched_five_deep() -> None:
 @pytest.mark.parametrize(
     "model", [SimpleNamespace(name="t5"), torch.nn.Linear, transformers, [[]], "t5", None]
 )
-def test_what_holds_no_module_is_refused(function: Callable[[Any], Any], model: Any) -> None:
+def test_an_object_without_modules_is_refused(function: Callable[[Any], Any], model: Any) -> None:
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, or hold some as attr"):
         function(model)
 

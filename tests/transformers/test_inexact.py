@@ -289,7 +289,7 @@ def test_autocast_gives_the_same_bits(family: str) -> None:
             assert_same_bits(run(case), expected)
 
 
-def test_an_example_without_a_key_gives_what_transformers_gives() -> None:
+def test_an_example_without_keys_is_left_to_transformers() -> None:
     case = models.make("wavlm")
     encoder = models.Case(case.model.encoder, {})
     mask = models.lengths_mask().bool()
@@ -419,7 +419,7 @@ def test_whoever_looks_at_a_bias_sees_the_matrix() -> None:
         assert repr(bias()) == repr(expected)
 
 
-def test_a_bias_that_somebody_changed_is_what_the_layers_read() -> None:
+def test_layers_read_a_bias_that_was_changed() -> None:
     case = models.make("wavlm")
 
     length = case.model._get_feat_extract_output_lengths(4000)

@@ -155,7 +155,7 @@ def test_gradients_flow_through_the_matrix_and_through_attention(masked: str) ->
         lambda x: torch.zeros(x.shape, out=x.detach()),
     ],
 )
-def test_attention_reads_what_somebody_writes_to_the_matrix(write: Callable[[Any], Any]) -> None:
+def test_attention_reads_later_writes_to_the_matrix(write: Callable[[Any], Any]) -> None:
     lazy, matrix, _ = make_pair()
     query, key, value = torch.randn(3, 1, HEADS, LENGTH, 8)
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -226,7 +226,7 @@ def test_every_self_attention_goes_without_a_matrix(
     assert count(monkeypatch, lambda: gradients_of(case)) == (calls, 0)
 
 
-def test_dropout_takes_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_uses_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     case = training.make("t5", True, "sdpa", None, dropout=0.1)
     accelerate(case.model)
     assert count(monkeypatch, lambda: case.model(**case.inputs)) == (0, 0)

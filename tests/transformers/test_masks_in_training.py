@@ -72,7 +72,7 @@ def frozen(case: models.Case) -> models.Case:
         ("pix2struct", lambda case: case),
     ],
 )
-def test_sdpa_is_given_masks_that_require_the_same(
+def test_sdpa_gets_masks_that_require_the_same_gradients(
     family: str,
     change: Callable[[models.Case], models.Case],
     num_heads: int,

@@ -47,7 +47,7 @@ def with_prefix(case: models.Case) -> models.Case:
         ("layoutlmv3", lambda case: case),
     ],
 )
-def test_sdpa_is_given_the_same_masks(
+def test_sdpa_gets_the_same_masks(
     family: str,
     padded: bool,
     change: Callable[[models.Case], models.Case],
@@ -104,7 +104,7 @@ def test_sdpa_is_given_the_same_causal_bias_when_keys_outnumber_queries(
         assert_same_masks(given_to_sdpa(monkeypatch, call), expected)
 
 
-def test_a_mask_of_more_keys_than_the_bias_is_cut() -> None:
+def test_a_mask_with_more_keys_than_the_bias_is_cut() -> None:
     case = models.make("pix2struct", implementation="sdpa")  # which cuts it
     attention = case.model.decoder.layer[1].self_attention.attention
     bias, states = torch.randn(1, 4, 6, 6), torch.randn(2, 6, 32)
@@ -115,7 +115,7 @@ def test_a_mask_of_more_keys_than_the_bias_is_cut() -> None:
             assert_same_bits(attention(states, mask=mask, position_bias=bias)[:2], expected)
 
 
-def test_one_bias_takes_several_masks() -> None:
+def test_one_bias_can_have_several_masks() -> None:
     case = models.make("t5", implementation="sdpa")
     attention = models.attention_of(case.model, "encoder", 1)
     states = torch.randn(models.BATCH, models.LENGTH, 32)
@@ -161,7 +161,7 @@ def test_sdpa_merges_no_masks(family: str, calls: int, monkeypatch: pytest.Monke
     assert (before, len(merged)) == (calls, 0)
 
 
-def test_a_mask_in_the_place_of_another_is_merged_anew() -> None:
+def test_a_mask_in_the_memory_of_another_is_merged_again() -> None:
     case = training.make("t5", False, "sdpa", None)
     attention = models.attention_of(case.model, "encoder", 1)
     states, bias = torch.randn(2, 6, 32), torch.randn(1, 4, 6, 6)
@@ -184,7 +184,7 @@ def test_a_mask_in_the_place_of_another_is_merged_anew() -> None:
 @pytest.mark.parametrize("nbytes", [0, 1 << 20])
 @pytest.mark.parametrize("what", ["mask", "position_bias"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_what_a_hook_writes_between_layers_is_merged(
+def test_writes_of_hooks_between_layers_are_merged(
     mode: Any, what: str, nbytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_t5, "MIN_NBYTES", nbytes)
@@ -214,7 +214,7 @@ def test_what_a_hook_writes_between_layers_is_merged(
         assert_same_bits(encode(), expected)
 
 
-def test_an_attention_function_of_the_users_own_is_given_biases_alone() -> None:
+def test_a_users_attention_function_gets_biases_without_masks() -> None:
     from transformers import AttentionInterface
     from transformers.integrations import sdpa_attention
 

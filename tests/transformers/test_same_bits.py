@@ -179,7 +179,7 @@ def test_augmented_positions_are_drawn_once() -> None:
         assert_same_bits(draw(), expected)
 
 
-def test_hooks_see_what_they_saw_before() -> None:
+def test_hooks_see_the_same_as_before() -> None:
     case = models.make("t5", padded=True, implementation="sdpa")
     seen: list[Any] = []
     for module in case.model.modules():

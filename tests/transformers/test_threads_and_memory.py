@@ -118,7 +118,7 @@ def properties_of(tensor: Any) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("masked", ["not", "bool", "float"])
-def test_what_an_attention_reads_stays_as_it_is(gradient: bool, masked: str) -> None:
+def test_inputs_of_attention_are_not_changed(gradient: bool, masked: str) -> None:
     case = training.make("t5", False, "sdpa", None)
     accelerate(case.model)
     attention = models.attention_of(case.model, "encoder", 1)

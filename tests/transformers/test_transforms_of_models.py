@@ -174,7 +174,7 @@ def result_of(transform: str, short: Shortened) -> list[Any] | type[Exception]:
 
 @pytest.mark.parametrize(("family", "implementation"), CASES)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_a_transform_gives_what_it_gave_before(
+def test_a_transform_gives_the_same_as_before(
     family: str, implementation: str | None, transform: str
 ) -> None:
     for requires_grad in (True, False):

@@ -168,7 +168,7 @@ def test_a_pointer_of_git_lfs_is_no_damaged_file(suffix: str, tmp_path: Path) ->
         ('{"a": {"dtype": "F4", "shape": [], "data_offsets": [0, 0]}}', "'a' has dtype 'F4'"),
     ],
 )
-def test_what_a_header_lacks_is_named(header: str, message: str, tmp_path: Path) -> None:
+def test_missing_keys_of_a_header_are_named(header: str, message: str, tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", header)
     with pytest.raises(ValueError, match=re.escape(message)):
         load(path)
@@ -177,7 +177,7 @@ def test_what_a_header_lacks_is_named(header: str, message: str, tmp_path: Path)
 # ---- repeated keys ----
 
 
-def test_a_key_that_stands_twice_is_named_with_its_file(tmp_path: Path) -> None:
+def test_a_repeated_key_is_named_with_its_file(tmp_path: Path) -> None:
     entry = json.dumps(ENTRY)
     paths = [write_safetensors(tmp_path / "x.safetensors", f'{{"{T5}": {entry}, "{T5}": {entry}}}')]
     paths.append(tmp_path / "x.npz")

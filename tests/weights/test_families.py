@@ -173,7 +173,7 @@ def test_every_dtype_of_every_format_loads_for_every_family(rows: list[str]) -> 
         assert row.endswith(f" | {every} | {every} | {every} | {types} |\n"), family
 
 
-def test_the_documentation_shows_what_loads(rows: list[str]) -> None:
+def test_the_documentation_shows_which_tables_load(rows: list[str]) -> None:
     header = (
         f"| family | `tensor=` | {' | '.join(FORMATS)} | `.gguf` |\n|---|---|---|---|---|---|\n"
     )

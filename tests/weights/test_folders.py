@@ -99,7 +99,7 @@ def test_safetensors_win_over_a_pickle_next_to_them(tmp_path: Path) -> None:
     assert load(tmp_path).num_heads == 2
 
 
-def test_what_is_complete_wins_over_an_index_without_its_shards(tmp_path: Path) -> None:
+def test_a_complete_file_wins_over_an_index_without_its_shards(tmp_path: Path) -> None:
     index = write_index(tmp_path, {T5: "model-00001-of-00002.safetensors", "x": "y.safetensors"})
     with pytest.raises(FileNotFoundError, match=r"the shard with .*model-00001-of-00002\.safe"):
         load(tmp_path)
@@ -115,7 +115,7 @@ def test_what_is_complete_wins_over_an_index_without_its_shards(tmp_path: Path) 
     assert load(tmp_path).weight[0, 0] == 5
 
 
-def test_what_is_complete_wins_under_other_names_too(tmp_path: Path) -> None:
+def test_a_complete_file_wins_under_other_names_too(tmp_path: Path) -> None:
     index = write_index(tmp_path, {T5: "t5-00001-of-00002.safetensors"})
     index.rename(tmp_path / "t5.safetensors.index.json")
     (tmp_path / "training_args.bin").write_bytes(b"code")
@@ -182,7 +182,7 @@ def test_the_unused_table_of_old_checkpoints_is_no_candidate(tmp_path: Path) -> 
     assert load(tmp_path, tensor=unused).weight[0, 0] == 0
 
 
-def test_a_folder_without_weights_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_weights_lists_the_expected_names(tmp_path: Path) -> None:
     (tmp_path / "flax_model.msgpack").touch()
     with pytest.raises(ValueError, match=r"must be a folder with model\.safetensors, .* got .*"):
         load(tmp_path)
@@ -258,7 +258,7 @@ def test_an_index_leads_to_files_next_to_it_alone(file: Any, tmp_path: Path) -> 
         load(index)
 
 
-def test_what_a_file_says_does_not_make_messages_long(tmp_path: Path) -> None:
+def test_texts_of_files_are_shortened_in_messages(tmp_path: Path) -> None:
     long = "x" * 1_000_000
     names = [f"{long}{number}.relative_attention_bias.weight" for number in range(30)]
     index = write_index(tmp_path, dict.fromkeys(names, "shard.safetensors"))

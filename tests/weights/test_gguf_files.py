@@ -54,7 +54,7 @@ def test_bfloat16_keeps_every_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
-def test_what_is_quantized_is_dequantized_by_the_package_gguf(kind: str, tmp_path: Path) -> None:
+def test_quantized_tables_are_dequantized_by_the_package_gguf(kind: str, tmp_path: Path) -> None:
     save_gguf(tmp_path / "x.gguf", {ENCODER: weight()}, types={ENCODER: kind})
     bias = load(tmp_path / "x.gguf")
     (tensor,) = gguf.GGUFReader(tmp_path / "x.gguf").tensors

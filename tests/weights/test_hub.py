@@ -105,7 +105,7 @@ def test_only_the_configuration_and_the_shard_in_question_are_fetched(online: An
     assert re.fullmatch(SHARD, shard)
 
 
-def test_what_is_in_the_cache_needs_no_request(online: Any) -> None:
+def test_files_in_the_cache_need_no_request(online: Any) -> None:
     for name in ("encoder again", "file again"):
         assert online[0][name] == {"result": ENCODER if "enc" in name else DEFAULT, "requests": []}
 
@@ -126,7 +126,7 @@ def test_a_model_of_pickles_a_part_of_a_pipeline_and_a_file_are_found(online: An
     assert fetched(online[0]["file"]) == ["t5xxl.safetensors"]  # there is no configuration
 
 
-def test_what_the_hub_does_not_have_is_an_error_that_names_it(online: Any) -> None:
+def test_models_that_the_hub_does_not_have_are_named(online: Any) -> None:
     answers = online[0]
     assert re.match(
         r"OSError: name_or_path must be .* got org/none, ", answers["no model"]["result"]
@@ -187,7 +187,7 @@ def test_a_model_that_is_not_in_the_cache_names_the_extra(
     assert str(cache) in str(caught.value)
 
 
-def test_what_is_missing_of_a_cached_model_is_named(
+def test_missing_files_of_a_cached_model_are_named(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def disconnected(*_: Any, **options: Any) -> None:
@@ -234,7 +234,7 @@ def test_a_folder_or_a_file_wins_over_a_name(
         "a/b/../c",
     ],
 )
-def test_what_cannot_be_a_name_is_a_path(
+def test_a_string_that_cannot_be_a_name_is_a_path(
     name: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -244,7 +244,7 @@ def test_what_cannot_be_a_name_is_a_path(
 
 
 @pytest.mark.parametrize("name", [None, 3, b"a/b", ["a/b"]])
-def test_what_is_neither_name_nor_path_is_refused(name: Any) -> None:
+def test_a_value_that_is_neither_name_nor_path_is_refused(name: Any) -> None:
     with pytest.raises(TypeError, match="name_or_path must be a path, got"):
         from_pretrained(name)
 
@@ -292,7 +292,7 @@ def test_a_cached_file_wins_over_an_index_without_its_shards(snapshot: Path) -> 
     assert from_pretrained("org/sharded").weight[0, 0] == 6
 
 
-def test_what_the_cache_has_is_listed(snapshot: Path) -> None:
+def test_files_in_the_cache_are_listed(snapshot: Path) -> None:
     save_safetensors(snapshot / "t5xxl.safetensors", tensors())
     (snapshot / "text_encoder").mkdir()
     save_safetensors(snapshot / "text_encoder" / "model.safetensors", tensors())

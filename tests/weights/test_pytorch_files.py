@@ -120,13 +120,13 @@ def test_a_file_that_holds_code_is_refused_and_none_of_it_runs(
     assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
 
 
-def test_what_hides_the_names_that_it_calls_is_refused(tmp_path: Path) -> None:
+def test_a_pickle_that_hides_the_names_it_calls_is_refused(tmp_path: Path) -> None:
     save_pytorch(tmp_path / "x.bin", tensors(), pickle_protocol=4)
     with pytest.raises(ValueError, match=r"it holds code .STACK_GLOBAL., none of which was run"):
         load(tmp_path / "x.bin", tensor="encoder")
 
 
-def test_what_a_program_has_allowed_is_code_all_the_same(
+def test_functions_that_a_program_allows_are_refused_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -265,7 +265,7 @@ def test_sizes_that_the_file_does_not_have_are_refused(old: int, new: int, tmp_p
         assert weight.min() == 1
 
 
-def test_an_item_repeated_for_ever_takes_no_memory(tmp_path: Path) -> None:
+def test_a_repeated_item_takes_no_memory(tmp_path: Path) -> None:
     save_pytorch(tmp_path / "x.bin", {T5: torch.ones(1).expand(1 << 20, 1 << 12)})
     with pytest.raises(ValueError, match=r"has \d+ bytes, more than the file"):
         load(tmp_path / "x.bin")

@@ -162,13 +162,13 @@ def test_layoutlm_axes_can_be_named(tmp_path: Path) -> None:
     assert load(path, tensor="encoder.rel_pos_x_bias.weight").buckets == tb.Buckets(64, 256)
 
 
-def test_no_candidate_lists_what_there_is(tmp_path: Path) -> None:
+def test_a_file_without_a_table_lists_its_tensors(tmp_path: Path) -> None:
     tensors = {f"layer.{i}": np.ones((2, 2)) for i in range(30)}
     with pytest.raises(ValueError, match=r"must hold a tensor .* 'layer\.0'.* and 10 more"):
         load(write(tmp_path / "x.npz", tensors))
 
 
-def test_a_wrong_tensor_name_lists_what_there_is(tmp_path: Path) -> None:
+def test_a_wrong_tensor_name_lists_the_tensors(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", {"table": make_weight()})
     with pytest.raises(
         ValueError, match=r"tensor must be one of 'table' \(32, 2\) in .*, got 'tabel'"
@@ -184,7 +184,7 @@ def test_given_buckets_and_orientation_win(tmp_path: Path) -> None:
         load(path, buckets=tb.Buckets(32, 128), heads_first=True)
 
 
-def test_a_config_beside_the_file_describes_the_scheme(tmp_path: Path) -> None:
+def test_a_config_next_to_the_file_describes_the_scheme(tmp_path: Path) -> None:
     path = write(tmp_path / "model.safetensors", {T5: make_weight(), T5_DECODER: make_weight()})
     config = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 300}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -340,7 +340,7 @@ def test_npy_headers_that_promise_too_much_are_refused(
         ([b"9" * 4000] * 2, "x lies at 0 to 512 of 512 with shape"),
     ],
 )
-def test_numbers_that_would_multiply_for_ever_are_refused_before(
+def test_shapes_that_take_too_long_to_multiply_are_refused(
     shape: list[bytes], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.safetensors"
@@ -375,7 +375,7 @@ def test_an_archive_that_lies_about_its_members_gets_no_memory(method: int, tmp_
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_no_regular_file_is_refused(suffix: str, tmp_path: Path) -> None:
+def test_a_path_that_is_no_regular_file_is_refused(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"x{suffix}"
     path.symlink_to(os.devnull)  # a device that ends, so that a failing test ends, too
     with pytest.raises(ValueError, match="path must be a regular file, got"):
@@ -383,12 +383,12 @@ def test_what_is_no_regular_file_is_refused(suffix: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("path", [None, 3, b"x.npy"])
-def test_what_is_no_path_is_refused(path: Any) -> None:
+def test_a_value_that_is_no_path_is_refused(path: Any) -> None:
     with pytest.raises(TypeError, match="path must be a path, got "):
         load(path)
 
 
-def test_a_configuration_may_not_ask_for_seconds(tmp_path: Path) -> None:
+def test_a_configuration_cannot_cause_seconds_of_work(tmp_path: Path) -> None:
     settings = {"relative_attention_num_buckets": 5000, "relative_attention_max_distance": 2**62}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     path = write(tmp_path / "x.safetensors", {T5: np.zeros((5000, 1), np.float32)})
@@ -484,7 +484,9 @@ def test_objects_are_never_unpickled(tmp_path: Path, suffix: str) -> None:
         (np.ones((2, 2), np.int8), "(float16, bfloat16|dtype I8)"),
     ],
 )
-def test_what_is_no_weight_is_refused(tmp_path: Path, suffix: str, weight: Any, error: str) -> None:
+def test_a_tensor_that_is_no_weight_is_refused(
+    tmp_path: Path, suffix: str, weight: Any, error: str
+) -> None:
     path = write(tmp_path / f"x{suffix}", {"x": weight})
     with pytest.raises((ValueError, TypeError), match=error):
         load(path)
