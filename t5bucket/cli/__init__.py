@@ -21,17 +21,17 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (failed) or 2 (usage)."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have any character
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name may have any character
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(arguments)
-        finally:  # --help and the like exit
+        finally:  # --help and others exit
             if sys.stdout is not None:
                 sys.stdout.flush()
     except UsageError as error:
         return _fail(error, USAGE)
-    except BrokenPipeError:  # the reader has seen enough; Python would complain at exit
+    except BrokenPipeError:  # the reader has closed the pipe; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
@@ -47,7 +47,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.run is None:
         print_first_page()
         return USAGE
-    signal.signal(signal.SIGTERM, _terminate)  # unfinished files are removed on the way out
+    signal.signal(signal.SIGTERM, _terminate)  # exit in a way that removes unfinished files
     options.run(options)
     return OK
 

@@ -1,4 +1,4 @@
-# _bars.py - ratios as bars: how long t5bucket takes, next to a mark where the peer is.
+# _bars.py - draw ratios as bars: t5bucket's time, with a mark at the peer's time.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from t5bucket.cli._measure import show_seconds
 from t5bucket.cli._terminal import can_print, paint
 
-EIGHTHS = " ▏▎▍▌▋▊▉█"  # of a cell
-LARGEST = 2.0  # ratio that a bar can show; a longer one ends in an arrow
+EIGHTHS = " ▏▎▍▌▋▊▉█"  # of a character cell
+LARGEST = 2.0  # ratio that a bar can show; a bar of a larger one ends in an arrow
 MIN_CELLS, MAX_CELLS = 12, 40
 COLUMNS = f"{'task':33} {'t5bucket':>8} {'ratio':>6} "
 LEGEND = """\

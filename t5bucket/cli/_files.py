@@ -25,11 +25,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     OSError
         If there can be no such file.
     """
-    path = path.resolve()  # a link stays one
+    path = path.resolve()  # a link stays a link
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "out must be a file", str(path))
     partial_path = path.with_name(f".t5bucket.{os.getpid()}.partial")
-    try:  # around its creation too: a signal may come right after it
+    try:  # includes its creation: a signal may come right after it
         try:
             partial_path.unlink(missing_ok=True)  # of a process that was killed, with our number
             partial_path.touch(exist_ok=False)
@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial_path
         partial_path.replace(path)
     finally:
-        with suppress(OSError):  # where it could not be made, it cannot be looked for either
+        with suppress(OSError):  # if it could not be created, this fails, too
             partial_path.unlink(missing_ok=True)
 
 
@@ -57,7 +57,7 @@ def new_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterato
         np.lib.format.write_array_header_1_0(file, _header(shape, dtype))
         begin = file.tell()
         _reserve(file, path, begin, math.prod(shape) * dtype.itemsize)
-        if 0 in shape:  # it cannot be mapped, and has nothing to be filled with
+        if 0 in shape:  # an empty file cannot be mapped, and needs no items
             yield allocate(shape, dtype)
         else:
             mapped = np.memmap(file, np.uint8, "r+", begin)
@@ -66,7 +66,7 @@ def new_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterato
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
-    # bfloat16 is no type of NumPy's own: its format keeps two bytes without a meaning.
+    # bfloat16 is not one of NumPy's own types: the format stores it as two opaque bytes.
     descr = "<V2" if dtype.name == "bfloat16" else np.lib.format.dtype_to_descr(dtype)
     return {"descr": descr, "fortran_order": False, "shape": shape}
 

@@ -15,11 +15,11 @@ from t5bucket.cli.info import describe_system
 
 Call = Callable[[], Any]
 SAMPLE_SECONDS = 0.002  # a sample repeats a call until it takes this long
-ROW_SECONDS = 0.5  # samples for one row are taken for this long,
-MIN_ROUNDS = 5  # but at least so many rounds
+ROW_SECONDS = 0.5  # samples for one row are taken for this long
+MIN_ROUNDS = 5  # but in at least this many rounds
 HEADER = f"{'task':44} {'t5bucket':>10}  {'peer':>10} {'':14} {'ratio':>6} {'at most':>8}"
-# A bound is the largest ratio that an idle machine gave (Zen 4, 32 MiB of cache), plus a third.
-# The third is for noise and for other processors; a kernel that lost its speed exceeds it.
+# A bound is the largest ratio on an idle machine (Zen 4, 32 MiB of cache), plus a third. The
+# third allows for noise and other processors; a kernel that lost its speed exceeds it.
 LEGEND = """\
 ratio    time (or bytes) of t5bucket, divided by that of the peer: below 1 t5bucket takes less
 at most  the ratio on an idle machine of the developers, with a margin for noise
@@ -117,7 +117,7 @@ def make_line(measured: dict[str, Any]) -> str:
 def show_seconds(seconds: float) -> str:
     """Show seconds in a unit that suits them."""
     for unit, scale in (("s", 1), ("ms", 1e3)):
-        if seconds * scale >= 0.9995:  # or it is shown as 1e+03 of the next unit
+        if seconds * scale >= 0.9995:  # otherwise it would be shown as 1e+03 of the next unit
             return f"{seconds * scale:.3g} {unit}"
     return f"{seconds * 1e6:.3g} us"
 

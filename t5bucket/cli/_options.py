@@ -12,7 +12,7 @@ from t5bucket import Buckets, RelativeAttentionBias
 from t5bucket._weights import LoadedWeight, load_pretrained
 from t5bucket.cli._terminal import paint
 
-SETTINGS = ("num_buckets", "max_distance", "bidirectional")  # of a scheme
+SETTINGS = ("num_buckets", "max_distance", "bidirectional")  # settings of a scheme
 EMBEDDED_WEIGHT = "all-mpnet-base-v2.relative_attention_bias.safetensors"
 
 
@@ -123,7 +123,7 @@ def show_size(nbytes: float) -> str:
     """Show bytes in a unit that a person reads: 201 MB."""
     unit = "PB"
     for smaller in ("bytes", "kB", "MB", "GB", "TB"):
-        if nbytes < 999.5:  # or it is shown as 1e+03 of this unit
+        if nbytes < 999.5:  # otherwise it would be shown as 1e+03 of this unit
             unit = smaller
             break
         nbytes /= 1000

@@ -1,4 +1,4 @@
-# _parser.py - the parser of the command line, its first page, and its completion by a shell.
+# _parser.py - the parser of the command line, its first page, and shell completion.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 

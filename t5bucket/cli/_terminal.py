@@ -1,4 +1,4 @@
-# _terminal.py - what a terminal shows and a file does not: colours and progress.
+# _terminal.py - colours and progress, on terminals only.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 STYLES = {"bold": 1, "dim": 2, "green": 32, "yellow": 33, "cyan": 36}
-PROGRESS_DELAY = 0.5  # seconds; what is done by then shows no bar
+PROGRESS_DELAY = 0.5  # seconds; shorter tasks show no bar
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -1,4 +1,4 @@
-# bench.py - t5bucket bench: check this machine: ratios to NumPy and to the memory's limit.
+# bench.py - t5bucket bench: compare with NumPy and with the speed of this machine's memory.
 # SPDX-License-Identifier: BSD-3-Clause
 """A task is a function that returns a call for each implementation: ours, NumPy's, the limit.
 
@@ -211,7 +211,7 @@ def elementwise(source_dtype: DTypeLike, dtype: DTypeLike, count: int) -> Calls:
     known = buckets(np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)).astype(dtype)
     return {
         "t5bucket": lambda: buckets(source, out=out, num_threads=1),
-        # The shift and the upper clip of positions are given to NumPy.
+        # NumPy gets the shift and the upper clip of positions for free.
         "numpy take": lambda: np.take(known, source, out=out, mode="clip"),
         "numpy copyto": lambda: np.copyto(copy, source),
     }

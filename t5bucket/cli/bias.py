@@ -139,7 +139,7 @@ def compute(bias: RelativeAttentionBias, options: argparse.Namespace) -> dict[st
         with destination as matrix:
             checksum = fill(matrix, bias, options, report, seconds)
             begin = time.perf_counter()
-        seconds["writing"] += time.perf_counter() - begin  # what the system had not written yet
+        seconds["writing"] += time.perf_counter() - begin  # not yet written by the system
     return {**{f"{name}_seconds": value for name, value in seconds.items()}, "sha256": checksum}
 
 
@@ -213,7 +213,7 @@ def tiles(
         return
     num_rows = min(query_length, max(1, TILE_NBYTES // (key_length * matrix.itemsize)))
     tile = allocate((1, num_rows, key_length), matrix.dtype)
-    tile.view(np.uint8).fill(0)  # new memory is slow to write, and would be what is timed
+    tile.view(np.uint8).fill(0)  # otherwise the time of new memory would be measured
     for head in range(bias.num_heads):
         by_head = bias.weight if bias.heads_first else bias.weight.T
         one_head = RelativeAttentionBias(by_head[head : head + 1], bias.buckets, heads_first=True)

@@ -111,7 +111,7 @@ def load(name: str, dtype: str | None) -> Any:
     options = {} if dtype is None else {"dtype": dtype}
     try:
         return transformers.AutoModel.from_pretrained(name, trust_remote_code=False, **options)
-    except Exception as error:  # whatever loading and the hub raise
+    except Exception as error:  # loading and the hub may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"MODEL must be a folder or a name that transformers' AutoModel loads, got {name} "

@@ -1,4 +1,4 @@
-# info.py - t5bucket info: what a bug report needs.
+# info.py - t5bucket info: print what a bug report needs.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from t5bucket.plot import plot_bias, plot_buckets, plot_grid, plot_head
 DEFAULT_PATH = Path("bias.png")
 PANEL_SIZE = 5.0, 4.2  # inches
 DPI = 150
-# What makes the same picture the same file
+# Settings that make equal pictures equal files
 FIXED: Any = {"svg.hashsalt": "t5bucket"}
 DATES = {"svg": "Date", "pdf": "CreationDate", "ps": "CreationDate", "eps": "CreationDate"}
 EPILOG = """\
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> None:
     columns = -(-len(panels) // rows)
     figure = make_figure(options.show, (PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows))
     figure.set_layout_engine("constrained")
-    parts = figure.subfigures(rows, columns, squeeze=False).flat  # each with a layout of its own
+    parts = figure.subfigures(rows, columns, squeeze=False).flat  # each has its own layout
     with progress(len(panels) + 1, "drawing", "panel") as report:
         for part, draw in zip(parts, panels, strict=False):
             draw(bias, options, part.subplots())

@@ -46,7 +46,7 @@ static inline size_t get_itemsize(t5b_float type)
     return type == T5B_FLOAT64 ? 8 : type == T5B_FLOAT32 ? 4 : 2;
 }
 
-/* An integer of few bits, which every type has: up to 8 in bfloat16, 11 in float16. */
+/* An integer of few bits, which every type can represent: 8 bits in bfloat16, 11 in float16. */
 static inline uint64_t encode(t5b_float type, int value)
 {
     const float single = (float)value;

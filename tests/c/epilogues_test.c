@@ -1,12 +1,12 @@
-/* epilogues_test.c - the C core from C: what becomes of items, for all masks and sums together.
+/* epilogues_test.c - the C core from C: epilogues with all combinations of masks and sums.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
  * Matrices of several batches are accumulated, added to and masked, with masks that heads and
- * queries share or not, and gradients are summed: on processors without Python, under valgrind
- * and sanitizers. vectors_test.c has one batch and adds nothing, and guard_test.c one batch.
- * Built by test_c_core.py together with the sources of src_c. An argument n takes every n-th
- * case, for valgrind.
+ * queries share or not, and gradients are summed. The program needs no Python, and runs under
+ * valgrind and sanitizers. vectors_test.c has one batch and no sums; guard_test.c has one batch.
+ * test_c_core.py builds this with the sources of src_c. With an argument n, only every n-th
+ * case runs, for valgrind.
  */
 #undef NDEBUG
 #include <assert.h>
@@ -19,7 +19,7 @@
 
 static size_t every = 1, num_cases, num_taken;
 
-/* Whether it is this case's turn. */
+/* Whether to run this case. */
 static int takes_case(void)
 {
     const int takes = num_cases++ % every == 0;
@@ -28,8 +28,8 @@ static int takes_case(void)
     return takes;
 }
 
-/* Three heads, by distances of -3 .. 3, of small integers, which all types have and whose sums
- * they have. */
+/* Three heads, for distances of -3 to 3. Items are small integers: all types can represent them
+ * and their sums. */
 enum { NUM_HEADS = 3, NUM_BATCHES = 2, NUM_RANGES = 7 };
 enum { QUERY_OFFSET = 5, KEY_OFFSET = 4, MASKED = -1000 };
 
@@ -38,7 +38,7 @@ static int expected_weight(int64_t d, size_t head)
     return (int)(10 * head) + (int)(d < -3 ? -3 : d > 3 ? 3 : d) + 3;
 }
 
-/* Masks of a matrix of NUM_BATCHES x NUM_HEADS heads, and what it held. */
+/* Masks of a matrix of NUM_BATCHES x NUM_HEADS heads, and its items before the call. */
 typedef struct setting {
     t5b_float type;
     size_t query_length, key_length;
@@ -101,7 +101,7 @@ static void check_items(const setting *s, const unsigned char *out, double *sums
     }
 }
 
-/* Memory of a case, and what describes it to the kernels. */
+/* Memory of a case, and its description for the kernels. */
 typedef struct scene {
     unsigned char weight[NUM_HEADS * NUM_RANGES * 8], weight_by_range[NUM_RANGES * 32];
     unsigned char masked[8], *out, *addend, *keep, *diagonals;
@@ -201,7 +201,7 @@ static void free_scene(scene *of)
     free(of);
 }
 
-/* Write the matrix in several calls over what it held, and compare; return the sums expected. */
+/* Write the matrix in several calls, and compare; return the expected sums. */
 static void check_matrix(const setting *s, const scene *of, int by_pairs, int streaming,
                          double *expected)
 {
@@ -228,7 +228,7 @@ static void check_gradient(const setting *s, const scene *of, int by_pairs,
 {
     const size_t num_rows = NUM_BATCHES * s->query_length;
     double sums[NUM_RANGES * NUM_HEADS] = {0};
-    double *scratch = allocate(NUM_RANGES - 2, sizeof *scratch); /* for -2 .. 2 */
+    double *scratch = allocate(NUM_RANGES - 2, sizeof *scratch); /* for -2 to 2 */
 
     for (size_t begin = 0; begin <= num_rows; begin += num_rows) /* all rows, then none */
         if (by_pairs)

@@ -1,4 +1,4 @@
-/* fail_allocation.c - preloaded into a test's process: makes chosen allocations of a thread fail.
+/* fail_allocation.c - a preloaded library that makes chosen allocations of a thread fail.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -12,15 +12,15 @@ void *__libc_malloc(size_t nbytes);
 void *__libc_calloc(size_t count, size_t nbytes);
 void *__libc_realloc(void *block, size_t nbytes);
 
-/* Of this thread; in static storage, since a lazy one would be allocated here. */
+/* Thread-local, in static storage: lazily made storage would be allocated by the functions here. */
 #define OF_THREAD static _Thread_local __attribute__((tls_model("initial-exec")))
 OF_THREAD int armed;
 OF_THREAD size_t allocations;       /* since it was armed */
 OF_THREAD size_t first, after_last; /* the numbers, from 1, of those that fail */
 OF_THREAD size_t failures;
 
-/* Call without arguments, while allocations begin, ..., end - 1 of this thread fail, counted from
- * 1. That it is done in C keeps Python from allocating while it arms and disarms. */
+/* Call a function without arguments while allocations begin to end - 1 of this thread fail,
+ * counted from 1. In C, because Python would allocate while it arms and disarms. */
 PyObject *call_failing(PyObject *callable, size_t begin, size_t end)
 {
     first = begin;
@@ -32,7 +32,7 @@ PyObject *call_failing(PyObject *callable, size_t begin, size_t end)
     return result;
 }
 
-/* Call without arguments, while none fails. */
+/* Call a function without arguments while no allocation fails. */
 PyObject *call_unfailing(PyObject *callable)
 {
     int was_armed = armed;

@@ -1,10 +1,10 @@
-/* vectors_test.c - the C core from C: every kernel against what vectors.h says of every platform.
+/* vectors_test.c - the C core from C: compare every kernel with the results in vectors.h.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
- * Built by test_c_core.py, and for other processors by tools/emulate.py, where Python does not
- * run. Expected values come from record_vectors.py, none from this program's own arithmetic of
- * buckets or floats.
+ * test_c_core.py builds this; tools/emulate.py builds it for other processors, without Python.
+ * All expected values come from record_vectors.py; this program does not compute buckets or
+ * floats itself.
  */
 #undef NDEBUG
 #include <assert.h>
@@ -24,10 +24,10 @@ typedef struct scheme_vector {
     const uint16_t *buckets;
     const int64_t *positions;
     const uint16_t *expected, *far_expected; /* buckets of positions and far_positions */
-    const uint64_t (*checksums)[10];         /* of each grid; see check_grid */
+    const uint64_t (*checksums)[10];         /* for each grid; see check_grid */
 } scheme_vector;
 
-/* Queries stand at query_offset + query_step * i, keys at key_offset + key_step * j. */
+/* Query i has position query_offset + query_step * i, key j has key_offset + key_step * j. */
 typedef struct grid_vector {
     size_t query_length, key_length;
     int64_t query_offset, key_offset, query_step, key_step;
@@ -36,7 +36,7 @@ typedef struct grid_vector {
 typedef struct sum_vector {
     t5b_float type;
     size_t num_terms;
-    const uint64_t *terms, *sums; /* bits; of each term and each term, NaN all ones */
+    const uint64_t *terms, *sums; /* bits; sums of each pair of terms; NaN is all ones */
     uint64_t mixed;               /* checksum of sums of mixed bits */
 } sum_vector;
 
@@ -64,7 +64,7 @@ static uint64_t mix(uint64_t index)
     return mixed ^ mixed >> 29;
 }
 
-/* Other bytes for each bucket, head and place in an item. */
+/* Different bytes for each bucket, head and place in an item. */
 static uint64_t make_item(uint64_t bucket, size_t head, size_t itemsize)
 {
     return mix(bucket + 1000 * head) & UINT64_MAX >> (64 - 8 * itemsize);
@@ -74,7 +74,7 @@ static uint64_t make_item(uint64_t bucket, size_t head, size_t itemsize)
 
 enum { MIN_COUNT = 1100 }; /* more than two blocks of a kernel, and a rest */
 
-/* Positions that a type has, over and over, and their buckets; returns how many. */
+/* Repeat the positions that a type can represent, with their buckets; return how many. */
 static size_t fill_positions(const scheme_vector *vector, t5b_integer type, void *positions,
                              uint16_t *buckets)
 {
@@ -131,14 +131,14 @@ static void check_count(const scheme_vector *vector, const t5b_implementation *i
 
 /* ---- Tables ------------------------------------------------------------- */
 
-enum { MAX_INDEXED = 1000 }; /* farther starts are not tabulated position by position */
+enum { MAX_INDEXED = 1000 }; /* tables with more positions are not indexed */
 
 static int is_indexed(const scheme_vector *vector)
 {
     return -vector->starts[0] <= MAX_INDEXED;
 }
 
-/* The range of a scheme that range r of a table falls in. */
+/* The range of a scheme that contains range r of a table. */
 static size_t get_step(const scheme_vector *vector, const t5b_table *table, size_t r)
 {
     size_t step = 0;
@@ -150,7 +150,7 @@ static size_t get_step(const scheme_vector *vector, const t5b_table *table, size
     return step;
 }
 
-/* A table of NUM_HEADS heads, by ranges or by position, whose items stand by head or by range. */
+/* A table of NUM_HEADS heads, searched or indexed, with its items in rows by head or by range. */
 static t5b_table make_table(const scheme_vector *vector, int by_position, int by_range,
                             size_t itemsize)
 {
@@ -199,9 +199,9 @@ static void check_elements(const scheme_vector *vector)
 
 /* ---- Grids -------------------------------------------------------------- */
 
-/* Positions of a grid, and what masks it. */
+/* Positions of a grid, and its masks. */
 typedef struct grid_data {
-    t5b_pairs positions, near_positions; /* int64; int32, or query NULL if it has not all */
+    t5b_pairs positions, near_positions; /* int64; int32, or query NULL if they do not fit */
     t5b_epilogue epilogue;
 } grid_data;
 
@@ -210,7 +210,7 @@ static int64_t step_from(int64_t offset, int64_t step, size_t count)
     return (int64_t)((uint64_t)offset + (uint64_t)step * count);
 }
 
-/* Integers of queries and of keys in the memory of both. */
+/* Integers of queries and of keys, in this memory. */
 static t5b_pairs make_pairs(t5b_integer type, const grid_vector *grid)
 {
     const size_t nbytes = (size_t)abs((int)type), q = grid->query_length, k = grid->key_length;
@@ -230,7 +230,7 @@ static int is_near(int64_t offset, int64_t step, size_t count)
     return offset >= 0 && offset < limit && end >= 0 && end < limit;
 }
 
-/* The masks of record_vectors.make_grid. Segments differ in their upper half alone. */
+/* The masks of record_vectors.make_grid. Segments differ only in their upper half. */
 static grid_data make_grid(const grid_vector *grid)
 {
     static const uint64_t masked_item = 0xa5a5a5a5a5a5a5a5u;
@@ -293,7 +293,7 @@ static void expect_matrix(const t5b_matrix *matrix, size_t itemsize, uint64_t ch
     num_compared += count;
 }
 
-/* Whether the kernels of consecutive positions take it. */
+/* Whether the kernels of consecutive positions can be used. */
 static int is_consecutive(const grid_vector *grid)
 {
     const int64_t limit = INT64_MAX / 2;
@@ -443,7 +443,7 @@ static uint64_t get_sum(t5b_float type, const void *sums, size_t index)
     return is_nan(type, bits) ? UINT64_MAX >> (64 - 8 * itemsize) : bits;
 }
 
-/* Sums of every two terms, in calls of 1, 2, ... of them. */
+/* Sums of every two terms, in calls with 1, 2, ... of them. */
 static void check_terms(const sum_vector *vector, const t5b_implementation *implementation)
 {
     const size_t itemsize = get_itemsize(vector->type), count = vector->num_terms;
@@ -466,7 +466,7 @@ static void check_terms(const sum_vector *vector, const t5b_implementation *impl
     free(addend);
 }
 
-/* Of 16 bits, each number is one of the terms. */
+/* For 16-bit types, each number is one of the terms. */
 static void check_mixed(const sum_vector *vector, const t5b_implementation *implementation)
 {
     const size_t itemsize = get_itemsize(vector->type);

@@ -1,4 +1,4 @@
-# test_biases_of_documents.py - the same for models of pages with boxes: LayoutLM and UDOP.
+# test_biases_of_documents.py - programs for LayoutLM and UDOP equal transformers' own code.
 # SPDX-License-Identifier: BSD-3-Clause
 import importlib
 import math
@@ -52,7 +52,7 @@ def test_layoutlmv3s_biases_equal_those_of_transformers(
     by_box = names.left.matrix_at(boxes[..., 0])
     names.bottom.matrix_at(boxes[..., 3], out=by_box, accumulate=True)
     assert np.array_equal(by_box, encoder._cal_2d_pos_emb(tensors[1]))
-    # Scaled terms are summed here and the sum is divided there; an eighth of either is exact.
+    # We sum scaled terms; transformers divides the sum. Division by eight is exact in both.
     expected = encoder._compute_position_bias(*tensors)
     assert np.array_equal(names.page_bias(position_ids, boxes), expected)
 
@@ -115,7 +115,7 @@ def test_udops_bias_of_boxes_in_thousandths_equals_the_aggregated_one_of_transfo
     aggregated = transformers.models.udop.modeling_udop.RelativePositionBiasAggregated(modules)
     boxes = np.random.default_rng(1).integers(0, 1001, (2, 200, 4))
     expected = aggregated(torch.ones(2, 200), torch.from_numpy(boxes / 1000))
-    # Both add the vertical bias to the sum of the other two.
+    # We and transformers add the vertical bias to the sum of the other two.
     assert np.array_equal(names.page_bias(boxes), expected)
 
 

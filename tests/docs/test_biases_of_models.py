@@ -1,4 +1,4 @@
-# test_biases_of_models.py - programs of the how-to pages give what transformers' own code gives.
+# test_biases_of_models.py - programs of the how-to pages equal transformers' own code.
 # SPDX-License-Identifier: BSD-3-Clause
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -254,5 +254,5 @@ def test_the_weights_gradient_equals_that_of_torchs_autograd(run: RunProgram, to
     loss.backward()
     gradient = names.attend(bias.weight)[1] - names.target
     result = bias.weight_gradient(gradient, **names.masks)
-    # Sums of thousands of terms in other orders; what cancels out leaves no digits.
+    # Thousands of terms are summed in different orders; sums near 0 have no correct digits.
     np.testing.assert_allclose(result, weight.grad, rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-# test_family_pages.py - what pages say about families of models is what the code says.
+# test_family_pages.py - pages about families of models agree with the code.
 # SPDX-License-Identifier: BSD-3-Clause
 import re
 from typing import Any

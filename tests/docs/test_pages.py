@@ -1,4 +1,4 @@
-# test_pages.py - every block of every page runs; links and pictures are what they should be.
+# test_pages.py - every block of every page runs; links and pictures are valid.
 # SPDX-License-Identifier: BSD-3-Clause
 import doctest
 import re
@@ -14,7 +14,7 @@ from markdown import CELL, PAGES, ROOT, Block, read_blocks, write_program
 from package import FRAMEWORKS
 from programs import Runner, find_imports
 
-# What is no code: MyST's directives.
+# MyST's directives, which are not code.
 DIRECTIVES = {"{include}", "{literalinclude}", "{eval-rst}", "{figure}"}
 ELSEWHERE = {"docs/how_to/c_and_cython.md": "tests/c/test_c_and_cython.py"}  # pages with own tests
 NOT_RUN = {  # commands, and why

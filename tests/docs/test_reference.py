@@ -1,4 +1,4 @@
-# test_reference.py - lists of the reference are complete: names, functions of C, variables.
+# test_reference.py - the lists in the reference are complete: names, C functions, variables.
 # SPDX-License-Identifier: BSD-3-Clause
 """`nox -s docs` compares the entries with the modules; these lists are written by hand."""
 

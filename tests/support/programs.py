@@ -1,4 +1,4 @@
-# programs.py - run many programs, each in a fork of one process that has made their imports.
+# programs.py - run many programs, each in a fork of a process with their imports.
 # SPDX-License-Identifier: BSD-3-Clause
 """Run as a program, it reads folders, one a line, runs program.py there, and prints exit codes.
 
@@ -81,7 +81,7 @@ def main() -> None:
     for line in sys.stdin:
         folder = Path(line.rstrip("\n"))
         import_once((folder / NAME).read_text(encoding="utf-8"))
-        # Such a process ends by `os._exit`: freeing all that was imported takes over a second.
+        # This process ends by `os._exit`: freeing the imported modules would take over a second.
         process = multiprocessing.get_context("fork").Process(target=run_here, args=(folder,))
         process.start()
         process.join()
