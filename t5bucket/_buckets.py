@@ -199,7 +199,7 @@ class Buckets:
         Raises
         ------
         TypeError, ValueError
-            If the function's result is no such array.
+            If the function's result is not such an array.
 
         Examples
         --------

@@ -4,14 +4,14 @@
 #
 #   tools/build_free_threaded_python.sh FOLDER
 #
-# installs it as FOLDER/bin/python3, with pip, and prints its version; what stands there already
-# is kept. Debian packages no such Python, and pip installs none. Needs root and Debian 12 or newer.
-# Of the system it changes one thing: the compiler and the libraries that CPython needs are
-# installed, in the system's own release. Sources come from newer releases, by way of the mirror
-# that apt has and verified by apt, which keeps their lists in a scratch folder.
+# installs it as FOLDER/bin/python3, with pip, and prints its version. A Python that is already
+# there is kept. Neither Debian packages nor pip provide one. Needs root and Debian 12 or newer.
+# It changes the system only by installing a compiler and the libraries that CPython needs, from the
+# system's own release. Sources come from newer releases, via apt's mirror. Apt verifies them, and
+# keeps their lists in a scratch folder.
 set -euo pipefail
 
-# Release and source package, the best first: mirrors do not serve all that they list.
+# Release and source package, the best first: mirrors do not have everything that they list.
 readonly candidates=(forky/python3.14 forky/python3.13 trixie/python3.13)
 readonly build_dependencies=(
     gcc libbz2-dev libc6-dev libffi-dev liblzma-dev libsqlite3-dev libssl-dev make pkg-config

@@ -398,7 +398,7 @@ def check_outcome(name: str, call: Callable[[], Any], expected: Any) -> str:
 def start_unfailing(shim: Shim) -> None:
     """Let threads start in any case, or not at all.
 
-    Python's own start waits for ever if the new thread lacks memory (python/cpython#140746).
+    Python's own start never returns if the new thread has no memory (python/cpython#140746).
     """
     start = threading.Thread.start
 

@@ -45,7 +45,7 @@ def test_a_large_call_is_divided_so_that_an_interrupt_is_seen() -> None:
 
 
 def count_alive() -> int:
-    """Count threads without those whose start was interrupted, which `threading` lists for ever."""
+    """Count threads, without those whose start was interrupted: `threading` keeps listing them."""
     return sum(thread.is_alive() for thread in threading.enumerate())
 
 
@@ -201,7 +201,7 @@ def test_a_worker_process_uses_one_thread_and_agrees(
 FORKS = """
 import os, threading, warnings
 import numpy as np, t5bucket as tb
-warnings.simplefilter("error")  # Python's own, of a fork beside other threads, too
+warnings.simplefilter("error")  # includes Python's own, of a fork while other threads run
 weight = np.ones((32, 12), np.float32) * np.arange(12, dtype=np.float32)
 bias = tb.RelativeAttentionBias(weight, tb.Buckets())
 def compute():

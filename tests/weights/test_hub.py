@@ -264,7 +264,7 @@ def test_a_cache_whose_ref_leads_elsewhere_is_no_cache(commit: str, cache: Path)
 
 @pytest.fixture
 def snapshot(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty the snapshot of a cached model but for its configuration; there is no connection."""
+    """Empty the snapshot of a cached model, except its configuration; there is no connection."""
     folder = next((cache / "models--org--sharded" / "snapshots").iterdir())
     for path in folder.iterdir():
         if path.name != "config.json":
