@@ -69,7 +69,8 @@ def are_hidden(least: float, inputs: Inputs, source: Source) -> bool:
 def _norm(tensor: torch.Tensor, axis: int | None) -> float:
     """Return the norm of all items, or the largest norm of a vector, rounded up a little.
 
-    The product of two norms bounds the dot product of any two vectors. The norm of all items is faster.
+    The product of two norms bounds the dot product of any two vectors. The norm of all items
+    is faster.
     """
     norms = torch.linalg.vector_norm(tensor.detach(), dim=axis, dtype=wide_dtype(tensor.dtype))
     return 1.01 * float(norms.max())
