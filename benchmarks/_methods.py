@@ -76,7 +76,7 @@ def peak_nbytes(reset: bool = False) -> int:
     """Return the peak memory of this process, in bytes; if `reset`, measure it anew from now on."""
     if sys.platform == "linux":  # getrusage would include the parent's memory
         if reset:
-            with suppress(OSError):  # a container may forbid it; then the old peak remains
+            with suppress(OSError):  # a container may forbid it; then the old peak counts
                 OWN_PEAK.write_text("5")
         status = dict(line.split(":", 1) for line in read(str(OWN_STATUS)).splitlines())
         return int(status["VmHWM"].split()[0]) << 10

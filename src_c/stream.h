@@ -23,7 +23,7 @@ typedef struct row_source {
     const unsigned char *items, *keep, *other;
 } row_source;
 
-/* The target must not overlap the inputs. */
+/* The target does not overlap the others. */
 static inline void write_bytes(unsigned char *restrict target, const row_source *from,
                                size_t begin, size_t end)
 {

@@ -272,7 +272,7 @@ class Growth(NamedTuple):
 
 
 def count_entries(folder: str) -> int:
-    """Count the entries of a system folder; 0 if it does not exist."""
+    """Count what is in a folder of the system; 0 if it has none."""
     return len([*Path(folder).iterdir()]) if Path(folder).exists() else 0
 
 
@@ -287,7 +287,7 @@ def count_threads(at_most: int = 0) -> int:
 
 
 def resident_nbytes() -> int:
-    """Bytes of memory that this process uses; 0 if unknown."""
+    """Bytes of memory that this process uses; 0 where the system does not tell."""
     path = Path("/proc/self/statm")
     if not path.exists():
         return 0

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
     except UsageError as error:
         return _fail(error, USAGE)
-    except BrokenPipeError:  # the reader has closed the pipe; Python would complain at exit
+    except BrokenPipeError:  # the reader has seen enough; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:

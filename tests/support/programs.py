@@ -81,7 +81,7 @@ def main() -> None:
     for line in sys.stdin:
         folder = Path(line.rstrip("\n"))
         import_once((folder / NAME).read_text(encoding="utf-8"))
-        # This process ends by `os._exit`: freeing the imported modules would take over a second.
+        # Such a process ends by `os._exit`: freeing all that was imported takes over a second.
         process = multiprocessing.get_context("fork").Process(target=run_here, args=(folder,))
         process.start()
         process.join()

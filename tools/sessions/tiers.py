@@ -39,7 +39,7 @@ def run_session(name: str, *arguments: str) -> Outcome:
 
 
 def read_log(name: str, pattern: str = "") -> str:
-    """Read the lines of a session's log, or those that match a pattern, without colours."""
+    """Read the lines that a session printed, or those with a pattern, without colours."""
     text = (FOLDER / f"{name}.log").read_text(errors="replace")
     lines = re.sub("\x1b\\[[0-9;]*m", "", text).splitlines()
     return "\n".join(line for line in lines if re.search(pattern, line))
