@@ -99,7 +99,7 @@ PARALLEL = [
     "--ignore=tests/cli",
     "--override-ini=thread_unsafe_functions=" + "\n".join(NOT_PARALLEL),
 ]
-# A few fast benchmarks that need only NumPy.
+# A few quick ones that need NumPy alone.
 GATE_BENCHMARKS = r"\b(DecodeStep|Grid|Build)\b"
 
 

@@ -5,8 +5,9 @@
     python benchmarks/instructions.py            fails if a call takes 10 % more
     python benchmarks/instructions.py --record   records what it counts
 
-The counts do not depend on what else the machine does. They do depend on the versions
-of Python and NumPy and on processor features: record them again if these change.
+Valgrind counts alike whatever else the machine does. The figures hold for the
+Python, NumPy and processor features that they were recorded with; with others
+they may move, and should be recorded anew.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ typedef struct t5b_table {
     int64_t origin;        /* read only if starts is NULL */
 } t5b_table;
 
-/* The value of a signed type is minus that of the unsigned type of its size. */
+/* Signed types have the negated value of the unsigned type of the same size. */
 typedef enum t5b_integer {
     T5B_INT8 = -1,
     T5B_INT16 = -2,
