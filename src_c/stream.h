@@ -24,11 +24,11 @@ typedef struct row_source {
 } row_source;
 
 /* The target does not overlap the others. */
-static inline void write_bytes(unsigned char *restrict target, const row_source *from,
+static inline void write_bytes(unsigned char *RESTRICT target, const row_source *from,
                                size_t begin, size_t end)
 {
-    const unsigned char *restrict items = from->items, *restrict keep = from->keep;
-    const unsigned char *restrict other = from->other;
+    const unsigned char *RESTRICT items = from->items, *RESTRICT keep = from->keep;
+    const unsigned char *RESTRICT other = from->other;
 
     if (!keep)
         memcpy(target + begin, items + begin, end - begin);
