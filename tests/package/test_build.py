@@ -32,7 +32,9 @@ STALE_FOLDERS = [
     f"build/bdist.{sysconfig.get_platform()}/wheel",
 ]
 
-pytestmark = pytest.mark.skipif(not shutil.which("sh"), reason="needs a POSIX shell")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32" or not shutil.which("sh"), reason="needs a POSIX shell"
+)
 
 
 @pytest.fixture(scope="module")
