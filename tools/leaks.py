@@ -272,8 +272,8 @@ class Growth(NamedTuple):
 
 
 def count_entries(folder: str) -> int:
-    """Count what is in a folder of the system; 0 if it has none."""
-    return len([*Path(folder).iterdir()]) if Path(folder).exists() else 0
+    """Count what is in a folder of Linux; 0 elsewhere."""
+    return len([*Path(folder).iterdir()]) if sys.platform == "linux" else 0
 
 
 def count_threads(at_most: int = 0) -> int:
@@ -287,11 +287,10 @@ def count_threads(at_most: int = 0) -> int:
 
 
 def resident_nbytes() -> int:
-    """Bytes of memory that this process uses; 0 where the system does not tell."""
-    path = Path("/proc/self/statm")
-    if not path.exists():
+    """Bytes of memory that this process uses; 0 where the system is not Linux."""
+    if sys.platform != "linux":
         return 0
-    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def count_references() -> int:

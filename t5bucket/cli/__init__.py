@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import signal
@@ -46,12 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+        if sys.platform == "win32" and _has_lost_reader(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
         print(f"t5bucket: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("t5bucket: interrupted", file=sys.stderr)
         return INTERRUPTED
     return OK
+
+
+def _has_lost_reader(error: Exception) -> bool:
+    """Whether this is what Windows calls a broken pipe; errors of files have a name."""
+    return isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:
