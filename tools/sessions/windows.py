@@ -204,7 +204,7 @@ def install_package(session: nox.Session, python: Path, folder: Path) -> None:
 
 def run_suite(session: nox.Session, python: Path) -> str:
     """Run the suite; return pytest's last line."""
-    options = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief", "--all"]
+    options = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief"]
     options += [f"--deselect=tests/{test}" for test in NOT_UNDER_WINE]
     for test, reason in NOT_UNDER_WINE.items():
         session.log(f"not by Wine: {test}: {reason}")
