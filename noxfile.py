@@ -58,12 +58,12 @@ os.environ.setdefault("PIP_NO_COMPILE", "1")  # most of a large package is never
 
 # Both tiers run two sessions at a time, in this order: the longest first.
 GATE = [
-    "optional", "readme", "oldest", "sanitizers", "core", "lint", "benchmarks", "corpora",
+    "optional", "readme", "oldest", "sanitizers", "core", "docs", "lint", "benchmarks", "corpora",
 ]  # fmt: skip
 NIGHTLY = [
     "wheels", "versions", "emulation", "optional", "users", "paths", "leaks", "free_threading",
-    "fuzz", "parallel", "windows", "sanitizers", "benchmarks", "oldest", "lint", "audit", "core",
-    "corpora",
+    "fuzz", "parallel", "windows", "sanitizers", "benchmarks", "oldest", "docs", "lint", "audit",
+    "core", "corpora",
 ]  # fmt: skip
 
 OPTIONAL_PACKAGES = [
@@ -90,7 +90,7 @@ NOT_OF_THE_BUILD = [
 NOT_SANITIZED = [
     f"--deselect=tests/resources/test_threads.py::test_{name}"
     for name in ("children_of_a_fork_compute_after_threads_and_beside_them", "ctrl_c_ends")
-]
+] + ["--deselect=tests/docs/test_pages.py::test_the_program_runs"]
 # Functions that all threads share: tests that call them run in one thread.
 NOT_PARALLEL = [
     "threading.Timer", "threading.active_count", "time.monotonic", "time.perf_counter",
@@ -257,6 +257,18 @@ def lint(session: nox.Session) -> None:
     options = ("--ignore-missing-stub", "--mypy-config-file", "pyproject.toml")
     stubs = session.run("stubtest", *options, "t5bucket._core", silent=True)
     record(session, "`stubtest`", last_line(stubs))
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The site, with its cells run; each warning is an error, a broken link too."""
+    install(session, extras="docs")
+    site = ROOT / "build" / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    doctrees = Path(session.create_tmp()).resolve() / "doctrees"
+    strict = ["--fail-on-warning", "--nitpicky", "--fresh-env", "--quiet"]
+    session.run("python", "-P", "-m", "sphinx", *strict, "-d", str(doctrees), "docs", str(site))
+    record(session, "Pages of the site", f"{len([*site.rglob('*.html')])}, without a warning")
 
 
 @nox.session(default=False)

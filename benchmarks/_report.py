@@ -121,7 +121,7 @@ def main() -> None:
     print(f"\n{legend}")
     report_left_out(left_out)
     if options.markdown:
-        print("\n| task | t5bucket | peer | | ratio | at most |\n|---|---|---|---|---|---|")
+        print("\n| task | t5bucket | peer | takes | ratio | at most |\n|---|---|---|---|---|---|")
         print("\n".join(map(make_markdown, measured)))
     write_json(options.json, rows=measured, left_out=left_out)
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -42,16 +43,6 @@ class RelativeAttentionBias:
         The scheme that `weight` was trained with.
     heads_first : bool, optional
         Whether the first axis of `weight` is the heads, as in T5X.
-
-    Attributes
-    ----------
-    weight : ndarray
-        Read-only copy, of the shape that was given.
-    buckets : Buckets
-    num_heads : int
-    dtype : dtype
-        Of `weight` and of every result.
-    heads_first : bool
 
     Raises
     ------
@@ -157,7 +148,8 @@ class RelativeAttentionBias:
             If `path` is no path, or the tensor has no floating-point dtype.
         ValueError
             If it is no regular file, damaged, or holds code or no weight, or if several
-            tensors match: the message lists them. Links out of a folder are refused.
+            tensors match: the message lists them. Links out of a folder are refused, and
+            names that a file has twice.
         ImportError
             If the format or dtype needs an optional package: the message names the extra.
 
@@ -235,22 +227,27 @@ class RelativeAttentionBias:
 
     @classmethod
     def _of(cls, loaded: LoadedWeight, buckets: Buckets | None) -> RelativeAttentionBias:
-        buckets = Buckets(*loaded.find_settings()) if buckets is None else buckets
+        if buckets is None:
+            buckets = Buckets(*loaded.find_settings())
+        elif isinstance(buckets, Buckets):
+            with _checks.naming(loaded.place):
+                shape = loaded.weight.shape
+                _checks.weight_length(shape, loaded.heads_first, buckets.num_buckets)
         return cls(loaded.weight, buckets, heads_first=loaded.heads_first)
 
     @property
     def weight(self) -> NDArray[Any]:
-        """Read-only copy of what was given."""
+        """Read-only copy, of the shape that was given."""
         return self._weight
 
     @property
     def buckets(self) -> Buckets:
-        """The scheme."""
+        """The scheme that the weight was trained with."""
         return self._buckets
 
     @property
     def heads_first(self) -> bool:
-        """Whether `weight` is (num_heads, num_buckets)."""
+        """Whether `weight` has the shape (num_heads, num_buckets)."""
         return self._heads_first
 
     @property
@@ -331,6 +328,7 @@ class RelativeAttentionBias:
         See Also
         --------
         matrix_at : The same for explicit positions.
+        matrix_nbytes : The bytes that it takes.
         view : Without a copy.
         add_to : Add to scores, without masks.
 
@@ -392,6 +390,50 @@ class RelativeAttentionBias:
         if out is not None:
             masks.copy_if_shared(target)
         return target, accumulate
+
+    def matrix_nbytes(
+        self, query_length: int, key_length: int, *, batch_shape: int | tuple[int, ...] = ()
+    ) -> int:
+        """Bytes of a bias matrix, without computing it.
+
+        Parameters
+        ----------
+        query_length, key_length : int
+            Number of positions (tokens), at least 0.
+        batch_shape : int or tuple of int, optional
+            Batch axes that masks or explicit positions add. Without them the
+            matrix is the same for the whole batch, and has no batch axis.
+
+        Returns
+        -------
+        int
+            Bytes of `matrix` or `matrix_at`; of any size.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or out of its limits.
+
+        See Also
+        --------
+        view : Takes memory for ``query_length + key_length`` positions only.
+        tiles : Takes memory for one tile at a time.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> bias = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
+        >>> bias.matrix_nbytes(4096, 4096)
+        805306368
+        >>> bias.matrix_nbytes(512, 512, batch_shape=8) == 8 * bias.matrix_nbytes(512, 512)
+        True
+        >>> bias.matrix_nbytes(100_000, 100_000) // 10**9
+        480
+        """
+        q, k, _ = _checks.grid(query_length, key_length, 0, 0)
+        batch_shape = _checks.shape("batch_shape", batch_shape)
+        return math.prod(batch_shape) * self._num_heads * q * k * self._dtype.itemsize
 
     def matrix_at(
         self,

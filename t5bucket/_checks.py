@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ INTEGER_DTYPES: dict[Any, np.dtype[Any]] = {
 }
 INTEGER_DTYPES[None] = np.dtype(np.int64)
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+MAX_SHOWN = 300  # characters of a value in a message
+MAX_SHOWN_BITS = 256  # of an integer in a message
 FLOAT32_END = 2.0**128 - 2.0**103  # float32 rounds it to infinity, and less to a number
 
 
@@ -29,27 +32,56 @@ def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT6
     """Check an integer (also a NumPy one, never a bool) within limits."""
     if type(value) is not int:
         if isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name} must be an integer, got {_show(value)}")
+            raise TypeError(f"{name} must be an integer, got {show(value)}")
         try:
             value = operator.index(value)
         except (TypeError, ValueError, RuntimeError):  # the last two of tensors
-            raise TypeError(f"{name} must be an integer, got {_show(value)}") from None
+            raise TypeError(f"{name} must be an integer, got {show(value)}") from None
     if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+        raise ValueError(f"{name} must be at least {minimum}, got {show(value)}")
     if value > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got {value}")
+        raise ValueError(f"{name} must be at most {maximum}, got {show(value)}")
     return value  # type: ignore[no-any-return]
 
 
-def _show(value: Any) -> str:
-    """Show a value in a message; a tensor by its type, for its items may have been freed."""
-    return type(value).__name__ if hasattr(value, "data_ptr") else repr(value)
+def show(value: Any) -> str:
+    """Show a value in a message, in one short line.
+
+    A tensor is shown by its type, for its items may have been freed.
+    """
+    if hasattr(value, "data_ptr"):
+        return type(value).__name__
+    if isinstance(value, int) and value.bit_length() > MAX_SHOWN_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of an integer of thousands of digits, or lists in lists
+        return f"a {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def printable(text: str) -> str:
+    """Shorten what a file says, and escape what a terminal would obey."""
+    shown = "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:MAX_SHOWN]
+    )
+    return shown if len(text) <= MAX_SHOWN else f"{shown}..."
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Say in errors about a value which file it is in."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{error} in {place}") from None
 
 
 def flag(name: str, value: Any) -> bool:
     """Check a boolean."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {_show(value)}")
+        raise TypeError(f"{name} must be True or False, got {show(value)}")
     return bool(value)
 
 
@@ -62,10 +94,10 @@ def real(name: str, value: Any) -> float:
         if array.ndim == 0 and (array.dtype.kind in "iuf" or array.dtype.name in FLOAT_NAMES):
             return float(array)
     except OverflowError:
-        raise ValueError(f"{name} must fit in float64, got {value}") from None
+        raise ValueError(f"{name} must fit in float64, got {show(value)}") from None
     except (TypeError, ValueError, RuntimeError):
         pass
-    raise TypeError(f"{name} must be a real number, got {_show(value)}")
+    raise TypeError(f"{name} must be a real number, got {show(value)}")
 
 
 def scale(value: Any, is_double: bool) -> float:
@@ -73,7 +105,7 @@ def scale(value: Any, is_double: bool) -> float:
     number = real("scale", value)
     if not abs(number) < (math.inf if is_double else FLOAT32_END):
         dtype = "float64" if is_double else "float32"
-        raise ValueError(f"scale must be finite in {dtype}, got {value}")
+        raise ValueError(f"scale must be finite in {dtype}, got {show(number)}")
     return number
 
 
@@ -119,7 +151,7 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
     except MemoryError:
         raise
     except ValueError:  # nested lists of different lengths
-        raise ValueError(f"{name} must be an array, got {value!r}") from None
+        raise ValueError(f"{name} must be an array, got {show(value)}") from None
     except Exception as error:  # whatever the value's own conversion raises
         raise TypeError(f"{name} must be an array, got {type(value).__name__} ({error})") from error
 
@@ -157,7 +189,7 @@ def _python_integers(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> ND
         raise TypeError(f"{name} must be integers, got dtype {dtype}")
     if all(INT64_MIN <= item <= INT64_MAX for item in items):
         return array.astype(np.int64)
-    raise ValueError(f"{name} must fit in int64, got {max(items, key=abs)}")
+    raise ValueError(f"{name} must fit in int64, got {show(max(items, key=abs))}")
 
 
 def bucket_dtype(dtype: DTypeLike | None, num_buckets: int, out: Any = None) -> np.dtype[Any]:
@@ -175,7 +207,7 @@ def bucket_dtype(dtype: DTypeLike | None, num_buckets: int, out: Any = None) -> 
         try:
             checked = np.dtype(dtype)
         except (TypeError, ValueError):
-            raise TypeError(f"dtype must be an integer type, got {dtype!r}") from None
+            raise TypeError(f"dtype must be an integer type, got {show(dtype)}") from None
         if checked.kind not in "iu":
             raise TypeError(f"dtype must be an integer type, got {checked}") from None
     if not _holds(checked, num_buckets):
@@ -193,7 +225,7 @@ def weight(value: ArrayLike) -> NDArray[Any]:
         array = as_array("weight", value)
     except ValueError:
         if isinstance(value, list | tuple):  # lists of different lengths
-            raise ValueError(f"weight must have two axes, got {value!r}") from None
+            raise ValueError(f"weight must have two axes, got {show(value)}") from None
         raise
     weight_form(array)
     return array
@@ -241,8 +273,15 @@ def tile(value: Any) -> tuple[int, int]:
     elif len(value) == 2:
         rows, columns = value
     else:
-        raise ValueError(f"tile must be an integer or (rows, columns), got {value!r}")
+        raise ValueError(f"tile must be an integer or (rows, columns), got {show(value)}")
     return integer("tile", rows, 1), integer("tile", columns, 1)
+
+
+def shape(name: str, value: Any) -> tuple[int, ...]:
+    """Check the length of an axis, or those of several."""
+    if isinstance(value, tuple | list):
+        return tuple(integer(name, length, 0) for length in value)
+    return (integer(name, value, 0),)
 
 
 def base_array(name: str, value: Any) -> NDArray[Any]:

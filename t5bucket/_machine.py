@@ -1,4 +1,4 @@
-# _machine.py - what this machine offers: processors and the last-level cache.
+# _machine.py - what this machine offers: processors, the last-level cache, memory.
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import os
 CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 CPU_QUOTA_V1 = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"
 CPU_PERIOD_V1 = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
+CPU_NAMES = "/proc/cpuinfo"
+MEMORY = "/proc/meminfo"
+MEMORY_LIMIT = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
+MEMORY_LIMIT_V1 = (
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+)
 CPU_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 # Where the system does not tell: most last-level caches are not smaller.
 DEFAULT_CACHE_NBYTES = 8 << 20
@@ -51,6 +58,42 @@ def read_cache_nbytes(folder: str = CPU_CACHES) -> int:
         return int(size[:-1]) << {"K": 10, "M": 20, "G": 30}[size[-1]]
     except (OSError, ValueError, KeyError):
         return DEFAULT_CACHE_NBYTES
+
+
+def available_memory_nbytes() -> int | None:
+    """Bytes that this process can still take without swapping; None if the system does not tell."""
+    found = [_read_free_memory(), *map(_read_limit, (MEMORY_LIMIT, MEMORY_LIMIT_V1))]
+    return min((nbytes for nbytes in found if nbytes is not None), default=None)
+
+
+def _read_free_memory() -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in read(MEMORY).splitlines())
+        return int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, ValueError, KeyError):
+        pass
+    try:  # not on Linux: all of the memory
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _read_limit(paths: tuple[str, str]) -> int | None:
+    """Read what a control group leaves; None for no limit."""
+    try:
+        limit, used = (int(read(path)) for path in paths)
+    except (OSError, ValueError):  # "max"
+        return None
+    return max(0, limit - used)
+
+
+def read_processor_name() -> str:
+    """Name of processor 0; empty if the system does not tell."""
+    try:
+        lines = (line.partition(":") for line in read(CPU_NAMES).splitlines())
+        return next(value.strip() for name, _, value in lines if name.strip() == "model name")
+    except (OSError, StopIteration, UnicodeDecodeError):
+        return ""
 
 
 def read(path: str) -> str:

@@ -1,29 +1,42 @@
 # plot.py - pictures of schemes and biases, with Matplotlib (the extra "plot").
 # SPDX-License-Identifier: BSD-3-Clause
-"""Draw a scheme's bucket grid and the bias of a weight by distance.
+"""Draw a scheme's buckets, and the bias of a weight.
 
-Both functions draw into Matplotlib axes, the current ones by default, and
-return them.
+Each function draws into Matplotlib axes, the current ones by default, and returns them.
+Colours are those that colour-blind readers tell apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from t5bucket._bias import RelativeAttentionBias
 from t5bucket._buckets import Buckets
 from t5bucket._checks import integer
+from t5bucket._drawing import (
+    DIVERGING,
+    EARLIER,
+    LATER,
+    LINE_WIDTH,
+    MAX_LEGEND_ROWS,
+    SEQUENTIAL,
+    add_color_bar,
+    choose_looks,
+    draw_pairs,
+    find_axes,
+    label_distances,
+    label_integers,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_bias", "plot_grid"]
+__all__ = ["plot_bias", "plot_buckets", "plot_grid", "plot_head"]
 
 MAX_DISTANCE_SHOWN = 1_000_000
-MAX_LEGEND_ROWS = 16
 
 
 def plot_grid(
@@ -59,17 +72,120 @@ def plot_grid(
     >>> import t5bucket as tb
     >>> from t5bucket.plot import plot_grid
     >>> plot_grid(tb.Buckets(32, 128), 64, 64).get_xlabel()
-    'key position'
+    'key position (tokens)'
     """
-    if not isinstance(buckets, Buckets):
-        raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
+    _check_buckets(buckets)
     query_length = integer("query_length", query_length, 1)
     key_length = integer("key_length", key_length, 1)
-    ax = _axes(ax)
-    image = ax.imshow(buckets.grid(query_length, key_length), interpolation="nearest")
-    ax.figure.colorbar(image, ax=ax, label="bucket")
-    ax.set_xlabel("key position")
-    ax.set_ylabel("query position")
+    grid = buckets.grid(query_length, key_length)
+    return draw_pairs(ax, grid, "bucket", cmap=SEQUENTIAL, vmin=0, vmax=buckets.num_buckets - 1)
+
+
+def plot_buckets(buckets: Buckets, *, distance: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the bucket of each relative position as steps.
+
+    Parameters
+    ----------
+    buckets : Buckets
+        The scheme.
+    distance : int, optional
+        Largest distance (tokens) to show, at least 1. By default somewhat more
+        than the scheme's `max_distance`.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+        `ax` if given.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    TypeError, ValueError
+        If `distance` is no integer, or out of range.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> import t5bucket as tb
+    >>> from t5bucket.plot import plot_buckets
+    >>> plot_buckets(tb.Buckets(32, 128)).get_ylabel()
+    'bucket'
+    """
+    _check_buckets(buckets)
+    distance = _check_distance(buckets, distance)
+    relative_position = np.arange(-distance, distance + 1)
+    found = buckets(relative_position)
+    ax = find_axes(ax)
+    for side, color, label in (
+        (relative_position <= 0, EARLIER, "earlier keys"),
+        (relative_position > 0, LATER, "later keys"),
+    ):
+        line: Any = {"color": color, "label": label, "linewidth": LINE_WIDTH}
+        ax.plot(relative_position[side], found[side], drawstyle="steps-mid", **line)
+    label_distances(ax, buckets, distance)
+    ax.set_ylabel("bucket")
+    label_integers(ax.yaxis)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_head(
+    bias: RelativeAttentionBias,
+    head: int,
+    query_length: int,
+    key_length: int,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the bias matrix of a head as a heat map, in which 0 is white.
+
+    Parameters
+    ----------
+    bias : RelativeAttentionBias
+        The bias.
+    head : int
+        The head to show.
+    query_length, key_length : int
+        Number of positions (tokens), at least 1.
+    ax : Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    Axes
+        `ax` if given.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    TypeError, ValueError
+        If a length or the head is no integer, or out of range.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> import numpy as np
+    >>> import t5bucket as tb
+    >>> from t5bucket.plot import plot_head
+    >>> bias = tb.RelativeAttentionBias(np.ones((32, 12)), tb.Buckets())
+    >>> plot_head(bias, 3, 64, 64).get_title()
+    'head 3'
+    """
+    _check_bias(bias)
+    head = integer("head", head, 0, bias.num_heads - 1)
+    query_length = integer("query_length", query_length, 1)
+    key_length = integer("key_length", key_length, 1)
+    values = bias.view(query_length, key_length)[head].astype(np.float64)
+    finite = np.abs(values[np.isfinite(values)])
+    limit = float(finite.max(initial=0.0)) or 1.0
+    ax = draw_pairs(ax, values, "bias", cmap=DIVERGING, vmin=-limit, vmax=limit)
+    ax.set_title(f"head {head}")
     return ax
 
 
@@ -117,46 +233,40 @@ def plot_bias(
     >>> len(plot_bias(bias, heads=[0, 3]).lines)
     2
     """
-    if not isinstance(bias, RelativeAttentionBias):
-        raise TypeError(f"bias must be a RelativeAttentionBias, got {type(bias).__name__}")
-    if distance is None:
-        distance = min(bias.buckets.max_distance * 5 // 4, MAX_DISTANCE_SHOWN)
-    distance = integer("distance", distance, 1, MAX_DISTANCE_SHOWN)
+    _check_bias(bias)
+    distance = _check_distance(bias.buckets, distance)
     shown = range(bias.num_heads) if heads is None else heads
     if not isinstance(shown, Iterable):
         raise TypeError(f"heads must be iterable, got {heads!r}")
     shown = [integer("head", head, 0, bias.num_heads - 1) for head in shown]
     relative_position = np.arange(-distance, distance + 1)
     values = bias.view(1, 2 * distance + 1, key_offset=-distance)[:, 0].astype(np.float64)
-    ax = _axes(ax)
-    for head in shown:
-        # The default cycle has ten colours, a usual weight twelve heads.
-        style = "-" if head % 20 < 10 else "--"
-        ax.plot(relative_position, values[head], style, drawstyle="steps-mid", label=f"head {head}")
-    _label_distances(ax, bias.buckets, distance)
+    ax = find_axes(ax)
+    looks = choose_looks(shown, bias.num_heads)
+    for head, look in zip(shown, looks, strict=True):
+        ax.plot(
+            relative_position, values[head], drawstyle="steps-mid", label=f"head {head}", **look
+        )
+    label_distances(ax, bias.buckets, distance)
     ax.set_ylabel("bias")
-    if shown:
-        columns = -(-len(shown) // MAX_LEGEND_ROWS)  # a T5-XXL has 64 heads
-        ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns)
+    if len(shown) > MAX_LEGEND_ROWS:
+        add_color_bar(ax, bias.num_heads)
+    elif shown:
+        ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
-def _label_distances(ax: Axes, buckets: Buckets, distance: int) -> None:
-    """Scale an axis as the scheme does: linear where buckets are one-to-one, then logarithmic."""
-    exact = buckets.max_exact or 1
-    ax.set_xscale("symlog", linthresh=exact)
-    ticks = [n for n in (exact, buckets.max_distance) if n <= distance]
-    ax.set_xticks([*(-n for n in ticks), 0, *ticks])
-    ax.set_xticklabels([*(f"-{n}" for n in ticks), "0", *map(str, ticks)])
-    ax.minorticks_off()
-    ax.set_xlabel("key position - query position (tokens)")
+def _check_buckets(buckets: Buckets) -> None:
+    if not isinstance(buckets, Buckets):
+        raise TypeError(f"buckets must be a Buckets, got {type(buckets).__name__}")
 
 
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise ImportError("plots need Matplotlib: pip install 't5bucket[plot]'") from None
-    return pyplot.gca()
+def _check_bias(bias: RelativeAttentionBias) -> None:
+    if not isinstance(bias, RelativeAttentionBias):
+        raise TypeError(f"bias must be a RelativeAttentionBias, got {type(bias).__name__}")
+
+
+def _check_distance(buckets: Buckets, distance: int | None) -> int:
+    if distance is None:
+        distance = min(buckets.max_distance * 5 // 4, MAX_DISTANCE_SHOWN)
+    return integer("distance", distance, 1, MAX_DISTANCE_SHOWN)

@@ -14,8 +14,8 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 # Profiles of Hypothesis: for builds that run the suite once more, by default, and with --all.
 settings.register_profile("brief", max_examples=5, deadline=None)
-settings.register_profile("quick", settings.default, max_examples=20)
-settings.register_profile("all", settings.default)
+settings.register_profile("quick", max_examples=20, deadline=None)
+settings.register_profile("all", deadline=None)
 
 
 def divide_every_call(num_threads: str) -> None:

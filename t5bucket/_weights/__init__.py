@@ -15,16 +15,10 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from t5bucket._checks import flag
-from t5bucket._checks import num_rows as check_num_rows
-from t5bucket._checks import weight as check_weight
-from t5bucket._config import (
-    AXIS_FAMILIES,
-    FAMILIES,
-    check_regular,
-    find_settings_of,
-    read_json,
-)
+from t5bucket import _checks
+from t5bucket._checks import naming, show
+from t5bucket._config import check_settings, find_settings_of
+from t5bucket._json import as_path, check_regular, read_json
 from t5bucket._weights.checkpoint import Checkpoint, refusing_damage
 from t5bucket._weights.folder import (
     CONFIG_NAME,
@@ -34,12 +28,11 @@ from t5bucket._weights.folder import (
     is_weights,
 )
 from t5bucket._weights.hub import CachedModel, parse_name
-from t5bucket._weights.names import AXIS_KINDS, choose, is_of_decoder, kind_of
+from t5bucket._weights.names import choose, families_of, is_of_decoder, kind_of
 from t5bucket._weights.scales import widen
 from t5bucket._weights.sharded import ShardedCheckpoint
 
-# A scheme of thousands of buckets up to 2^62 takes seconds to make, which a file may not ask for.
-MAX_CONFIGURED_BUCKETS = 4096
+HINT = "buckets= or --max-distance overrides it"
 
 
 class LoadedWeight(NamedTuple):
@@ -51,6 +44,11 @@ class LoadedWeight(NamedTuple):
     folder: Folder
     checkpoint: Checkpoint
 
+    @property
+    def place(self) -> str:
+        """What a message says of the table."""
+        return f"{show(self.name)} of {self.checkpoint.file_of(self.name).path}"
+
     def find_settings(
         self, unidirectional: bool = False, max_distance: int | None = None
     ) -> tuple[int, Any, bool]:
@@ -58,42 +56,41 @@ class LoadedWeight(NamedTuple):
 
         If the distance is given, a configuration that is not at hand is not fetched.
         """
+        find = self.folder.find if max_distance is None else self.folder.find_here
+        config_path = find(CONFIG_NAME)
+        configured = self._find_configured(config_path) if config_path else None
+        bidirectional = not (unidirectional or is_of_decoder(self.name))
+        bidirectional = bidirectional and (configured is None or configured[2])
+        with naming(self.place):
+            num_buckets = _checks.num_rows(self.weight, self.heads_first, bidirectional)
+            self._check_num_buckets(num_buckets, self.checkpoint.num_buckets, self.checkpoint.path)
+            if configured:
+                self._check_num_buckets(num_buckets, configured[0], config_path)
+        if max_distance is not None:
+            distance = max_distance
+        else:
+            distance = configured[1] if configured else kind_of(self.name).max_distance
+        settings = (num_buckets, distance, bidirectional)
         if max_distance is None:
-            return self._find_settings(unidirectional, self.folder.find(CONFIG_NAME))
-        found = self._find_settings(unidirectional, self.folder.find_here(CONFIG_NAME))
-        return found[0], max_distance, found[2]
+            with naming(f"{config_path if configured else self.place}; {HINT}"):
+                check_settings(settings)
+        return settings
 
-    def _find_settings(
-        self, unidirectional: bool, config_path: Path | None
-    ) -> tuple[int, Any, bool]:
-        kind = kind_of(self.name)
-        bidirectional = not unidirectional and not is_of_decoder(self.name)
-        num_buckets = check_num_rows(self.weight, self.heads_first, bidirectional)
-        self._check_own_num_buckets(num_buckets)
-        families = AXIS_FAMILIES if kind in AXIS_KINDS else FAMILIES
-        settings = (
-            find_settings_of(self.name, read_json(config_path), families) if config_path else None
-        )
-        if settings is None:
-            return num_buckets, kind.max_distance, bidirectional
-        if num_buckets > MAX_CONFIGURED_BUCKETS:
-            raise ValueError(
-                f"weight must have at most {MAX_CONFIGURED_BUCKETS} buckets for the scheme to be "
-                f"read from {config_path}, got {num_buckets}; name the scheme by buckets="
-            )
-        if settings[0] != num_buckets:
-            raise ValueError(
-                f"weight must have as many buckets as {config_path} says, {settings[0]!s:.100}, "
-                f"got {num_buckets}"
-            )
-        return num_buckets, settings[1], bidirectional and settings[2]
+    def _find_configured(self, config_path: Path) -> tuple[int, Any, bool] | None:
+        """Find the settings of a configuration, whose distance is not checked."""
+        config = read_json(config_path)
+        with naming(f"{config_path}; {HINT}"):
+            settings = find_settings_of(self.name, config, families_of(self.name))
+            if settings is not None:
+                _checks.integer("num_buckets", settings[0])
+            return settings
 
-    def _check_own_num_buckets(self, num_buckets: int) -> None:
-        expected = self.checkpoint.num_buckets
-        if expected not in (None, num_buckets):
+    @staticmethod
+    def _check_num_buckets(num_rows: int, expected: Any, path: Path | None) -> None:
+        if expected not in (None, num_rows):
             raise ValueError(
-                f"weight must have as many buckets as {self.checkpoint.path} says, {expected}, "
-                f"got {num_buckets}"
+                f"weight must have as many buckets as the model of {path}, {show(expected)}, "
+                f"got {num_rows}"
             )
 
 
@@ -114,7 +111,7 @@ def load_weight(
     TypeError
         If the tensor has no floating-point dtype.
     """
-    path = _check_path("path", path)
+    path = as_path("path", path)
     if path.is_dir():
         folder = Folder(path)
         return _load(folder.find_weights(), folder, tensor, heads_first, prefers_encoder)
@@ -129,7 +126,7 @@ def load_pretrained(
     name_or_path: str | os.PathLike[str], tensor: str | None, heads_first: bool | None = None
 ) -> LoadedWeight:
     """Load a weight of a file or folder, or of a model in Hugging Face's cache or hub."""
-    path = _check_path("name_or_path", name_or_path)
+    path = as_path("name_or_path", name_or_path)
     name = parse_name(name_or_path) if isinstance(name_or_path, str) else None
     if path.exists() or name is None:
         return load_weight(path, tensor, heads_first, prefers_encoder=path.is_dir())
@@ -148,22 +145,19 @@ def _load(
     prefers_encoder: bool,
 ) -> LoadedWeight:
     if tensor is not None and not isinstance(tensor, str):
-        raise TypeError(f"tensor must be a name, got {tensor!r}")
+        raise TypeError(f"tensor must be a name, got {show(tensor)}")
     if heads_first is not None:
-        heads_first = flag("heads_first", heads_first)
+        heads_first = _checks.flag("heads_first", heads_first)
     check_regular("path", path)
     with refusing_damage(path):
         checkpoint: Checkpoint = (
             ShardedCheckpoint(path, folder) if is_index(path) else FORMATS[path.suffix](path)
         )
     name = choose(checkpoint, tensor, prefers_encoder)
-    weight = check_weight(widen(checkpoint, name, checkpoint.read(name)))
+    weight = widen(checkpoint, name, checkpoint.read(name))
     if heads_first is None:
         heads_first = kind_of(name).heads_first
-    return LoadedWeight(weight, heads_first, name, folder, checkpoint)
-
-
-def _check_path(name: str, path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{name} must be a path, got {path!r}")
-    return Path(path)
+    loaded = LoadedWeight(weight, heads_first, name, folder, checkpoint)
+    with naming(loaded.place):
+        _checks.weight(weight)
+    return loaded

@@ -9,7 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-MAX_REASON_LENGTH = 300  # of what is wrong with a file, in characters
+from t5bucket._checks import printable
+
+POINTER = b"version https://git-lfs.github.com/"
+POINTER_REASON = "it is a pointer of Git LFS: fetch the file itself with git lfs pull"
 
 
 class Checkpoint:
@@ -29,6 +32,10 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor, or None where that is not known without reading more."""
         raise NotImplementedError
+
+    def file_of(self, name: str) -> Checkpoint:
+        """Find the one file that holds a tensor."""
+        return self
 
     def read(self, name: str) -> NDArray[Any]:
         """Read a tensor."""
@@ -51,7 +58,12 @@ def refusing_damage(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename:  # else a seek to a place that is not
             raise
-        reason = str(error)[:MAX_REASON_LENGTH]
+        reason = POINTER_REASON if _is_pointer(path) else printable(str(error))
         raise ValueError(
             f"path must be a sound {path.suffix} file, got {path} ({reason})"
         ) from None
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket._arrays import extension_dtype
+from t5bucket._checks import show
+from t5bucket._json import unique
 from t5bucket._weights.checkpoint import Checkpoint
 
 # Of values of the metadata, by type.
@@ -26,7 +28,8 @@ UINT32, STRING, ARRAY = 4, 8, 9
 MAX_NAME_NBYTES = (1 << 16) - 1  # of the format
 MAX_AXES = 4
 MAX_TENSORS = 1 << 18
-FLOATS = {0: "f4", 1: "f2", 28: "f8"}  # types whose items NumPy has
+# Types whose items NumPy has; no table is of integers, but the error is that of every format.
+NUMPY_TYPES = {0: "f4", 1: "f2", 28: "f8", 24: "i1", 25: "i2", 26: "i4", 27: "i8"}
 BFLOAT16 = 30
 
 
@@ -55,8 +58,12 @@ class GgufFile(Checkpoint):
     def _read_metadata(self, reader: Reader, num_fields: int) -> int:
         """Find what is known of the model; return the alignment of items."""
         alignment = 32
+        names: set[str] = set()
         for _ in range(num_fields):
             name = reader.string()
+            if name in names:
+                raise ValueError(f"it has {show(name)} twice")
+            names.add(name)
             (kind,) = reader.unpack("I")
             if kind == STRING and name == "general.architecture":
                 self.architecture = reader.string()
@@ -85,8 +92,8 @@ class GgufFile(Checkpoint):
         if entry.type == BFLOAT16:
             items = self._read_items(entry, np.dtype(f"{self._order}u2"), 1, 1)
             return items.astype(np.uint16).view(extension_dtype("bfloat16")).reshape(shape)
-        if entry.type in FLOATS:
-            dtype = np.dtype(f"{self._order}{FLOATS[entry.type]}")
+        if entry.type in NUMPY_TYPES:
+            dtype = np.dtype(f"{self._order}{NUMPY_TYPES[entry.type]}")
             return self._read_items(entry, dtype, 1, 1).reshape(shape)
         return self._dequantize(name, entry).reshape(shape)
 
@@ -126,15 +133,16 @@ class GgufFile(Checkpoint):
 def _read_entries(reader: Reader, count: int) -> dict[str, Entry]:
     if count > MAX_TENSORS:
         raise ValueError(f"it says that it has {count} tensors")
-    entries = {}
-    for _ in range(count):
-        name = reader.string()
-        (num_axes,) = reader.unpack("I")
-        if num_axes > MAX_AXES:
-            raise ValueError(f"{name} has {num_axes} axes")
-        *dims, kind, offset = reader.unpack(f"{num_axes}QIQ")
-        entries[name] = Entry(tuple(dims), kind, offset)
-    return entries
+    return unique(_read_entry(reader) for _ in range(count))
+
+
+def _read_entry(reader: Reader) -> tuple[str, Entry]:
+    name = reader.string()
+    (num_axes,) = reader.unpack("I")
+    if num_axes > MAX_AXES:
+        raise ValueError(f"{name} has {num_axes} axes")
+    *dims, kind, offset = reader.unpack(f"{num_axes}QIQ")
+    return name, Entry(tuple(dims), kind, offset)
 
 
 class Reader:

@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from t5bucket._weights.folder import CONFIG_NAME, Folder, is_weights
+from t5bucket._weights.folder import CONFIG_NAME, WEIGHT_NAMES, Folder, is_weights
 
 REPOSITORY = re.compile(r"(?:[\w][\w.-]*/)?[\w][\w.-]*")
 COMMIT = re.compile(r"\w+")
 MAX_REF_NBYTES = 200
+MAX_LISTED = 20  # in a message
 
 
 class Name(NamedTuple):
@@ -88,15 +89,36 @@ class CachedModel(Folder):
             self.path = self._snapshot()
         return self.find_here(name)
 
-    def _list(self) -> list[Path]:
+    def _find_elsewhere(self) -> Path:
+        for name in WEIGHT_NAMES:
+            if path := self.find(name):
+                return path
+        return super()._find_elsewhere()
+
+    def _guesses(self, others: list[Path]) -> list[Path]:
         return []  # what the cache has may be a part of the model
 
+    def _address(self, path: Path) -> str:
+        return f"{self}/{path.name}"
+
+    def _describe_cache(self) -> str:
+        """Say what is there, and how to ask for it."""
+        root = self._folder / "snapshots" / (self._commit or "none")
+        files = sorted(path for path in [*root.glob("*"), *root.glob("*/*")] if is_weights(path))
+        if files:
+            names = [f"{self.repository}/{path.relative_to(root)}" for path in files[:MAX_LISTED]]
+            return f"; the cache has {', '.join(names)}"
+        others = [path for path in root.parent.glob("*") if path != root]
+        if others:
+            listed = ", ".join(map(str, sorted(others)[:MAX_LISTED]))
+            return f"; the cache has no snapshot of refs/main, but the folders {listed}"
+        return ""
+
     def _explain(self, file: str, reason: str) -> str:
-        hint = (
-            "; buckets= or --max-distance makes it unnecessary"
-            if file.endswith(CONFIG_NAME)
-            else ""
-        )
+        if file.endswith(CONFIG_NAME):
+            hint = "; buckets= or --max-distance makes it unnecessary"
+        else:
+            hint = self._describe_cache()
         return (
             "name_or_path must be a file, a folder, or a model in Hugging Face's cache or hub, "
             f"got {self.repository}, whose {file} is not in {self._cache} ({reason}){hint}"

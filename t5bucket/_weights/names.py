@@ -2,9 +2,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from t5bucket._checks import show
+from t5bucket._config import (
+    LAYOUTLM,
+    LAYOUTLM_AXIS,
+    SEQUENCE_FAMILIES,
+    WAVLM,
+    Family,
+    t5_family,
+    udop_family,
+)
 from t5bucket._weights.checkpoint import Checkpoint
 
 
@@ -14,18 +25,19 @@ class Kind(NamedTuple):
     name: str
     heads_first: bool = False
     max_distance: int = 128
+    family: Family | None = None  # of the configuration; T5's are told by the rest of the name
 
 
 KINDS = (
     Kind("relative_attention_bias.weight"),  # T5 and its relatives, MPNet
     Kind("attn_rel_b.weight"),  # the same in GGUF
     Kind("pos_embedding.embedding.weight"),  # UMT5 in files of Wan
-    Kind("rel_attn_embed.weight", max_distance=800),  # WavLM
-    Kind("rel_pos_bias.weight", heads_first=True),  # LayoutLMv2, LayoutLMv3
+    Kind("rel_attn_embed.weight", False, 800, WAVLM),
+    Kind("rel_pos_bias.weight", True, 128, LAYOUTLM),
 )
 AXIS_KINDS = (  # whose settings are not those of the sequence
-    Kind("rel_pos_x_bias.weight", heads_first=True, max_distance=256),
-    Kind("rel_pos_y_bias.weight", heads_first=True, max_distance=256),
+    Kind("rel_pos_x_bias.weight", True, 256, LAYOUTLM_AXIS),
+    Kind("rel_pos_y_bias.weight", True, 256, LAYOUTLM_AXIS),
     Kind("relative_bias.biases.1.relative_attention_bias.weight", max_distance=100),  # UDOP
     Kind("relative_bias.biases.2.relative_attention_bias.weight", max_distance=100),
 )
@@ -33,8 +45,10 @@ AXIS_KINDS = (  # whose settings are not those of the sequence
 UNUSED_KIND = Kind("EncDecAttention.relative_attention_bias.weight")
 UNKNOWN_KIND = Kind("")
 SUFFIXES = tuple(kind.name for kind in KINDS)
+UDOP_BIAS = re.compile(r"\brelative_bias\.biases\.(\d{1,3})\.")
 NUM_LISTED = 20
-STACKS = ("encoder", "decoder")
+STACKS = {"encoder": False, "decoder": True}
+GGUF_STACKS = {"enc": False, "dec": True}
 
 
 def kind_of(name: str) -> Kind:
@@ -45,15 +59,35 @@ def kind_of(name: str) -> Kind:
     return UNKNOWN_KIND
 
 
+def families_of(name: str) -> tuple[Family, ...]:
+    """Say which settings of a configuration are those of a tensor, the likeliest first."""
+    kind = kind_of(name)
+    if kind.family is not None:
+        return (kind.family,)
+    if bias := UDOP_BIAS.search(name):
+        return (udop_family(int(bias[1])),)
+    is_decoder = _is_of_decoder(name)
+    if kind == UNKNOWN_KIND and is_decoder is None:
+        return SEQUENCE_FAMILIES
+    # The text's bias in UDOP's encoder is that of its first block.
+    udop = () if is_decoder else (udop_family(0),)
+    rest = SEQUENCE_FAMILIES[2:] if kind == UNKNOWN_KIND else ()
+    return (*udop, t5_family(is_decoder), *rest)
+
+
 def is_of_decoder(name: str) -> bool:
     """Whether a tensor belongs to a decoder, which has a scheme of its own."""
+    return bool(_is_of_decoder(name))
+
+
+def _is_of_decoder(name: str) -> bool | None:
+    """Whether a tensor belongs to a decoder, or None if its name does not tell."""
     parts = name.split(".")
     if "relative_bias" in parts:  # UDOP's decoder has a copy of its encoder's
         return False
-    if kind_of(name).name == "attn_rel_b.weight":
-        return "dec" in parts
-    stacks = [word for part in parts for word in part.split("_") if word in STACKS]
-    return stacks[-1:] == ["decoder"]
+    stacks = GGUF_STACKS if kind_of(name).name == "attn_rel_b.weight" else STACKS
+    found = [stacks[word] for part in parts for word in part.split("_") if word in stacks]
+    return found[-1] if found else None
 
 
 def choose(checkpoint: Checkpoint, tensor: str | None, prefers_encoder: bool = False) -> str:
@@ -71,7 +105,7 @@ def choose(checkpoint: Checkpoint, tensor: str | None, prefers_encoder: bool = F
         if not found:
             raise ValueError(
                 f"tensor must be one of {_list(checkpoint, tables or names)} in {checkpoint.path}, "
-                f"got {tensor!r}"
+                f"got {show(tensor)}"
             )
     else:
         found = tables or (list(names) if len(names) == 1 else [])
@@ -83,7 +117,7 @@ def choose(checkpoint: Checkpoint, tensor: str | None, prefers_encoder: bool = F
     if found:
         raise ValueError(
             f"tensor must name one of {_list(checkpoint, found)} in {checkpoint.path}, or a part "
-            f"of a name that one alone has, got {tensor!r}"
+            f"of a name that one alone has, got {show(tensor)}"
         )
     architecture = checkpoint.architecture
     model = "" if architecture is None else f", a model of architecture {architecture!r:.100},"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket._arrays import bfloat16
+from t5bucket._json import unique
 from t5bucket._weights.checkpoint import Checkpoint
 
 HEADER_READERS: dict[tuple[int, int], Any] = {
@@ -59,7 +60,7 @@ class NpzFile(Checkpoint):
         super().__init__(path)
         self._archive = zipfile.ZipFile(path)  # closes its file when it goes
         members = [name for name in self._archive.namelist() if name.endswith(".npy")]
-        self._members = {name.removesuffix(".npy"): name for name in members}
+        self._members = unique((name.removesuffix(".npy"), name) for name in members)
 
     @property
     def names(self) -> Collection[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket._arrays import extension_dtype, view_tensor
+from t5bucket._json import unique
 from t5bucket._weights.checkpoint import Checkpoint
 from t5bucket._weights.pickles import check_pickle
 
@@ -31,7 +32,7 @@ class PyTorchFile(Checkpoint):
         self._uint8 = torch.uint8
         self._nbytes = _check_archive(path)
         content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=True)
-        self._tensors = dict(_list_tensors(content, torch.Tensor))
+        self._tensors = unique(_list_tensors(content, torch.Tensor))
 
     @property
     def names(self) -> Collection[str]:
@@ -60,11 +61,12 @@ def _check_archive(path: Path) -> int:
     if not zipfile.is_zipfile(path):
         raise ValueError("it is of PyTorch before 1.6, or none of its files: save it again")
     with zipfile.ZipFile(path) as archive:
-        names = [name.lower() for name in archive.namelist()]  # PyTorch tells no case
+        # PyTorch tells no case.
+        names = [*unique((name.lower(), None) for name in archive.namelist())]
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if any(name.endswith("/constants.pkl") for name in names):
             raise ValueError("it is a program of TorchScript: save its state_dict()")
-        if len(pickles) != 1 or len(set(names)) != len(names):
+        if len(pickles) != 1:
             raise ValueError("it is no archive of torch.save")
         member = archive.infolist()[names.index(pickles[0])]
         limit = min(nbytes, MAX_PICKLE_NBYTES)

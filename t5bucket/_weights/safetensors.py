@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5bucket._arrays import extension_dtype
+from t5bucket._checks import show
+from t5bucket._json import parse_json
 from t5bucket._weights.checkpoint import Checkpoint
 
-DTYPES: dict[str, Callable[[], np.dtype[Any]]] = {
-    "F64": lambda: np.dtype("<f8"),
-    "F32": lambda: np.dtype("<f4"),
-    "F16": lambda: np.dtype("<f2"),
-    "BF16": lambda: extension_dtype("bfloat16"),
-    "F8_E4M3": lambda: extension_dtype("float8_e4m3fn"),
-    "F8_E5M2": lambda: extension_dtype("float8_e5m2"),
+DTYPES = {  # of NumPy; no table is of integers, but the error is that of every format
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
 }
+EXTENSION_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 MAX_HEADER_NBYTES = 100_000_000  # of the format
+KEYS = {"dtype", "shape", "data_offsets"}  # of a tensor
 MAX_AXES = 64  # of NumPy's arrays
 
 
@@ -39,7 +45,9 @@ class SafetensorsFile(Checkpoint):
             header_nbytes = int.from_bytes(file.read(8), "little")
             if nbytes < 8 or header_nbytes > min(nbytes - 8, MAX_HEADER_NBYTES):
                 raise ValueError(f"the header says that it has {header_nbytes} bytes")
-            self._entries = json.loads(file.read(header_nbytes))
+            self._entries = parse_json(file.read(header_nbytes))
+        if not isinstance(self._entries, dict):
+            raise ValueError("its header is no JSON object")
         self._entries.pop("__metadata__", None)
         self._data_begin = 8 + header_nbytes
         self._data_nbytes = nbytes - self._data_begin
@@ -63,9 +71,9 @@ class SafetensorsFile(Checkpoint):
     def _find(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
         """Find a tensor's dtype, shape, begin and bytes, none of which may leave the file."""
         entry, available = self._entries[name], self._data_nbytes
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(f"{name} has dtype {entry['dtype']}, not one of {', '.join(DTYPES)}")
-        dtype = DTYPES[entry["dtype"]]()
+        if not isinstance(entry, dict) or not entry.keys() >= KEYS:
+            raise ValueError(f"{show(name)} must have {', '.join(sorted(KEYS))}, got {show(entry)}")
+        dtype = _find_dtype(name, entry["dtype"])
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         if len(shape) > MAX_AXES:  # so many numbers multiply for ever
             raise ValueError(f"{name} has {len(shape)} axes")
@@ -74,3 +82,11 @@ class SafetensorsFile(Checkpoint):
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name} has shape {shape}, but {end - begin} of {available} bytes")
         return dtype, tuple(shape), begin, end - begin
+
+
+def _find_dtype(name: str, word: str) -> np.dtype[Any]:
+    if word in DTYPES:
+        return np.dtype(DTYPES[word])
+    if word in EXTENSION_DTYPES:
+        return extension_dtype(EXTENSION_DTYPES[word])
+    raise ValueError(f"{show(name)} has dtype {show(word)}")

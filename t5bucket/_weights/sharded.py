@@ -9,11 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from t5bucket._config import read_json
+from t5bucket._checks import show
 from t5bucket._weights.checkpoint import Checkpoint, refusing_damage
-from t5bucket._weights.folder import FORMATS, Folder
-
-SHARD_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")  # an index is no shard: there are no loops
+from t5bucket._weights.folder import FORMATS, Folder, is_shard
 
 
 class ShardedCheckpoint(Checkpoint):
@@ -22,10 +20,7 @@ class ShardedCheckpoint(Checkpoint):
     def __init__(self, path: Path, folder: Folder) -> None:
         super().__init__(path)
         self._folder = folder
-        files = read_json(path, "index").get("weight_map")
-        if not isinstance(files, dict) or not files:
-            raise ValueError("it has no weight_map")
-        self._files: dict[str, Any] = files
+        self._files = folder.read_weight_map(path)
         self._shards: dict[Path, Checkpoint] = {}
 
     @property
@@ -38,28 +33,31 @@ class ShardedCheckpoint(Checkpoint):
         path = self._folder.find_here(self._check(name))
         return None if path is None else self._open(path).shape(name)
 
-    def read(self, name: str) -> NDArray[Any]:
-        """Read a tensor out of its shard."""
+    def file_of(self, name: str) -> Checkpoint:
+        """Open the shard of a tensor."""
         file = self._check(name)
         path = self._folder.find(file)
         if path is None:
             missing = str(self.path.with_name(file))
-            raise FileNotFoundError(errno.ENOENT, f"the shard with {name} must be there", missing)
+            reason = f"the shard with {show(name)} must be there"
+            raise FileNotFoundError(errno.ENOENT, reason, missing)
         shard = self._open(path)
         if name not in shard.names:
-            raise ValueError(f"{path} must have {name}, as {self.path} says")
-        return shard.read(name)
+            raise ValueError(f"{path} must have {show(name)}, as {self.path} says")
+        return shard
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read a tensor out of its shard."""
+        return self.file_of(name).read(name)
 
     def _check(self, name: str) -> str:
         """Check the name of a shard's file, which must lie next to the index."""
-        file = self._files[name]
-        if (
-            not isinstance(file, str)
-            or Path(file).name != file
-            or Path(file).suffix not in SHARD_SUFFIXES
-        ):
-            raise ValueError(f"{name} must be in a file next to {self.path}, got {file!r:.300}")
-        return file
+        file: Any = self._files[name]
+        if not is_shard(file):
+            raise ValueError(
+                f"{show(name)} must be in a file next to {self.path}, got {show(file)}"
+            )
+        return str(file)
 
     def _open(self, path: Path) -> Checkpoint:
         if path not in self._shards:

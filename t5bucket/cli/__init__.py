@@ -1,10 +1,10 @@
 # __init__.py - the command line: parse, run a command, turn errors into exit codes.
 # SPDX-License-Identifier: BSD-3-Clause
+# PYTHON_ARGCOMPLETE_OK
 """The ``t5bucket`` command; each module of this package is one of its subcommands."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import os
@@ -14,53 +14,64 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-import t5bucket
-from t5bucket.cli import bench, bias, buckets, info, plot
 from t5bucket.cli._options import UsageError
+from t5bucket.cli._parser import complete, make_parser, print_first_page
 
-COMMANDS = (bias, buckets, plot, bench, info)
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 (failed) or 2 (usage)."""
-    parser = argparse.ArgumentParser(
-        prog="t5bucket",
-        description="T5 relative position buckets and attention-bias matrices: fast and exact.",
-    )
-    parser.add_argument("--version", action="version", version=f"t5bucket {t5bucket.__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(subparsers)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have any character
         sys.stdout.reconfigure(errors="backslashreplace")
-    parsed = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)  # unfinished files are removed on the way out
     try:
-        parsed.run(parsed)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        try:
+            return _run(arguments)
+        finally:  # --help and the like exit
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except UsageError as error:
-        print(f"t5bucket: {error}", file=sys.stderr)
-        return USAGE
-    except BrokenPipeError:  # the reader has seen enough; Python would complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return _fail(error, USAGE)
+    except BrokenPipeError:
+        return _stop_printing()
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
-        if sys.platform == "win32" and _has_lost_reader(error):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return FAILED
-        print(f"t5bucket: {error}", file=sys.stderr)
-        return FAILED
+        return _stop_printing() if _has_lost_reader(error) else _fail(error, FAILED)
     except KeyboardInterrupt:
-        print("t5bucket: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = make_parser()
+    complete(parser)
+    options = parser.parse_args(arguments)
+    if options.run is None:
+        print_first_page()
+        return USAGE
+    signal.signal(signal.SIGTERM, _terminate)  # unfinished files are removed on the way out
+    options.run(options)
     return OK
 
 
 def _has_lost_reader(error: Exception) -> bool:
-    """Whether this is what Windows calls a broken pipe; errors of files have a name."""
-    return isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    """Whether this is Windows's error for a broken pipe; an error of a file has its name."""
+    return (
+        sys.platform == "win32"
+        and isinstance(error, OSError)
+        and error.errno == errno.EINVAL
+        and error.filename is None
+    )
+
+
+def _stop_printing() -> int:
+    """Leave: the reader has seen enough. Python would complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+def _fail(error: Exception, code: int) -> int:
+    message = " ".join(str(error).split("\n")) or type(error).__name__
+    print(f"t5bucket: {message}", file=sys.stderr)
+    return code
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:

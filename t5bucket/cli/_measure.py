@@ -84,14 +84,14 @@ def sample(call: Call, repeats: int) -> float:
 
 def report(row: Row) -> dict[str, Any]:
     """Measure a row, print it and return it for JSON."""
+    measured = measure(row)
+    print(make_line(measured), flush=True)
+    return measured
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Measure a row."""
     result = row.measure()
-    show = show_seconds if row.unit == "seconds" else show_bytes
-    mark = "" if result.ratio <= row.at_most else "  above"
-    print(
-        f"{row.task:44} {show(result.ours):>10}  {show(result.peer):>10} {row.peer:14} "
-        f"{result.ratio:6.3f} {row.at_most:8.3f}{mark}",
-        flush=True,
-    )
     return {
         "task": row.task,
         "peer": row.peer,
@@ -101,6 +101,17 @@ def report(row: Row) -> dict[str, Any]:
         "ratio": result.ratio,
         "at_most": row.at_most,
     }
+
+
+def make_line(measured: dict[str, Any]) -> str:
+    """Show what was measured in columns."""
+    show = show_seconds if measured["unit"] == "seconds" else show_bytes
+    mark = "" if measured["ratio"] <= measured["at_most"] else "  above"
+    return (
+        f"{measured['task']:44} {show(measured['t5bucket']):>10}  "
+        f"{show(measured['peer_value']):>10} {measured['peer']:14} "
+        f"{measured['ratio']:6.3f} {measured['at_most']:8.3f}{mark}"
+    )
 
 
 def show_seconds(seconds: float) -> str:
@@ -119,6 +130,10 @@ def show_bytes(nbytes: float) -> str:
 def write_json(path: Path | None, **results: list[dict[str, Any]]) -> None:
     """Write what was measured, and on what, if there is a path."""
     if path is not None:
-        text = json.dumps({"system": describe_system(), **results}, indent=2, default=str)
         with whole_file(path) as partial_path:
-            partial_path.write_text(text + "\n")
+            partial_path.write_text(make_json(**results) + "\n")
+
+
+def make_json(**results: list[dict[str, Any]]) -> str:
+    """Put what was measured, and on what, into an object that machines read."""
+    return json.dumps({"system": describe_system(), **results}, indent=2, default=str)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from typing import Any
 
 from t5bucket import Buckets, RelativeAttentionBias
 from t5bucket._weights import LoadedWeight, load_pretrained
+from t5bucket.cli._terminal import paint
 
+SETTINGS = ("num_buckets", "max_distance", "bidirectional")  # of a scheme
 EMBEDDED_WEIGHT = "all-mpnet-base-v2.relative_attention_bias.safetensors"
 
 
@@ -93,8 +96,35 @@ def make_buckets(*settings: Any) -> Buckets:
         raise UsageError(error) from None
 
 
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of what machines read."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
 def print_fields(fields: dict[str, object]) -> None:
     """Print names and values in two columns."""
     width = max(map(len, fields))
     for name, value in fields.items():
-        print(f"{name:{width}}  {value}")
+        print(f"{paint(name, 'bold')}{'':{width - len(name)}}  {value}")
+
+
+def print_json(values: dict[str, object]) -> None:
+    """Print an object that machines read."""
+    print(json.dumps(values, default=_encode))
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, Buckets):
+        return {name: getattr(value, name) for name in SETTINGS}
+    return str(value)
+
+
+def show_size(nbytes: float) -> str:
+    """Show bytes in a unit that a person reads: 201 MB."""
+    unit = "PB"
+    for smaller in ("bytes", "kB", "MB", "GB", "TB"):
+        if nbytes < 999.5:  # or it is shown as 1e+03 of this unit
+            unit = smaller
+            break
+        nbytes /= 1000
+    return f"{nbytes:.3g} {unit}"

@@ -9,6 +9,7 @@ number says otherwise.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +22,23 @@ from numpy.typing import DTypeLike, NDArray
 
 import t5bucket as tb
 from t5bucket import _threads
-from t5bucket.cli._measure import HEADER, LEGEND, Call, Result, Row, compare, report, write_json
+from t5bucket.cli import _bars
+from t5bucket.cli._measure import (
+    HEADER,
+    LEGEND,
+    Call,
+    Result,
+    Row,
+    compare,
+    make_json,
+    make_line,
+    measure,
+    write_json,
+)
+from t5bucket.cli._terminal import is_terminal, print_above, progress
 
 Calls = dict[str, Call]
+STANDARD_OUTPUT = Path("-")
 NUM_BUCKETS, MAX_DISTANCE, NUM_HEADS = 32, 128, 12
 PEERS = """\
 peers:
@@ -277,16 +292,36 @@ def add_parser(subparsers: Any) -> None:
         help="check this machine: ratios to NumPy and to the memory's limit",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure t5bucket, NumPy and this machine's memory side by side, for some\n"
-        "ten seconds.",
-        epilog=f"columns and marks:\n{indent(LEGEND, '  ')}\n\n{PEERS}",
+        "ten seconds. On a terminal, ratios are bars.",
+        epilog=f"columns and marks:\n{indent(LEGEND, '  ')}\n\non a terminal:\n"
+        f"{indent(_bars.LEGEND, '  ')}\n\n{PEERS}",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as well")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        type=Path,
+        const=STANDARD_OUTPUT,
+        metavar="FILE",
+        help="write the results here as well; without FILE, print them instead",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the report, row by row as it is measured."""
-    print(HEADER)
-    rows = [report(row) for row in ROWS]
-    print(f"\n{LEGEND}")
+    """Print the report, row by row as it is measured: with bars on a terminal."""
+    prints_json = options.json == STANDARD_OUTPUT
+    has_bars = is_terminal(sys.stdout)
+    if not prints_json:
+        print(_bars.make_header() if has_bars else HEADER)
+    rows = []
+    with progress(len(ROWS), "measuring", "row") as report:
+        for row in ROWS:
+            rows.append(measured := measure(row))
+            if not prints_json:
+                print_above((_bars.make_line if has_bars else make_line)(measured))
+            report(1)
+    if prints_json:
+        print(make_json(rows=rows))
+        return
+    print(f"\n{_bars.LEGEND if has_bars else LEGEND}")
     write_json(options.json, rows=rows)

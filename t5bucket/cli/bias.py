@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,19 @@ from numpy.typing import NDArray
 
 from t5bucket import RelativeAttentionBias
 from t5bucket._arrays import FLOAT_NAMES, allocate, bfloat16
+from t5bucket._machine import available_memory_nbytes
 from t5bucket.cli._files import new_npy
-from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias, print_fields
+from t5bucket.cli._options import (
+    UsageError,
+    add_json_option,
+    add_weights_options,
+    integer,
+    load_bias,
+    print_fields,
+    print_json,
+    show_size,
+)
+from t5bucket.cli._terminal import progress
 
 TILE_NBYTES = 8 << 20
 EPILOG = """\
@@ -24,7 +36,12 @@ The matrix is computed in tiles of about 8 MiB. Two times are printed:
   computing   the bias, into the memory of a tile, which is used again for the next one
   writing     the tiles, into the file or into the new memory of the whole matrix
 Reading the weight and the checksum (sha256, of the matrix's bytes) are not timed.
-A progress bar needs a terminal and tqdm (pip install 't5bucket[cli]')."""
+A progress bar needs a terminal and tqdm (pip install 't5bucket[cli]').
+
+examples:
+  t5bucket bias --query-length 2048 --out bias.npy      of all-mpnet-base-v2
+  t5bucket bias google-t5/t5-small --query-length 1 --key-length 512 --query-offset 511
+  t5bucket bias --query-length 100000 --dry-run         how much memory will this take?"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,13 +50,13 @@ def add_parser(subparsers: Any) -> None:
         "bias",
         help="compute a bias matrix",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compute the bias matrix of a weight; print its shape, speed and checksum.",
+        description="Compute the bias matrix of a weight; print its shape, size, times, checksum.",
         epilog=EPILOG,
     )
     add_weights_options(parser)
     add = parser.add_argument
-    add("--query-length", type=integer(0), default=512, metavar="N", help="(default: 512)")
-    add("--key-length", type=integer(0), metavar="N", help="(default: that of the query)")
+    add("--query-length", type=integer(0), default=512, metavar="N", help="queries (default: 512)")
+    add("--key-length", type=integer(0), metavar="N", help="keys (default: as many as queries)")
     add(
         "--query-offset",
         type=integer(),
@@ -55,13 +72,19 @@ def add_parser(subparsers: Any) -> None:
         help="position of key 0 (default: 0)",
     )
     add("--dtype", choices=FLOAT_NAMES, help="convert the weight first (default: keep its type)")
-    add("--num-threads", type=integer(1), metavar="N", help="(default: by size)")
+    add("--num-threads", type=integer(1), metavar="N", help="at most so many (default: by size)")
     add(
         "--out",
         type=Path,
         metavar="FILE.npy",
         help="write the matrix here, in tiles, so that it may be larger than memory",
     )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the size, and whether it fits; compute nothing",
+    )
+    add_json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -70,29 +93,81 @@ def run(options: argparse.Namespace) -> None:
     if options.out is not None and options.out.suffix != ".npy":
         raise UsageError(f"--out must end in .npy, got {options.out}")
     bias = convert(load_bias(options), options.dtype)
-    key_length = options.query_length if options.key_length is None else options.key_length
-    shape = (bias.num_heads, options.query_length, key_length)
+    if options.key_length is None:
+        options.key_length = options.query_length
+    found = describe(bias, options)
+    found |= look_ahead(found, options) if options.dry_run else compute(bias, options)
+    if options.json:
+        print_json(found)
+    else:
+        print_fields(show(found))
+
+
+def describe(bias: RelativeAttentionBias, options: argparse.Namespace) -> dict[str, Any]:
+    """Describe a matrix before it is computed."""
+    return {
+        "weights": options.weights or "all-mpnet-base-v2 (embedded)",
+        "buckets": bias.buckets,
+        "shape": (bias.num_heads, options.query_length, options.key_length),
+        "dtype": bias.dtype.name,
+        "nbytes": bias.matrix_nbytes(options.query_length, options.key_length),
+        "out": options.out,
+    }
+
+
+def look_ahead(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Say whether a matrix fits where it would be written."""
+    if options.out is None:
+        available = available_memory_nbytes()
+    else:
+        available = shutil.disk_usage(options.out.parent).free
+    fits = None if available is None else found["nbytes"] <= available
+    return {"available_nbytes": available, "fits": fits}
+
+
+def compute(bias: RelativeAttentionBias, options: argparse.Namespace) -> dict[str, Any]:
+    """Compute and write a matrix; return seconds, and the checksum."""
+    shape = (bias.num_heads, options.query_length, options.key_length)
+    nbytes = bias.matrix_nbytes(*shape[1:])
     destination: Any = (
         nullcontext(allocate(shape, bias.dtype))
         if options.out is None
         else new_npy(options.out, shape, bias.dtype)
     )
     seconds = dict.fromkeys(("computing", "writing"), 0.0)
-    with destination as matrix, progress(matrix.nbytes) as report:
-        checksum = fill(matrix, bias, options, report, seconds)
-        begin = time.perf_counter()
-    seconds["writing"] += time.perf_counter() - begin  # what the system had not written yet
-    where = "into new memory" if options.out is None else "into the file"
-    fields: dict[str, object] = {
-        "weights": options.weights or "all-mpnet-base-v2 (embedded)",
-        "buckets": bias.buckets,
-        "shape": shape,
-        "dtype": bias.dtype,
-        "computing": f"{show_speed(matrix.nbytes, seconds['computing'])} (into memory, in tiles)",
-        "writing": f"{show_speed(matrix.nbytes, seconds['writing'])} ({where})",
-        "sha256": checksum,
-    }
-    print_fields(fields if options.out is None else {**fields, "out": options.out})
+    with progress(nbytes, "bias", "B") as report:
+        with destination as matrix:
+            checksum = fill(matrix, bias, options, report, seconds)
+            begin = time.perf_counter()
+        seconds["writing"] += time.perf_counter() - begin  # what the system had not written yet
+    return {**{f"{name}_seconds": value for name, value in seconds.items()}, "sha256": checksum}
+
+
+def show(found: dict[str, Any]) -> dict[str, object]:
+    """Put what was found into words."""
+    nbytes, out = found["nbytes"], found["out"]
+    fields = {name: found[name] for name in ("weights", "buckets", "shape", "dtype")}
+    fields["size"] = show_size(nbytes) + (f" ({nbytes} bytes)" if nbytes >= 1000 else "")
+    if "fits" in found:
+        fields["fits"] = show_room(found)
+    else:
+        where = "into new memory" if out is None else "into the file"
+        for name, place in (("computing", "into memory, in tiles"), ("writing", where)):
+            fields[name] = f"{show_speed(nbytes, found[f'{name}_seconds'])} ({place})"
+        fields["sha256"] = found["sha256"]
+    return fields if out is None else {**fields, "out": out}
+
+
+def show_room(found: dict[str, Any]) -> str:
+    """Say whether a matrix fits, and what to do if it does not."""
+    if found["available_nbytes"] is None:
+        return "unknown: this system does not tell its memory"
+    place = "memory" if found["out"] is None else "the disk"
+    room = f"{show_size(found['available_nbytes'])} of {place} are free"
+    if found["fits"]:
+        return f"yes, {room}"
+    hint = "; --out FILE.npy writes it in tiles" if found["out"] is None else ""
+    return f"no, {room}{hint}"
 
 
 def show_speed(nbytes: int, seconds: float) -> str:
@@ -153,15 +228,3 @@ def tiles(
                 num_threads=options.num_threads,
             )
             yield matrix[head, rows], block[0]
-
-
-@contextmanager
-def progress(nbytes: int) -> Iterator[Callable[[int], object]]:
-    """Show a progress bar on a terminal, if tqdm is there (the extra ``cli``)."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield lambda nbytes_done: None
-        return
-    with tqdm(total=nbytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-        yield bar.update

@@ -6,14 +6,27 @@ import argparse
 from typing import Any
 
 from t5bucket import Buckets
-from t5bucket._rule import Range
 from t5bucket.cli._options import (
+    SETTINGS,
     UsageError,
+    add_json_option,
     add_weights_options,
     integer,
     load_bias,
     make_buckets,
+    print_json,
 )
+from t5bucket.cli._terminal import paint
+
+Bounds = tuple[int | None, int | None]
+OFFSETS = {1: "key - query", -1: "query - key"}
+EPILOG = """\
+examples:
+  t5bucket buckets google-t5/t5-small      which max_distance has my model?
+  t5bucket buckets model/ --tensor decoder
+  t5bucket buckets --num-buckets 32 --max-distance 128 --unidirectional
+  t5bucket buckets --config config.json    without weights
+  t5bucket buckets --textbook 32 1024      the textbook's figure"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -21,11 +34,13 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "buckets",
         help="show which distances each bucket holds",
-        description="Show the relative positions (key - query, in tokens) of each bucket, and say "
-        "which buckets never occur.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Show a scheme: its max_distance, and the relative positions (key - query, in\n"
+        "tokens) of each bucket. Some buckets never occur; it says which, and why.",
+        epilog=EPILOG,
     )
     add = parser.add_argument
-    add("--num-buckets", type=integer(), metavar="N", help="(default: 32)")
+    add("--num-buckets", type=integer(), metavar="N", help="of the scheme (default: 32)")
     add_weights_options(parser, has_default=False)
     add("--config", metavar="FILE", help="the scheme of a Hugging Face config.json")
     add(
@@ -35,23 +50,49 @@ def add_parser(subparsers: Any) -> None:
         metavar=("N_B", "DIST_MAX"),
         help="the textbook's scheme and notation: buckets 0 to N_B of the offset query - key",
     )
+    add_json_option(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Print a scheme's ranges, in the order of its buckets."""
     buckets = scheme(options)
-    textbook = options.textbook is not None
-    print(buckets)
-    print("bucket  query - key" if textbook else "bucket  key - query")
-    described: dict[int, list[str]] = {bucket: [] for bucket in range(buckets.num_buckets)}
-    for bucket, first, last in buckets.ranges():
-        if textbook:
-            first, last = negated(last), negated(first)
-        described[bucket].append(describe((bucket, first, last)))
-    for bucket, ranges in described.items():
-        for text in ranges or [f"never occurs: {explain_absence(bucket, buckets)}"]:
+    sign = 1 if options.textbook is None else -1  # the textbook's offset is query - key
+    ranges = list_ranges(buckets, sign)
+    if options.json:
+        print_json(make_object(buckets, ranges, sign))
+        return
+    print(paint(str(buckets), "bold"))
+    print(f"bucket  {OFFSETS[sign]}")
+    for bucket, found in ranges.items():
+        for text in map(describe, found):
             print(f"{bucket:6}  {text}")
+        if not found:
+            reason = f"never occurs: {explain_absence(bucket, buckets)}"
+            print(f"{bucket:6}  {paint(reason, 'yellow')}")
+
+
+def list_ranges(buckets: Buckets, sign: int) -> dict[int, list[Bounds]]:
+    """List the offsets of each bucket, from the first to the last; None has no end."""
+    ranges: dict[int, list[Bounds]] = {bucket: [] for bucket in range(buckets.num_buckets)}
+    for bucket, *bounds in buckets.ranges():
+        first, last = (None if bound is None else sign * bound for bound in bounds[::sign])
+        ranges[bucket].append((first, last))
+    return ranges
+
+
+def make_object(buckets: Buckets, ranges: dict[int, list[Bounds]], sign: int) -> dict[str, object]:
+    """Put a scheme into an object that machines read."""
+    return {
+        **{name: getattr(buckets, name) for name in SETTINGS},
+        "offset": OFFSETS[sign],
+        "ranges": [
+            {"bucket": bucket, "first": first, "last": last}
+            for bucket, found in ranges.items()
+            for first, last in found
+        ],
+        "never_occurring": [bucket for bucket, found in ranges.items() if not found],
+    }
 
 
 def explain_absence(bucket: int, buckets: Buckets) -> str:
@@ -89,14 +130,9 @@ def scheme(options: argparse.Namespace) -> Buckets:
     )
 
 
-def negated(bound: int | None) -> int | None:
-    """Bound of the opposite offset."""
-    return None if bound is None else -bound
-
-
-def describe(entry: Range) -> str:
+def describe(bounds: Bounds) -> str:
     """Describe a range in words."""
-    _, first, last = entry
+    first, last = bounds
     if first is None and last is None:
         return "all"
     if first is None:

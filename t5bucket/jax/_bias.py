@@ -8,15 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from t5bucket._buckets import Buckets
 from t5bucket.jax import _checks
-from t5bucket.jax._buckets import number_diagonals
+from t5bucket.jax._buckets import get, number_diagonals, sharding_of
 
-ROWS, UNROLLED = (
-    8,
-    4,
-)  # of gradients: rows that are summed at once; steps of a loop. See CONTRIBUTING
+ROWS = 8  # of gradients, which are summed at once. See CONTRIBUTING
 
 
 def compute_bias(
@@ -41,15 +39,14 @@ def compute_bias(
     buckets : Buckets
         The scheme that `weight` was trained with.
     query_offset, key_offset : int or scalar array of int, optional
-        Position of query 0 and of key 0; may be traced. The difference of traced ones
-        saturates at the limits of int32 (of int64, with ``jax_enable_x64``).
+        Position of query 0 and of key 0; may be traced.
     heads_first : bool, optional
         Whether the first axis of `weight` is the heads, as in T5X.
 
     Returns
     -------
     jax.Array of `weight`'s dtype, shape (num_heads, query_length, key_length)
-        Bit for bit that of `RelativeAttentionBias.matrix`.
+        Bit for bit that of `t5bucket.RelativeAttentionBias.matrix`.
 
     Raises
     ------
@@ -147,4 +144,7 @@ def _cut_windows(diagonals: jax.Array, begins: jax.Array, length: int) -> jax.Ar
 def _take(weight: jax.Array, numbers: jax.Array, heads_first: bool) -> jax.Array:
     """Take the weights of buckets whose numbers are in bounds: (num_heads, numbers)."""
     by_head = weight if heads_first else weight.T
-    return by_head.at[:, numbers].get(mode="promise_in_bounds")
+    sharding = sharding_of(by_head)
+    if sharding is not None:  # of heads; buckets are taken from where they are
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0], None))
+    return get(by_head.at[:, numbers], sharding)

@@ -62,33 +62,34 @@ def number_diagonals(
         columns = slice(0, query_length + key_length - 1)
         offset = key_offset - query_offset
         return make_bucket_block(buckets, last_row, columns, offset, np.dtype(np.int32))[0]
-    relative = _subtract(key_offset, query_offset)
-    # Beyond these limits no bucket changes, and between them no sum exceeds the dtype.
-    dtype, limits = relative.dtype.type, np.iinfo(relative.dtype)
-    starts, _ = _cut_rule(buckets, np.dtype(dtype))
-    first, last = (int(starts[0]), int(starts[-1])) if len(starts) else (0, 0)
-    lowest = max(first - key_length, limits.min + query_length)
-    highest = min(last + query_length, limits.max - key_length)
-    relative = lax.clamp(dtype(lowest), relative, dtype(highest))
-    return _look_up(relative + jnp.arange(1 - query_length, key_length, dtype=dtype), buckets)
+    span = jnp.arange(1 - query_length, key_length, dtype=key_offset.dtype)
+    offset, turns = _add(key_offset, ~query_offset, 0)  # -query_offset is ~query_offset + 1
+    return _look_up_turned(*_add(offset, span + 1, turns), buckets)
 
 
-def _subtract(key: jax.Array, query: jax.Array) -> jax.Array:
-    """Subtract, and saturate where the difference exceeds the dtype."""
-    difference = key - query
-    overflows = ((key ^ query) & (key ^ difference)) < 0
-    limits = np.iinfo(key.dtype)
-    return jnp.where(overflows, jnp.where(key < 0, limits.min, limits.max), difference)
+def _add(one: jax.Array, other: jax.Array, turns: Any) -> tuple[jax.Array, Any]:
+    """Add, and count how many times sums wrap around: a sum is ``found + turns * 2**bits``."""
+    found = one + other
+    turns = turns + jnp.where((other >= 0) & (found < one), 1, 0)
+    return found, turns - jnp.where((other < 0) & (found > one), 1, 0)
 
 
-def _look_up(relative_position: jax.Array, buckets: Buckets) -> jax.Array:
-    """Look the bucket of each relative position up."""
+def _look_up_turned(relative_position: jax.Array, turns: Any, buckets: Buckets) -> jax.Array:
+    """Look the bucket of each relative position up, where sums have wrapped around."""
+    numbers = _look_up(relative_position, buckets)
+    for turn in (-1, 1):
+        numbers = jnp.where(turns == turn, _look_up(relative_position, buckets, turn), numbers)
+    return numbers
+
+
+def _look_up(relative_position: jax.Array, buckets: Buckets, turn: int = 0) -> jax.Array:
+    """Look the bucket of each ``relative_position + turn * 2**bits`` up."""
     if relative_position.dtype.itemsize < 4:  # with room for a difference
         relative_position = relative_position.astype(jnp.int32)
     dtype = np.dtype(relative_position.dtype.name)  # C has two types of 64 bits
-    starts, numbers = _cut_rule(buckets, dtype)
+    starts, numbers = _cut_rule(buckets, dtype, turn)
     if len(starts) == 0:
-        return jnp.full(relative_position.shape, numbers[0])
+        return jnp.full_like(relative_position, numbers[0], dtype=jnp.int32)
     first, last = starts[0] - dtype.type(1), starts[-1]
     if int(last) - int(first) < MAX_TABLE:
         widths = [1, *np.diff(starts).astype(int), 1]
@@ -99,13 +100,28 @@ def _look_up(relative_position: jax.Array, buckets: Buckets) -> jax.Array:
         index = jnp.searchsorted(
             jnp.asarray(starts), relative_position, side="right", method="compare_all"
         )
-    return table.at[index].get(mode="promise_in_bounds")
+    return get(table.at[index], sharding_of(index))
+
+
+def get(items: Any, sharding: Any) -> jax.Array:
+    """Get items whose index is in bounds; JAX does not find an explicit sharding itself."""
+    options = {} if sharding is None else {"out_sharding": sharding}
+    found: jax.Array = items.get(mode="promise_in_bounds", **options)
+    return found
+
+
+def sharding_of(array: jax.Array) -> Any:
+    """Return the explicit sharding of an array, or None."""
+    typeof = getattr(jax, "typeof", None)  # since JAX 0.6
+    sharding = getattr(typeof(array), "sharding", None) if typeof else None
+    return sharding if sharding is not None and any(sharding.spec) else None
 
 
 @lru_cache
-def _cut_rule(buckets: Buckets, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+def _cut_rule(buckets: Buckets, dtype: np.dtype[Any], turn: int) -> tuple[Any, Any]:
     """Return the starts of the rule that a dtype can reach, and the buckets of the ranges."""
-    limits = np.iinfo(dtype)
+    limits, first = np.iinfo(dtype), turn << 8 * dtype.itemsize
     starts, numbers = step_function(buckets)
-    begin, end = (bisect_right(starts, limit) for limit in (limits.min, limits.max))
-    return np.array(starts[begin:end], dtype), np.array(numbers[begin : end + 1], np.int32)
+    begin, end = (bisect_right(starts, first + limit) for limit in (limits.min, limits.max))
+    reached = [start - first for start in starts[begin:end]]
+    return np.array(reached, dtype), np.array(numbers[begin : end + 1], np.int32)

@@ -48,7 +48,7 @@ def scaled_dot_product_attention(
     query : Tensor, shape (..., num_heads, q, size)
         float16, bfloat16, float32 or float64, on the CPU, of any layout.
     key : Tensor, shape (..., num_heads, k, size)
-        Leading axes broadcast.
+        Leading axes broadcast. Heads do not, as with PyTorch's ``enable_gqa``: repeat them.
     value : Tensor, shape (..., num_heads, k, value_size)
         All four tensors have one dtype. Gradients flow into them.
     weight : Tensor, shape (num_buckets, num_heads)

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from t5bucket.torch._bias import compute_bias, compute_bias_at
-from t5bucket.torch._kernels import Inputs, Kernel, math_kernel
+from t5bucket.torch._kernels import Inputs, Kernel, expand_query, math_kernel
 from t5bucket.torch._strips import Source
 from t5bucket.torch._tensors import is_transformed
 
@@ -24,6 +24,7 @@ def attend_by_pytorch(
     bias = _compute_bias(source, query.shape[-2], key.shape[-2])
     if query.ndim == key.ndim == value.ndim == 3:
         bias = bias[0]
+    query = expand_query(query, key, bias)
     if kernel is None and is_transformed() and not dropout_p:
         kernel = math_kernel  # the others have no forward mode
     if kernel is not None:

@@ -217,5 +217,14 @@ def attend_by_matrix(
     if len(matrix) > 1:
         batch = broadcast_batch(*inputs[:3])
         matrix = matrix.reshape(*batch, *matrix.shape[1:])
-    attended = kernel(*inputs[:3], attn_mask=matrix, scale=inputs.scale)
+    query, key, value, scale = inputs
+    query = expand_query(query, key, matrix)
+    attended = kernel(query, key, value, attn_mask=matrix, scale=scale)
     return attended.transpose(-2, -3).contiguous().transpose(-2, -3)
+
+
+def expand_query(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Give the query the batch axes of the bias, which PyTorch adds in the scores' memory."""
+    scores = broadcast_batch(query, key)
+    batch = torch.broadcast_shapes(scores, bias.shape[:-3])
+    return query if batch == scores else query.expand(*batch, *query.shape[-3:])

@@ -108,9 +108,10 @@ def look_up(
     table: Table,
 ) -> Lookup:
     """Look up the bias of consecutive positions by ``index[i, j] = q - 1 - i + j``."""
-    offset = key_offset - query_offset
-    if isinstance(offset, int):
-        offset = max(-LIMIT, min(offset, LIMIT))
+    if isinstance(query_offset, int) and isinstance(key_offset, int):
+        offset = max(-LIMIT, min(key_offset - query_offset, LIMIT))
+    else:
+        offset = op.Sub(_clip(key_offset, query_offset, -LIMIT, LIMIT), query_offset)
     start = offset - query_length + 1  # the relative position of the first diagonal
     diagonal = op.Range(0, query_length + key_length - 1, 1)
     numbers = op.Clip(op.Add(diagonal, start - table.first), 0, table.last - table.first)
@@ -120,16 +121,21 @@ def look_up(
 
 
 def look_up_at(query_positions: Any, key_positions: Any, table: Table) -> Lookup:
-    """Look up the bias of explicit positions, whose differences may exceed int64."""
+    """Look up the bias of explicit positions."""
     num_axes = max(len(query_positions.shape), len(key_positions.shape)) + 1
     query, key = make_pairs(query_positions, key_positions)
-    start, stop = op.Add(query, table.first), op.Add(query, table.last)  # these may wrap around
-    lower = op.Where(op.Greater(start, query), INT64_MIN, start)
-    upper = op.Where(op.Less(stop, query), INT64_MAX, stop)
-    index = op.Sub(op.Max(op.Min(key, upper), lower), start)
+    index = op.Sub(_clip(key, query, table.first, table.last), op.Add(query, table.first))
     if num_axes == 2:
         index, num_axes = op.Unsqueeze(index, [0]), 3
     return Lookup(table.rows, index, num_axes, -table.first)
+
+
+def _clip(key: Any, query: Any, first: int, last: int) -> Any:
+    """Clip the key to ``query + first`` and ``query + last``, which may exceed int64."""
+    start, stop = op.Add(query, first), op.Add(query, last)  # these may wrap around
+    lower = op.Where(op.Greater(start, query), INT64_MIN, start)
+    upper = op.Where(op.Less(stop, query), INT64_MAX, stop)
+    return op.Max(op.Min(key, upper), lower)
 
 
 def make_pairs(of_query: Any, of_key: Any) -> tuple[Any, Any]:

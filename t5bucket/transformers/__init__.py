@@ -23,10 +23,16 @@ except ImportError:
     ) from None
 
 from t5bucket import _checks
-from t5bucket.transformers._classes import accelerate_layers, restore_layers, undo
+from t5bucket.transformers._classes import (
+    accelerate_layers,
+    enter_block,
+    leave_block,
+    restore_layers,
+)
+from t5bucket.transformers._estimate import Estimate, Task, run_task
 from t5bucket.transformers._registry import LAYERS
 
-__all__ = ["accelerate", "accelerated", "restore", "supported_models"]
+__all__ = ["Estimate", "accelerate", "accelerated", "estimate", "restore", "supported_models"]
 
 Model = TypeVar("Model")
 
@@ -39,7 +45,10 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     model : torch.nn.Module, or an object that holds some
         A model of a family that `supported_models` lists, or any module that holds
         layers of such a model. It is changed in place; transformers' classes are not. Of
-        another object, such as a pipeline, the modules that are its attributes are changed.
+        another object, such as a pipeline, the modules are changed that it holds: as
+        attributes, also those of ``__slots__``, as items of lists, tuples and dictionaries,
+        and in the objects that it holds, five deep. No property and no method of them is
+        called.
     exact : bool, optional
         Whether outputs must have the same bits. If False, they are equal up to rounding
         (1e-5 relative in float32), and inference is faster. A second call changes an
@@ -60,6 +69,7 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
     See Also
     --------
     accelerated : The context-manager form.
+    estimate : Measure what it gives.
     restore : Undo it.
 
     Notes
@@ -156,7 +166,8 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     Yields
     ------
     torch.nn.Module, or the object
-        `model`. After the block it is as before: accelerated, exact or not.
+        `model`. After the block it is as before: accelerated, exact or not. Blocks may
+        overlap in any order, in threads too: the last one that is left restores the model.
 
     Raises
     ------
@@ -173,11 +184,89 @@ def accelerated(model: Model, *, exact: bool = True) -> Iterator[Model]:
     ...     model(torch.arange(50)[None]).last_hidden_state.shape
     torch.Size([1, 50, 32])
     """
-    before = accelerate_layers(model, _checks.flag("exact", exact))
+    block = enter_block(model, _checks.flag("exact", exact))
     try:
         yield model
     finally:
-        undo(before)
+        leave_block(block)
+
+
+def estimate(
+    model: object,
+    length: int,
+    *,
+    batch: int = 1,
+    padding: float = 0.0,
+    repeats: int = 5,
+    exact: bool = True,
+) -> Estimate:
+    """Measure a model's time at a length, with and without t5bucket.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel, or what holds one
+        A model on the CPU, of a family that `supported_models` lists. Of an encoder and a
+        decoder, the encoder is run. Afterwards the model is as before.
+    length : int
+        Tokens of a row; of WavLM, frames of sound.
+    batch : int, optional
+        Number of rows.
+    padding : float, optional
+        Part of each row, at its end, that is padding: at least 0 and less than 1.
+    repeats : int, optional
+        Timed calls of each. Both take turns, after one call that is not timed.
+    exact : bool, optional
+        As in `accelerate`.
+
+    Returns
+    -------
+    Estimate
+        What was run, the median seconds ``transformers`` and ``t5bucket``, their
+        ``ratio``, and whether outputs have the ``same_bits``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or out of its limits, or the model cannot run
+        at this length, is not of a supported family, or not on the CPU.
+    MemoryError
+        If a call does not fit in memory.
+
+    See Also
+    --------
+    accelerate : Use it.
+
+    Notes
+    -----
+    The model infers (``eval``, ``no_grad``) on random tokens, with random boxes and pixels
+    if it reads them. Speed does not depend on them.
+
+    Examples
+    --------
+    >>> from transformers import T5Config, T5EncoderModel
+    >>> from t5bucket.transformers import estimate
+    >>> config = T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    >>> found = estimate(T5EncoderModel(config), 256, repeats=1)
+    >>> found.same_bits
+    True
+    >>> found.ratio == found.t5bucket / found.transformers
+    True
+    """
+    return run_task(model, make_task(length, batch, padding, repeats, exact), lambda done: None)
+
+
+def make_task(length: int, batch: int, padding: float, repeats: int, exact: bool) -> Task:
+    """Check the arguments of `estimate`."""
+    padding = _checks.real("padding", padding)
+    if not 0 <= padding < 1:
+        raise ValueError(f"padding must be at least 0 and less than 1, got {padding}")
+    return Task(
+        _checks.integer("length", length, 1),
+        _checks.integer("batch", batch, 1),
+        padding,
+        _checks.integer("repeats", repeats, 1),
+        _checks.flag("exact", exact),
+    )
 
 
 def supported_models() -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import logging
+import threading
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import transformers
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from t5bucket.transformers._holders import list_modules
 from t5bucket.transformers._layer import Layer, Method, NotCoveredError, is_exact
 from t5bucket.transformers._older import choices
 from t5bucket.transformers._registry import LAYERS
@@ -22,16 +24,10 @@ logger = logging.getLogger(__package__)
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # since PyTorch 2.7
 
 
-def accelerate_layers(model: object, exact: bool) -> list[tuple[nn.Module, type]]:
+def accelerate_layers(model: object, exact: bool) -> Block:
     """Accelerate layers; return them with the class that they had."""
-    known = [module for module in _list_modules(model) if _find_layer(type(module)) is not None]
-    if not known:
-        layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
-        raise ValueError(
-            f"model must have a layer with relative position buckets ({layers}), "
-            f"got {type(model).__name__}"
-        )
-    before = [(module, type(module)) for module in known]
+    known = list_known(model)
+    before = {id(module): (module, type(module)) for module in known}
     for module in known:
         _accelerate_layer(module, exact)
     if not any(_is_accelerated(type(module)) for module in known):
@@ -43,31 +39,65 @@ def accelerate_layers(model: object, exact: bool) -> list[tuple[nn.Module, type]
     return before
 
 
+def list_known(model: object) -> list[nn.Module]:
+    """List the layers of a model that are of a supported family."""
+    known = [module for module in list_modules(model) if _find_layer(type(module)) is not None]
+    if not known:
+        layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
+        raise ValueError(
+            f"model must have a layer with relative position buckets ({layers}), "
+            f"got {type(model).__name__}"
+        )
+    return known
+
+
+def list_accelerated(model: object) -> list[tuple[nn.Module, type]]:
+    """List accelerated layers with their class, for `undo`."""
+    return [
+        (module, type(module)) for module in list_modules(model) if _is_accelerated(type(module))
+    ]
+
+
+def undo(before: list[tuple[nn.Module, type]]) -> None:
+    """Give layers the class that they had."""
+    for module, cls in before:
+        _change_class(module, cls)
+
+
 def restore_layers(model: object) -> None:
     """Give accelerated layers their own class again."""
-    for module in _list_modules(model):
+    for module in list_modules(model):
         if _is_accelerated(type(module)):
             _change_class(module, _find_base(type(module)))
 
 
-def undo(before: list[tuple[nn.Module, type]]) -> None:
-    """Give layers the class that they had before, accelerated or not."""
-    for module, cls in before:
-        if type(module) is not cls:
-            _change_class(module, cls)
+# ---- blocks, which need not be left in reverse order ----
+
+Block = dict[int, tuple[nn.Module, type]]  # of each layer the class that it had, by identity
+_open_blocks: list[Block] = []  # in the order of entering
+_lock = threading.RLock()  # a generator that is collected may leave a block at any time
 
 
-def _list_modules(model: object) -> list[nn.Module]:
-    """List the modules of a module, or of an object that holds some, as pipelines do."""
-    if isinstance(model, nn.Module):
-        return [*model.modules()]
-    held = [part for part in getattr(model, "__dict__", {}).values() if isinstance(part, nn.Module)]
-    if not held or isinstance(model, type):
-        raise TypeError(
-            "model must be a torch.nn.Module, or hold some as attributes, "
-            f"got {model if isinstance(model, type) else type(model).__name__}"
-        )
-    return [*nn.ModuleList(held).modules()]  # each of them once
+def enter_block(model: object, exact: bool) -> Block:
+    """Accelerate layers until the block is left."""
+    with _lock:
+        block = accelerate_layers(model, exact)
+        _open_blocks.append(block)
+    return block
+
+
+def leave_block(block: Block) -> None:
+    """Give layers the class that they had before a block, at the end of the last one."""
+    with _lock:
+        (place,) = [i for i, other in enumerate(_open_blocks) if other is block]
+        later = _open_blocks[place + 1 :]
+        del _open_blocks[place]
+        for key, before in block.items():
+            following = next((other for other in later if key in other), None)
+            if following is not None:
+                following[key] = before
+            elif type(before[0]) is not before[1]:
+                _change_class(*before)
 
 
 def _is_accelerated(cls: type) -> bool:

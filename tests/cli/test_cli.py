@@ -466,20 +466,20 @@ def test_a_models_name_is_looked_up_in_the_cache_of_hugging_face(
 def test_plot_writes_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "bias.png"
-    assert run("plot", "--length", 20, "--out", out).stdout == f"{out}\n"
+    assert run("plot", "--panel", "grid", "--length", 20, "--out", out).stdout == f"{out}\n"
     assert out.read_bytes().startswith(b"\x89PNG")
-    refused(1, "'xyz' is not supported", "plot", "--out", tmp_path / "bias.xyz")
-    refused(1, "out must be a file", "plot", "--out", tmp_path)
+    refused(1, "'xyz' is not supported", "plot", "--panel", "grid", "--out", tmp_path / "bias.xyz")
+    refused(1, "out must be a file", "plot", "--panel", "grid", "--out", tmp_path)
     refused(2, "--length: must be at least 1, got 0", "plot", "--length", 0)
     assert [path.name for path in tmp_path.iterdir()] == ["bias.png"]
-    run("plot", "--out", tmp_path / "bias")
+    run("plot", "--panel", "grid", "--out", tmp_path / "bias")
     assert (tmp_path / "bias").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_has_room_for_many_heads(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     np.save(tmp_path / "x.npy", np.ones((32, 64), np.float32))  # as many as T5-XXL has
-    result = run("plot", tmp_path / "x.npy", "--out", tmp_path / "x.png")
+    result = run("plot", tmp_path / "x.npy", "--panel", "bias", "--out", tmp_path / "x.png")
     assert (result.returncode, result.stderr) == (0, "")
 
 

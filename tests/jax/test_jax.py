@@ -24,6 +24,18 @@ BUCKETS = tb.Buckets(32, 128)
 FAR = tb.Buckets.from_ranges(
     [(0, None, 2**40), (2, 2**40 + 1, None)], max_distance=2**41, num_buckets=3
 )
+BEYOND = tb.Buckets.from_ranges(  # int32, which differences of int32 may exceed, too
+    [
+        (0, None, -(2**32) + 9),
+        (1, -(2**32) + 10, -(2**31) - 3),
+        (2, -(2**31) - 2, 2**31 - 9),
+        (3, 2**31 - 8, 2**31 + 2),
+        (4, 2**31 + 3, 2**32 - 20),
+        (5, 2**32 - 19, None),
+    ],
+    max_distance=2**33,
+    num_buckets=6,
+)
 NEVER = tb.Buckets.from_ranges([(1, None, None)], max_distance=5, num_buckets=2)
 SCHEMES = [
     BUCKETS,
@@ -32,6 +44,7 @@ SCHEMES = [
     tb.Buckets(8, 2**62),
     tb.Buckets.from_function(lambda d: abs(d) % 3, max_distance=10, num_buckets=4),
     FAR,
+    BEYOND,
     NEVER,
 ]
 # Blocks of gradients have 8 rows, and steps 32.
@@ -163,8 +176,7 @@ def test_offsets_may_be_traced(buckets: Any) -> None:
     for query_offset in ENDS:
         for key_offset in ENDS:
             named = {"query_offset": query_offset, "key_offset": key_offset}
-            saturated = max(-(2**31), min(key_offset - query_offset, 2**31 - 1))
-            expected = numpy_matrix(weight, buckets, 6, 7, key_offset=saturated)
+            expected = numpy_matrix(weight, buckets, 6, 7, **named)
             assert np.array_equal(compiled(query_offset, key_offset), expected), named
 
 

@@ -1,33 +1,61 @@
 # markdown.py - the fenced blocks of a document, which Sybil finds, and the section of each.
 # SPDX-License-Identifier: BSD-3-Clause
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from sybil import Document
-from sybil.parsers.markdown import CodeBlockParser
+from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))
+CELL = "{code-cell} python"  # a block that the site runs, to show what it gives
+OPTIONS = re.compile(r"(---\n.*?\n---\n|(:[\w-]+:.*\n)+)", re.DOTALL)  # of a cell
 
 
 class Block(NamedTuple):
-    """The source of a block, and the heading above it."""
+    """The source of a block, the heading above it, and the page that it stands in."""
 
+    page: str
+    line: int  # of its first line, from 0
     section: str
     language: str
     source: str
 
 
-def read_blocks(name: str, *languages: str) -> list[Block]:
-    """List the blocks in some languages, in the order of the document."""
-    document = Document.parse(str(ROOT / name), *map(CodeBlockParser, languages))
-    return list(find_sections(document))
+def read_blocks(page: str, *languages: str) -> list[Block]:
+    """List the blocks in some languages, or in all, in the order of the page."""
+    document = Document((ROOT / page).read_text(encoding="utf-8"), page)
+    return [
+        block for block in find_blocks(document) if not languages or block.language in languages
+    ]
 
 
-def find_sections(document: Document) -> Iterator[Block]:
-    for example in document.examples():
-        above = document.text[: example.start]
-        section = ["", *re.findall(r"^## (.*)", above, re.MULTILINE)][-1]
-        language = example.region.lexemes["arguments"]
-        yield Block(section, language, str(example.parsed))
+def find_blocks(document: Document) -> Iterator[Block]:
+    for region in FencedCodeBlockLexer(".+")(document):
+        above = document.text[: region.start]
+        title = re.findall(r"^# (.*)", above, re.MULTILINE)[:1]
+        section = ["", *title, *re.findall(r"^## (.*)", above, re.MULTILINE)][-1]
+        line = above.count("\n") + 1
+        language, source = region.lexemes["language"], region.lexemes["source"]
+        yield Block(document.path, line, section, language, str(source))
+
+
+def find_program(section: str) -> str:
+    """Find the only program of a section of the how-to pages."""
+    pages = [page for page in PAGES if page.startswith("docs/how_to/")]
+    blocks = [block for page in pages for block in read_blocks(page, "python")]
+    (program,) = (block.source for block in blocks if block.section == section)
+    return program
+
+
+def write_program(blocks: Iterable[Block]) -> str:
+    """Join blocks into a program whose lines have the numbers that they have in the page."""
+    lines: list[str] = []
+    for block in blocks:
+        options = OPTIONS.match(block.source) if block.language == CELL else None
+        skipped = options[0].count("\n") if options else 0
+        lines += [""] * (block.line - len(lines))
+        lines += [""] * skipped + block.source.splitlines()[skipped:]
+    return "\n".join(lines) + "\n"

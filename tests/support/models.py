@@ -294,12 +294,19 @@ def implementations(family: str) -> list[str | None]:
     return ["sdpa", "eager"] if getattr(model, "_supports_sdpa", False) else [None]
 
 
+def choose_attention(model: Any, implementation: str) -> None:
+    """Choose an attention for all modules; not every version tells the stacks of T5."""
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = implementation
+
+
 def make(family: str, padded: bool = False, implementation: str | None = None) -> Case:
     """Make a model whose biases matter, ready for inference."""
     torch.manual_seed(0)
     case = FAMILIES[family](padded)
     if implementation is not None:
-        case.model.set_attn_implementation(implementation)
+        choose_attention(case.model, implementation)
     for parameter in case.model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     case.model.eval()

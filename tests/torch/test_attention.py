@@ -267,6 +267,20 @@ def test_batches_can_have_any_number_of_axes() -> None:
     assert torch.equal(alone, one[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"dropout_p": 1e-9}], ids=str)
+@pytest.mark.parametrize("own", [(), (1,), (3,)], ids=str)
+def test_values_and_masks_can_have_batch_axes_that_queries_have_not(own: Any, options: Any) -> None:
+    query, key, value, weight = make_inputs(40, 50, batch=1)
+    query, key = (tensor[0].expand(*own, *tensor.shape[1:]) for tensor in (query, key))
+    value = torch.randn(2, 3, *value.shape[1:])
+    for of_mask in ((), (1,), (3,), (2, 3)):
+        mask = torch.randn(*of_mask, 1, 40, 50)
+        named: Any = {"buckets": BUCKETS, "attn_mask": mask, **options}
+        found = scaled_dot_product_attention(query, key, value, weight, **named)
+        scores = query @ key.mT / SIZE**0.5 + compute_bias(weight, 40, 50, buckets=BUCKETS)[0]
+        torch.testing.assert_close(found, (scores + mask).softmax(-1) @ value)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [2, 8, 64])
 def test_keys_can_be_those_of_all_examples(size: int, dtype: Any) -> None:

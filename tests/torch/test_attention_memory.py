@@ -45,7 +45,13 @@ def test_attention_allocates_no_matrix(case: str, exact: bool) -> None:
     assert peak.growth(attend) < MATRIX_NBYTES / 4
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case in ("causal", "pairs") else [])
+        for case in CASES
+    ],
+)
 def test_training_allocates_no_matrix(case: str) -> None:
     query, key, value, weight = make_inputs(True)
 

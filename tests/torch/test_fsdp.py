@@ -108,7 +108,7 @@ def assert_trained_the_same(folder: Path, world_size: int) -> None:
                 torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_sharded_model_trains_the_same(world_size: int, tmp_path: Path) -> None:
     ranks = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(world_size), str(tmp_path)])

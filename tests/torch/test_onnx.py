@@ -1,5 +1,6 @@
 # test_onnx.py - biases as graphs of ONNX, in ONNX Runtime; what cannot be exported.
 # SPDX-License-Identifier: BSD-3-Clause
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,6 +160,26 @@ def test_explicit_positions_have_the_same_bits_however_far_apart() -> None:
     run = start(program)
     for inputs in (given, fewer):
         for found, expected in zip(run(*inputs), module(*inputs), strict=True):
+            assert_equal_bits(found, expected)
+
+
+def test_offsets_known_at_run_time_alone_have_the_same_bits_however_far_apart() -> None:
+    def compute(weight: Any, query: Any, key: Any) -> Any:
+        offsets = {"query_offset": query.item(), "key_offset": key.item()}
+        return [
+            compute_bias(weight, 5, 7, buckets=BUCKETS, causal=causal, **{**offsets, **fixed})
+            for causal, fixed in (
+                (False, {}),
+                (True, {"key_offset": 3}),
+                (False, {"query_offset": -(2**63)}),
+            )
+        ]
+
+    module = Function(compute, weight_of())
+    run = start(export(module, (torch.tensor(4), torch.tensor(3))))
+    ends = [torch.tensor(offset) for offset in EXTREMES]
+    for given in itertools.product(ends, ends):
+        for found, expected in zip(run(*given), module(*given), strict=True):
             assert_equal_bits(found, expected)
 
 

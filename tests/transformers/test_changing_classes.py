@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import io
+import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -52,6 +53,38 @@ def test_the_block_restores_after_an_error() -> None:
     before = models.classes_of(model)
     with pytest.raises(RuntimeError, match="inside"), accelerated(model):
         raise RuntimeError("inside")
+    assert models.classes_of(model) == before
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))], ids=str)
+def test_blocks_that_overlap_are_left_in_any_order(order: tuple[int, ...]) -> None:
+    model = models.make("t5").model
+    parts = (model, model.encoder, model)
+    blocks: list[Any] = [accelerated(part, exact=i != 2) for i, part in enumerate(parts)]
+    plain = models.classes_of(model)
+    for block in blocks:
+        block.__enter__()
+    of_the_last = models.classes_of(model)
+    for i, number in enumerate(order):
+        found = models.classes_of(model)
+        assert found == of_the_last if 2 in order[i:] else found not in (of_the_last, plain)
+        blocks[number].__exit__(None, None, None)
+    assert models.classes_of(model) == plain
+
+
+def test_a_block_that_is_left_late_keeps_what_was_before_the_others() -> None:
+    model = accelerate(models.make("t5").model, exact=False)
+    before = models.classes_of(model)
+
+    def generate() -> Generator[Any, None, None]:
+        with accelerated(model):
+            yield models.classes_of(model)
+
+    generator = generate()
+    exact = next(generator)
+    with accelerated(model, exact=False):
+        generator.close()
+        assert models.classes_of(model) == before != exact
     assert models.classes_of(model) == before
 
 

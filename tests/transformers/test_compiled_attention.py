@@ -61,7 +61,7 @@ def count_ours(counts: Counter[str]) -> tuple[int, int]:
     return counts["t5bucket.attention"], counts["t5bucket.bias"]
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(("family", "attentions"), FAMILIES)
 def test_a_compiled_model_attends_without_a_matrix(
     family: str, attentions: int, padded: bool
@@ -163,7 +163,7 @@ def test_a_bias_of_the_users_own_is_added() -> None:
         lambda bias: torch.add(bias, 1, out=bias),
     ],
 )
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_attention_reads_what_a_hook_writes_to_the_bias(
     change: Callable[[Any], Any], padded: bool
 ) -> None:

@@ -126,9 +126,63 @@ def test_an_accelerated_pipeline_is_as_before_after_the_block() -> None:
     assert not accelerated_classes(pipe.text_encoder_2)
 
 
+class Slots:
+    """An object without a dictionary, one of whose slots is not set."""
+
+    __slots__ = ("__part", "other")
+
+    def __init__(self, part: Any) -> None:
+        self.__part = part
+
+
+class Secretive(dict[str, Any]):
+    """An object that must not be asked for anything."""
+
+    def refuse(self, *arguments: Any) -> Any:
+        raise AssertionError("code of a pipeline has run")
+
+    model = property(refuse)
+    values = __getattr__ = __iter__ = __eq__ = __bool__ = __len__ = refuse
+
+
+HOLDERS: dict[str, Callable[[Any], Any]] = {
+    "slots": Slots,
+    "slots of a base": type("Derived", (Slots,), {}),
+    "list": lambda part: [None, part],
+    "tuple": lambda part: (1, part),
+    "dictionary": lambda part: {"text": part},
+    "attribute": lambda part: SimpleNamespace(part=part),
+    "secretive": lambda part: Secretive(part=part),
+}
+
+
+@pytest.mark.parametrize("outer", HOLDERS)
+def test_models_are_found_in_objects_of_objects(outer: str) -> None:
+    layer = models.attention_of(models.make("t5").model)
+    for hold in HOLDERS.values():
+        pipe = HOLDERS[outer](hold(layer))
+        accelerate(SimpleNamespace(pipe=pipe, itself=[pipe]))
+        assert accelerated_classes(layer) == {"T5Attention"}
+        assert restore(pipe) is pipe
+        assert not accelerated_classes(layer)
+
+
+def test_objects_that_hold_each_other_are_searched_five_deep() -> None:
+    layer = models.attention_of(models.make("t5").model)
+    deep: Any = SimpleNamespace(part=layer)
+    for _ in range(4):
+        deep = [deep]
+    pipe = SimpleNamespace(owner=None, parts=deep)
+    pipe.owner = SimpleNamespace(pipe=pipe)
+    with pytest.raises(TypeError, match="hold some"):
+        accelerate(pipe)
+    accelerate(deep)
+    assert accelerated_classes(layer) == {"T5Attention"}
+
+
 @pytest.mark.parametrize("function", [accelerate, restore])
 @pytest.mark.parametrize(
-    "model", [SimpleNamespace(name="t5"), torch.nn.Linear, [torch.nn.Linear(1, 1)], None]
+    "model", [SimpleNamespace(name="t5"), torch.nn.Linear, transformers, [[]], "t5", None]
 )
 def test_what_holds_no_module_is_refused(function: Callable[[Any], Any], model: Any) -> None:
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, or hold some as attr"):

@@ -241,7 +241,7 @@ def test_masks_of_meta_tensors_give_outputs_of_the_right_shape() -> None:
         case = models.FAMILIES["t5"](False)
         states, bias = torch.randn(2, 6, 32), torch.randn(1, 4, 6, 6)
         mask = torch.ones(2, 1, 6, 6, dtype=torch.bool)
-    case.model.set_attn_implementation("sdpa")
+    models.choose_attention(case.model, "sdpa")
     attention = accelerate(case.model).encoder.block[1].layer[0].SelfAttention
     attended, returned, _ = attention(states, mask=mask, position_bias=bias)
     assert attended.device.type == returned.device.type == "meta"

@@ -81,10 +81,23 @@ def test_outputs_with_a_mask_of_floats_are_the_same_bits() -> None:
         assert_same_bits(run(encoder, attention_mask=mask), expected)
 
 
+GENERATING = [name for name in models.FAMILIES if models.FAMILIES[name](False).generates]
+BY_BEAMS, BY_CHANCE = {"num_beams": 3}, {"do_sample": True}
+
+
 @pytest.mark.parametrize(
-    "family", [name for name in models.FAMILIES if models.FAMILIES[name](False).generates]
+    ("family", "options"),
+    [
+        *((family, {}) for family in GENERATING),
+        *(("t5", options) for options in (BY_BEAMS, BY_CHANCE)),
+        *(
+            pytest.param(family, options, marks=pytest.mark.slow)
+            for family in GENERATING
+            if family != "t5"
+            for options in (BY_BEAMS, BY_CHANCE)
+        ),
+    ],
 )
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True}])
 def test_generated_tokens_are_the_same(family: str, options: dict[str, Any]) -> None:
     case = models.make(family, padded=family != "prophetnet")
     inputs = {name: value for name, value in case.inputs.items() if name != "labels"}

@@ -1,5 +1,6 @@
 # test_float8.py - float8 tables: widened exactly, times the scale of scaled files.
 # SPDX-License-Identifier: BSD-3-Clause
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,39 @@ def test_the_scale_next_to_a_table_multiplies_it(key: str, scale: Any, tmp_path:
 def test_a_scale_of_another_shape_is_refused(tmp_path: Path) -> None:
     state = {f"{STEM}.weight": every_float8(DTYPES[0]), f"{STEM}.weight_scale": torch.rand(4, 2)}
     save_safetensors(tmp_path / "x.safetensors", state)
-    with pytest.raises(ValueError, match=r"weight_scale must be one number, .* got shape \(4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"weight_scale' must be one number, .* got shape \(4, 2\) in .*x\."
+    ):
+        load(tmp_path / "x.safetensors")
+
+
+def test_a_scale_that_the_index_does_not_list_is_found_in_the_tables_shard(tmp_path: Path) -> None:
+    state = {f"{STEM}.weight": every_float8(DTYPES[1]), f"{STEM}.weight_scale": torch.tensor(3.0)}
+    save_safetensors(tmp_path / "a.safetensors", state)
+    index = {"weight_map": {f"{STEM}.weight": "a.safetensors"}}
+    (tmp_path / "x.index.json").write_text(json.dumps(index))
+    expected = load(tmp_path / "a.safetensors").weight
+    assert np.array_equal(load(tmp_path / "x.index.json").weight, expected, equal_nan=True)
+
+
+def test_a_scale_in_another_shard_is_found_by_the_index(tmp_path: Path) -> None:
+    save_safetensors(
+        tmp_path / "a.safetensors", {f"{STEM}.weight": torch.ones(32, 8).to(DTYPES[0])}
+    )
+    save_safetensors(tmp_path / "b.safetensors", {f"{STEM}.weight_scale": torch.tensor(3.0)})
+    files = {f"{STEM}.weight": "a.safetensors", f"{STEM}.weight_scale": "b.safetensors"}
+    (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": files}))
+    assert load(tmp_path / "x.index.json").weight.min() == 3
+
+
+def test_two_scales_and_scales_of_integers_are_refused(tmp_path: Path) -> None:
+    state = {f"{STEM}.weight": every_float8(DTYPES[0]), f"{STEM}.weight_scale": torch.tensor(3)}
+    save_safetensors(tmp_path / "x.safetensors", state)
+    with pytest.raises(TypeError, match=r"weight_scale' must be floating-point, .*int64 in .*x\."):
+        load(tmp_path / "x.safetensors")
+    state[f"{STEM}.scale_weight"] = torch.tensor(3.0)
+    save_safetensors(tmp_path / "x.safetensors", state)
+    with pytest.raises(ValueError, match=r"must have one scale, got \[.*\] in .*x\.safetensors"):
         load(tmp_path / "x.safetensors")
 
 

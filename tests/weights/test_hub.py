@@ -257,3 +257,57 @@ def test_a_cache_whose_ref_leads_elsewhere_is_no_cache(commit: str, cache: Path)
     save_safetensors(cache / "elsewhere" / "model.safetensors", tensors())
     with pytest.raises(pytest.fail.Exception, match="fetched"):
         from_pretrained("org/sharded")
+
+
+# ---- caches that lack something ----
+
+
+@pytest.fixture
+def snapshot(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty the snapshot of a cached model but for its configuration; there is no connection."""
+    folder = next((cache / "models--org--sharded" / "snapshots").iterdir())
+    for path in folder.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    return folder
+
+
+def test_a_cached_variant_is_taken_if_it_is_the_only_one(snapshot: Path) -> None:
+    save_safetensors(snapshot / "model.fp16.safetensors", tensors())
+    assert from_pretrained("org/sharded").buckets == tb.Buckets(32, 77)
+    save_safetensors(snapshot / "model.fp8.safetensors", {T5: tensors()[T5] + 8})
+    names = r"org/sharded/model\.fp16\.safetensors, org/sharded/model\.fp8\.safetensors"
+    with pytest.raises(ValueError, match=rf"path must name one of {names}, got org/sharded"):
+        from_pretrained("org/sharded")
+    assert from_pretrained("org/sharded/model.fp8.safetensors").weight[0, 0] == 8
+
+
+def test_a_cached_file_wins_over_an_index_without_its_shards(snapshot: Path) -> None:
+    weight_map = {T5: "model-00001-of-00003.safetensors"}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ImportError, match=r"whose model-00001-of-00003\.safetensors is not in"):
+        from_pretrained("org/sharded")
+    save_pytorch(snapshot / "pytorch_model.bin", {T5: tensors()[T5] + 6})
+    assert from_pretrained("org/sharded").weight[0, 0] == 6
+
+
+def test_what_the_cache_has_is_listed(snapshot: Path) -> None:
+    save_safetensors(snapshot / "t5xxl.safetensors", tensors())
+    (snapshot / "text_encoder").mkdir()
+    save_safetensors(snapshot / "text_encoder" / "model.safetensors", tensors())
+    listed = "; the cache has org/sharded/t5xxl.safetensors, org/sharded/text_encoder"
+    with pytest.raises(ImportError, match=re.escape(listed)):
+        from_pretrained("org/sharded")
+    write_config(snapshot / "text_encoder")
+    assert from_pretrained("org/sharded/text_encoder").num_heads == 2
+
+
+def test_a_cache_without_the_main_revision_names_its_folders(cache: Path, snapshot: Path) -> None:
+    save_safetensors(snapshot / "model.safetensors", tensors())
+    ref = cache / "models--org--sharded" / "refs" / "main"
+    for change in (lambda: ref.write_text("fedcba"), ref.unlink):
+        change()
+        with pytest.raises(ImportError, match=f"no snapshot of refs/main, .* folders {snapshot}$"):
+            from_pretrained("org/sharded")
+    assert from_pretrained(snapshot).num_heads == 2

@@ -182,7 +182,7 @@ def measure_package(target: str) -> str:
     """Lines of the package that a corpus runs through, modules that it is not about left out."""
     _, variables = python_command(target)
     data = str(BUILD / f"{target}.coverage")
-    modules = "_weights/*,_config" if target == "weights" else PUBLIC
+    modules = "_weights/*,_config,_json" if target == "weights" else PUBLIC
     included = ",".join(f"*/t5bucket/{name}.py" for name in modules.split(","))
     coverage = [sys.executable, "-m", "coverage"]
     script = [str(SOURCE / f"{target}.py"), "--replay", str(BUILD / target)]
