@@ -77,7 +77,9 @@ BRIEFLY = "--hypothesis-profile=brief"  # where others draw more examples of the
 NUM_THREADS = (1, 2, 3, 8, 64)
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 STRICT_C_FLAGS = [*C_FLAGS, "-O3", "-Wconversion", "-Wno-sign-conversion"]
-C_SOURCES = ["src_c/*.[ch]", "tests/c/*_test.c", "tests/c/bits.h", "tools/fuzz/*.[ch]"]
+C_SOURCES = [
+    "src_c/*.[ch]", "tests/c/*_test.c", "tests/c/bits.h", "tests/c/pages.h", "tools/fuzz/*.[ch]",
+]  # fmt: skip
 
 # Rooms of tests/ that every build has to pass, however it was compiled.
 KERNELS = ["tests/bias", "tests/buckets", "tests/gradients", "tests/masks"]

@@ -46,9 +46,9 @@
 #define HAS_AVX2 0
 #endif
 
-/* Clang's immintrin.h leaves these out where Clang takes MSVC's place. */
+/* Clang's immintrin.h leaves these out where Clang takes MSVC's place. Their order matters. */
 #if defined(__clang__) && IS_MSVC_X64
-/* clang-format off: in this order */
+/* clang-format off */
 #include <smmintrin.h>
 #include <avxintrin.h>
 #include <avx2intrin.h>

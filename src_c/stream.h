@@ -16,6 +16,8 @@
 
 #include "processor.h"
 
+/* Of x86-64, which alone streams. Lines of 128 bytes, as Apple's, are two of these: where stores go
+ * through the caches, it costs nothing to write a line in two pieces. */
 enum { LINE_NBYTES = 64 };
 
 /* What is written, byte by byte: items & keep | other, or the items where keep is NULL. */

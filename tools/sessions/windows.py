@@ -76,6 +76,7 @@ def run_by_wine(
     session: nox.Session, *command: object, environment: dict[str, str] | None = None
 ) -> str:
     """Run a program of Windows; return what it prints. Its input is a pipe, as Wine needs it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
     result = subprocess.run(
         ["prlimit", f"--as={ADDRESS_SPACE}", "wine", *map(str, command)],
         input="",
