@@ -77,7 +77,7 @@ def peak_nbytes(reset: bool = False) -> int:
     if sys.platform == "linux":  # where getrusage counts what the parent had before exec
         if reset:
             with suppress(OSError):  # a container may forbid it; then the old peak counts
-                OWN_PEAK.write_text("5")
+                OWN_PEAK.write_text("5", encoding="utf-8")
         status = dict(line.split(":", 1) for line in read(str(OWN_STATUS)).splitlines())
         return int(status["VmHWM"].split()[0]) << 10
     import resource  # only POSIX has it

@@ -290,7 +290,9 @@ def resident_nbytes() -> int:
     """Bytes of memory that this process uses; 0 where the system is not Linux."""
     if sys.platform != "linux":
         return 0
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf(
+        "SC_PAGESIZE"
+    )
 
 
 def count_references() -> int:

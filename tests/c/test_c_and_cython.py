@@ -77,7 +77,7 @@ def test_the_core_compiles_alone_and_exports_what_its_header_declares(tmp_path: 
     for source in tb.get_sources():
         command = ["cc", "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-c", source]
         subprocess.run(command, check=True, cwd=tmp_path)
-    header = Path(tb.get_include(), "t5bucket.h").read_text()
+    header = Path(tb.get_include(), "t5bucket.h").read_text(encoding="utf-8")
     declared = set(re.findall(r"^[\w ]+[ *](t5b_\w+)\(", header, re.MULTILINE))
     objects = sorted(map(str, tmp_path.glob("*.o")))
     symbols = subprocess.run(["nm", "-g", *objects], capture_output=True, text=True, check=True)
@@ -88,7 +88,7 @@ def test_the_core_compiles_alone_and_exports_what_its_header_declares(tmp_path: 
 
 
 def test_cython_declares_what_the_header_declares() -> None:
-    header = Path(tb.get_include(), "t5bucket.h").read_text()
+    header = Path(tb.get_include(), "t5bucket.h").read_text(encoding="utf-8")
     declarations = Path(tb.__file__).with_name("capi.pxd").read_text()
     code = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
     names = set(re.findall(r"\b(?:t5b|T5B)_\w+", code)) - {"T5BUCKET_H"}
