@@ -170,7 +170,7 @@ def calls_of_bias() -> Iterator[Case]:
 
 def calls_of_files(folder: Path) -> Iterator[Case]:
     """List calls that read files."""
-    (folder / "config.json").write_text(json.dumps({"rel_pos_bins": 32}))
+    (folder / "config.json").write_text(json.dumps({"rel_pos_bins": 32}), encoding="utf-8")
     np.save(folder / "table.npy", WEIGHT)
     np.savez_compressed(folder / "table.npz", table=WEIGHT)
     entry = {"dtype": "F32", "shape": [32, 4], "data_offsets": [0, WEIGHT.nbytes]}
@@ -178,7 +178,7 @@ def calls_of_files(folder: Path) -> Iterator[Case]:
     content = len(header).to_bytes(8, "little") + header + WEIGHT.tobytes()
     (folder / "table.safetensors").write_bytes(content)
     index = {"weight_map": {"table": "table.safetensors"}}
-    (folder / "table.index.json").write_text(json.dumps(index))
+    (folder / "table.index.json").write_text(json.dumps(index), encoding="utf-8")
     listed = struct.pack("<Q5sI2QIQ", 5, b"table", 2, 4, 32, 0, 0)
     head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + listed
     (folder / "table.gguf").write_bytes(head + bytes(-len(head) % 32) + WEIGHT.tobytes())

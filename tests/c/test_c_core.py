@@ -43,4 +43,4 @@ def test_vectors_are_what_the_oracle_and_numpy_give() -> None:
     pytest.importorskip("ml_dtypes")
     import record_vectors
 
-    assert record_vectors.HEADER.read_text() == record_vectors.write_header()
+    assert record_vectors.HEADER.read_text(encoding="utf-8") == record_vectors.write_header()

@@ -396,10 +396,10 @@ def test_buckets_takes_the_textbooks_notation() -> None:
 
 def test_buckets_reads_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"num_buckets": 320, "max_bucket_distance": 800}))
+    path.write_text(json.dumps({"num_buckets": 320, "max_bucket_distance": 800}), encoding="utf-8")
     assert len(rows("--config", path)) == 320
     refused(1, NO_SUCH_FILE, "buckets", "--config", tmp_path / "no.json")
-    path.write_text("{}")
+    path.write_text("{}", encoding="utf-8")
     refused(1, "config must have relative position buckets", "buckets", "--config", path)
 
 
@@ -412,7 +412,7 @@ def model(tmp_path: Path) -> Path:
     folder.mkdir()
     np.savez(folder / "model.npz", **tables)
     config = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 77}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -436,7 +436,7 @@ def test_a_models_name_is_looked_up_in_the_cache_of_hugging_face(
     snapshot = cached / "snapshots" / "0123"
     shutil.copytree(model, snapshot)
     (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text("0123")
+    (cached / "refs" / "main").write_text("0123", encoding="utf-8")
     entry = {"dtype": "F32", "shape": [32, 2], "data_offsets": [0, 256]}
     header = json.dumps({"encoder.relative_attention_bias.weight": entry}).encode()
     content = len(header).to_bytes(8, "little") + header + bytes(256)

@@ -281,7 +281,7 @@ def test_a_shell_completes_commands_options_and_choices() -> None:
 def test_the_marker_of_argcomplete_stands_at_the_top_of_the_program() -> None:
     package = Path(_parser.__file__).parent
     for path in (package / "__init__.py", package.parent / "__main__.py"):
-        assert "# PYTHON_ARGCOMPLETE_OK\n" in path.read_text()[:1024]
+        assert "# PYTHON_ARGCOMPLETE_OK\n" in path.read_text(encoding="utf-8")[:1024]
 
 
 def test_without_argcomplete_a_shell_gets_no_answer_and_the_program_runs(

@@ -142,7 +142,7 @@ def test_the_default_is_what_affinity_allows(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_default_is_what_the_control_group_allows(
     quota: str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
+    (tmp_path / "cpu.max").write_text(quota, encoding="utf-8")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
     monkeypatch.setattr(_machine, "CPU_QUOTA", str(tmp_path / "cpu.max"))
     monkeypatch.setattr(_machine, "CPU_QUOTA_V1", "/nowhere")
@@ -153,8 +153,8 @@ def test_the_default_is_what_the_control_group_allows(
 def test_the_first_version_of_control_groups_is_read_too(
     quota: str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "quota").write_text(quota)
-    (tmp_path / "period").write_text("100000\n")
+    (tmp_path / "quota").write_text(quota, encoding="utf-8")
+    (tmp_path / "period").write_text("100000\n", encoding="utf-8")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
     monkeypatch.setattr(_machine, "CPU_QUOTA", "/nowhere")
     monkeypatch.setattr(_machine, "CPU_QUOTA_V1", str(tmp_path / "quota"))
@@ -166,8 +166,8 @@ def test_the_last_level_cache_is_that_of_one_processor(tmp_path: Path) -> None:
     for index, (level, size) in enumerate([(1, "32K"), (1, "48K"), (3, "16M"), (2, "512K")]):
         folder = tmp_path / f"index{index}"
         folder.mkdir()
-        (folder / "level").write_text(f"{level}\n")
-        (folder / "size").write_text(f"{size}\n")
+        (folder / "level").write_text(f"{level}\n", encoding="utf-8")
+        (folder / "size").write_text(f"{size}\n", encoding="utf-8")
     assert _machine.read_cache_nbytes(str(tmp_path)) == 16 << 20
     assert _machine.read_cache_nbytes(str(tmp_path / "missing")) == 8 << 20
 

@@ -52,7 +52,9 @@ class Runner:
         print(folder, file=self._server.stdin, flush=True)
         returncode = int(self._server.stdout.readline())
         return Finished(
-            returncode, (folder / "stdout").read_text(), (folder / "stderr").read_text()
+            returncode,
+            (folder / "stdout").read_text(encoding="utf-8"),
+            (folder / "stderr").read_text(encoding="utf-8"),
         )
 
 
