@@ -370,7 +370,8 @@ def windows(session: nox.Session) -> None:
     install(session)
     python = find_windows_python(session)
     install_package(session, python, folder)
-    record(session, "Windows: the suite, by Wine", run_suite(session, python))
+    for room, found in run_suite(session, python).items():
+        record(session, f"Windows: `tests/{room}`, by Wine", found)
 
 
 @nox.session(default=False)
