@@ -271,8 +271,8 @@ WEIGHTS: list[Case] = [
     ),
 ]
 if np.dtype("g").itemsize > 8:  # elsewhere it is float64
-    WIDE = np.ones((32, 2), "g")
-    WEIGHTS.append((lambda: tb.RelativeAttentionBias(WIDE, BUCKETS), TypeError, "weight must be"))
+    LONG = np.ones((32, 2), "g")
+    WEIGHTS.append((lambda: tb.RelativeAttentionBias(LONG, BUCKETS), TypeError, "weight must be"))
 
 
 @pytest.mark.parametrize(
