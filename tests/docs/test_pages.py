@@ -22,6 +22,7 @@ NOT_RUN = {  # commands, and why
     "python -m benchmarks": "takes an hour",
     "python script.py": "stands for a reader's own",
 }
+ALONE = ("docs/how_to/", "docs/questions.md")  # each block is a complete program
 BLOCKS = [block for page in PAGES if page not in ELSEWHERE for block in read_blocks(page)]
 
 
@@ -29,13 +30,12 @@ BLOCKS = [block for page in PAGES if page not in ELSEWHERE for block in read_blo
 
 
 def find_programs() -> Iterator[list[Block]]:
-    """Each block of a how-to page is a program; other pages are read from top to bottom."""
+    """Each block of some pages is a program; other pages are read from top to bottom."""
     for page in PAGES:
         blocks = [block for block in BLOCKS if block.page == page]
         cells = [block for block in blocks if block.language == CELL]
         programs = [block for block in blocks if block.language == "python"]
-        alone = page.startswith("docs/how_to/")
-        yield from [[block] for block in programs] if alone else [programs]
+        yield from [[block] for block in programs] if page.startswith(ALONE) else [programs]
         yield cells
 
 
