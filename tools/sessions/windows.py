@@ -70,7 +70,7 @@ NOT_UNDER_WINE = {  # pytest's node ids in tests/, or beginnings of them, and wh
 }
 # Wine misses the end of a process now and then; a room of tests then starts once more.
 ROOMS = [
-    "arguments", "benchmarks", "bias", "buckets", "c", "cli", "docs", "gradients", "masks",
+    "arguments", "benchmarks", "bias", "buckets", "cli", "docs", "gradients", "masks",
     "package", "resources", "weights",
 ]  # fmt: skip
 STOP_WAITING = ["-o", "faulthandler_timeout=90", "-o", "faulthandler_exit_on_timeout=true"]
