@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def test_a_dry_run_of_a_missing_folder_fails(
     out: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bias", "--dry-run", "--out", str(tmp_path / "no" / "x.npy")]) == 1
-    assert "No such file" in capsys.readouterr().err
+    message = "[WinError 2]" if sys.platform == "win32" else "No such file"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,7 @@ def end(arguments: list[str]) -> object:
         return exit_.code
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 def test_help_into_a_closed_pipe_ends_quietly() -> None:
     command = f"'{sys.executable}' -m t5bucket bias --help | true; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
