@@ -56,7 +56,8 @@ os.environ["MATPLOTLIBRC"] = str(DOCS / "matplotlibrc")
 profile = Path(tempfile.mkdtemp(prefix="ipython-"), "profile_default")
 profile.mkdir()
 (profile / "ipython_kernel_config.py").write_text(
-    "c.InlineBackend.figure_formats = ['svg']\nc.Application.log_level = 'ERROR'\n"
+    "c.InlineBackend.figure_formats = ['svg']\nc.Application.log_level = 'ERROR'\n",
+    encoding="utf-8",
 )
 os.environ["IPYTHONDIR"] = str(profile.parent)  # a reader's own settings change no picture
 
