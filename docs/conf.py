@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docutils import nodes
+from sphinx.ext.autodoc.mock import mock
+from sphinx.util.logging import getLogger
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+
+logger = getLogger(__name__)
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -22,6 +31,17 @@ version = release = version_of("t5bucket")
 
 extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx_copybutton"]
 nitpicky = True
+
+# ---- docstrings ----
+
+MODULES = ("dask", "jax", "plot", "torch", "transformers")
+PUBLIC = re.compile(r"[^_]|__call__$")
+autodoc_mock_imports = ["dask", "jax", "onnxscript", "torch", "transformers"]
+autodoc_typehints = "none"  # the sections of a docstring say more
+default_role = "autolink"
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+toc_object_entries_show_parents = "hide"
 
 # ---- Markdown, and the pages that draw pictures ----
 
@@ -44,11 +64,17 @@ os.environ["IPYTHONDIR"] = str(profile.parent)  # a reader's own settings change
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
+html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+copybutton_exclude = ".go, .gp, .gr, .gt, .linenos"  # of a session, only what is typed
 html_copy_source = False
+html_sidebars = {"*": [], "*/*": ["sidebar-nav-bs"]}  # pages outside of rooms have no neighbours
 html_theme_options = {
-    "header_links_before_dropdown": 6,
+    "footer_end": [],
+    "footer_start": ["copyright"],
+    "header_links_before_dropdown": 7,
+    "logo": {"text": project},
     "navbar_align": "left",
     "navigation_with_keys": False,
     "show_toc_level": 2,
@@ -102,6 +128,39 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = NOTEBOOK * ("\n```{code-cell}" in text) + text
 
 
+# ---- docstrings on pages ----
+
+
+def number_citations(app: Sphinx, document: nodes.document, docname: str) -> None:
+    """Show the numbers of references, as docstrings have them, without numpydoc's prefix."""
+    for text in document.findall(nodes.Text):
+        if found := re.fullmatch(r"\[R[0-9a-f]{11,}-(\d+)\]", text):
+            text.parent.replace(text, nodes.Text(f"[{found[1]}]"))
+
+
+def list_names() -> Iterator[str]:
+    """List every public name: what modules export, and what classes show."""
+    for module_name in ("t5bucket", *(f"t5bucket.{name}" for name in MODULES)):
+        with mock(autodoc_mock_imports):
+            module = import_module(module_name)
+        for name in module.__all__:
+            yield f"{module_name}.{name}"
+            value = getattr(module, name)
+            if isinstance(value, type):
+                members = [member for member in vars(value) if PUBLIC.match(member)]
+                yield from (f"{module_name}.{name}.{member}" for member in members)
+
+
+def check_names(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of public names that no page of the reference describes."""
+    described = env.get_domain("py").objects
+    for name in list_names():
+        if name not in described:
+            logger.warning("%s must have an entry in docs/reference", name)
+
+
 def setup(app: Sphinx) -> None:
     """Let Sphinx call what this file defines."""
+    app.connect("doctree-resolved", number_citations)
+    app.connect("env-check-consistency", check_names)
     app.connect("source-read", read_source)

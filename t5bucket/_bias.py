@@ -44,16 +44,6 @@ class RelativeAttentionBias:
     heads_first : bool, optional
         Whether the first axis of `weight` is the heads, as in T5X.
 
-    Attributes
-    ----------
-    weight : ndarray
-        Read-only copy, of the shape that was given.
-    buckets : Buckets
-    num_heads : int
-    dtype : dtype
-        Of `weight` and of every result.
-    heads_first : bool
-
     Raises
     ------
     TypeError
@@ -247,17 +237,17 @@ class RelativeAttentionBias:
 
     @property
     def weight(self) -> NDArray[Any]:
-        """Read-only copy of what was given."""
+        """Read-only copy, of the shape that was given."""
         return self._weight
 
     @property
     def buckets(self) -> Buckets:
-        """The scheme."""
+        """The scheme that the weight was trained with."""
         return self._buckets
 
     @property
     def heads_first(self) -> bool:
-        """Whether `weight` is (num_heads, num_buckets)."""
+        """Whether `weight` has the shape (num_heads, num_buckets)."""
         return self._heads_first
 
     @property

@@ -39,15 +39,6 @@ class Buckets:
         Whether future keys (``d > 0``) have buckets of their own, as in an
         encoder. Otherwise they all share bucket 0, as in a decoder.
 
-    Attributes
-    ----------
-    num_buckets, max_distance : int
-    bidirectional : bool
-        For other rules than T5's: whether a future key can get another bucket
-        than ``d = 0``.
-    max_exact : int
-        Distances below it have a bucket of their own.
-
     Raises
     ------
     TypeError, ValueError
@@ -84,16 +75,16 @@ class Buckets:
            [ 1,  0, 17, 18]])
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_is_t5",
-        "_rule",
-        "_tables",
-        "bidirectional",
-        "max_distance",
-        "max_exact",
-        "num_buckets",
-    )
+    __slots__ = {  # noqa: RUF023 - in the order of the arguments; help() shows the texts
+        "num_buckets": "Number of buckets, for both directions together.",
+        "max_distance": "Distance (tokens) at which the logarithmic buckets end.",
+        "bidirectional": "Whether a future key can get another bucket than ``d = 0``.",
+        "max_exact": "Distances below it have a bucket of their own.",
+        "_rule": None,
+        "_is_t5": None,
+        "_tables": None,
+        "__weakref__": None,
+    }
 
     num_buckets: int
     max_distance: int

@@ -5,7 +5,7 @@
 A block is computed from its offsets alone, in one thread, so that no block waits
 for another, and a lost one is computed again. Equal arguments give equal keys.
 For explicit positions, use ``dask.array.map_blocks`` with
-`Buckets.__call__`; schemes and biases can be pickled.
+`t5bucket.Buckets.__call__`; schemes and biases can be pickled.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def compute_bias(
     Returns
     -------
     jax.Array of `weight`'s dtype, shape (num_heads, query_length, key_length)
-        Bit for bit that of `RelativeAttentionBias.matrix`.
+        Bit for bit that of `t5bucket.RelativeAttentionBias.matrix`.
 
     Raises
     ------

@@ -124,7 +124,7 @@ def accelerate(model: Model, *, exact: bool = True) -> Model:
 
 
 def restore(model: Model) -> Model:
-    """Undo `accelerate`.
+    """Undo ``accelerate``.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def make_task(length: int, batch: int, padding: float, repeats: int, exact: bool
 
 
 def supported_models() -> tuple[str, ...]:
-    """Names of the families of models that `accelerate` knows.
+    """Names of the families of models that ``accelerate`` knows.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from markdown import find_program
 
 
 def test_what_a_map_function_holds_is_pickled_to_the_same_bytes_everywhere() -> None:
-    program = find_program("Hugging Face datasets: a function for `map`")
+    program = find_program("A function for Dataset.map")
     printed = {run_script(program, PYTHONHASHSEED=str(seed)) for seed in range(3)}
     assert len(printed) == 1
     assert len(printed.pop()) > 50

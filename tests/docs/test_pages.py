@@ -1,5 +1,6 @@
 # test_pages.py - every block of every page runs; links and pictures are what they should be.
 # SPDX-License-Identifier: BSD-3-Clause
+import doctest
 import re
 import shlex
 import subprocess
@@ -21,6 +22,7 @@ NOT_RUN = {  # commands, and why
     "python -m benchmarks": "takes an hour",
     "python script.py": "stands for a reader's own",
 }
+ALONE = ("docs/how_to/", "docs/questions.md")  # each block is a complete program
 BLOCKS = [block for page in PAGES if page not in ELSEWHERE for block in read_blocks(page)]
 
 
@@ -28,13 +30,12 @@ BLOCKS = [block for page in PAGES if page not in ELSEWHERE for block in read_blo
 
 
 def find_programs() -> Iterator[list[Block]]:
-    """Each block of a how-to page is a program; other pages are read from top to bottom."""
+    """Each block of some pages is a program; other pages are read from top to bottom."""
     for page in PAGES:
         blocks = [block for block in BLOCKS if block.page == page]
         cells = [block for block in blocks if block.language == CELL]
         programs = [block for block in blocks if block.language == "python"]
-        alone = page.startswith("docs/how_to/")
-        yield from [[block] for block in programs] if alone else [programs]
+        yield from [[block] for block in programs] if page.startswith(ALONE) else [programs]
         yield cells
 
 
@@ -69,6 +70,21 @@ def test_the_program_runs(blocks: list[Block], runner: Runner, tmp_path: Path) -
     need_imports(source)
     finished = runner.run(source, tmp_path)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    "page", sorted({block.page for block in BLOCKS if block.language == "pycon"})
+)
+def test_sessions_show_what_python_prints(page: str) -> None:
+    names: dict[str, object] = {}
+    runner = doctest.DocTestRunner()
+    for block in BLOCKS:
+        if block.page == page and block.language == "pycon":
+            test = doctest.DocTestParser().get_doctest(block.source, names, page, page, block.line)
+            assert test.examples
+            runner.run(test, clear_globs=False)
+            names = test.globs
+    assert runner.summarize(verbose=False).failed == 0
 
 
 # ---- commands, and what they print ----
@@ -121,7 +137,7 @@ def test_every_block_is_of_a_kind_that_runs(page: str) -> None:
     assert [info for info in fences if info] == found
     assert len(fences) == 2 * len(found), "every block has a language"
     found = [re.sub(r"^(\{\w+\}) .*", r"\1", info) if info != CELL else info for info in found]
-    kinds = {"python", "sh", "text", CELL, *DIRECTIVES}
+    kinds = {"pycon", "python", "sh", "text", CELL, *DIRECTIVES}
     assert {*found} <= kinds | ({"c", "cython"} if page in ELSEWHERE else set())
 
 

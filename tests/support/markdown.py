@@ -42,9 +42,9 @@ def find_blocks(document: Document) -> Iterator[Block]:
         yield Block(document.path, line, section, language, str(source))
 
 
-def find_program(section: str) -> str:
-    """Find the only program of a section of the how-to pages."""
-    pages = [page for page in PAGES if page.startswith("docs/how_to/")]
+def find_program(section: str, page: str = "") -> str:
+    """Find the only program of a section of the how-to pages, or of one of them."""
+    pages = [name for name in PAGES if name.startswith(f"docs/how_to/{page}")]
     blocks = [block for page in pages for block in read_blocks(page, "python")]
     (program,) = (block.source for block in blocks if block.section == section)
     return program

@@ -36,7 +36,8 @@ class Runner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "MPLBACKEND": "Agg"},
+            # Threads that wait for each other are slow where other tests run as well.
+            env={**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"},
         )
         return self
 
