@@ -150,7 +150,7 @@ def test_every_picture_has_a_description(page: str) -> None:
         assert re.search(r"^:alt: .{30}", figure, re.MULTILINE)
     for block in read_blocks(page, CELL):
         draws = re.search(r"\bplt\.|\bplot\.\w+\(|imshow", block.source)
-        assert bool(draws) == bool(re.search(r"^ +alt: ", block.source, re.MULTILINE)), block.line
+        assert bool(draws) == bool(re.match(r"# Picture: .{30}", block.source)), block.line
 
 
 def anchors(text: str) -> set[str]:
