@@ -48,6 +48,8 @@ from sessions.wheels import (  # noqa: E402
     hide_compilers,
     repair,
 )  # fmt: skip
+from sessions.windows import find_python as find_windows_python  # noqa: E402
+from sessions.windows import install_package, list_cores, run_programs, run_suite  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
@@ -60,8 +62,8 @@ GATE = [
 ]  # fmt: skip
 NIGHTLY = [
     "wheels", "versions", "emulation", "optional", "users", "paths", "leaks", "free_threading",
-    "fuzz", "parallel", "sanitizers", "benchmarks", "oldest", "docs", "lint", "audit", "core",
-    "corpora",
+    "fuzz", "parallel", "windows", "sanitizers", "benchmarks", "oldest", "docs", "lint", "audit",
+    "core", "corpora",
 ]  # fmt: skip
 
 OPTIONAL_PACKAGES = [
@@ -75,7 +77,9 @@ BRIEFLY = "--hypothesis-profile=brief"  # if other sessions run the same tests w
 NUM_THREADS = (1, 2, 3, 8, 64)
 C_FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 STRICT_C_FLAGS = [*C_FLAGS, "-O3", "-Wconversion", "-Wno-sign-conversion"]
-C_SOURCES = ["src_c/*.[ch]", "tests/c/*_test.c", "tests/c/bits.h", "tools/fuzz/*.[ch]"]
+C_SOURCES = [
+    "src_c/*.[ch]", "tests/c/*_test.c", "tests/c/bits.h", "tests/c/pages.h", "tools/fuzz/*.[ch]",
+]  # fmt: skip
 
 # Folders of tests/ that every build must pass, however it was compiled.
 KERNELS = ["tests/bias", "tests/buckets", "tests/gradients", "tests/masks"]
@@ -353,6 +357,21 @@ def emulation(session: nox.Session) -> None:
     output = session.run("python", "tools/emulate.py", "python", "aarch64", silent=True)
     (found,) = re.findall(r"^(?:=+ )?(\d+ passed.*?)(?: =+)?$", str(output), re.MULTILINE)
     record(session, "aarch64: the suite", found)
+
+
+@nox.session(default=False)
+def windows(session: nox.Session) -> None:
+    """Windows: the C core as MSVC reads it, its programs, and the suite, by MinGW and Wine."""
+    require(session, "clang", "wine", "x86_64-w64-mingw32-gcc")
+    folder = Path(session.create_tmp()).resolve()
+    for compiler, core in list_cores(session, folder).items():
+        for name, found in run_programs(session, core, folder).items():
+            record(session, f"Windows, `{name}`, the core compiled by {compiler}", found)
+    install(session)
+    python = find_windows_python(session)
+    install_package(session, python, folder)
+    for room, found in run_suite(session, python).items():
+        record(session, f"Windows: `tests/{room}`, by Wine", found)
 
 
 @nox.session(default=False)

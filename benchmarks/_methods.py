@@ -77,7 +77,7 @@ def peak_nbytes(reset: bool = False) -> int:
     if sys.platform == "linux":  # getrusage would include the parent's memory
         if reset:
             with suppress(OSError):  # a container may forbid it; then the old peak counts
-                OWN_PEAK.write_text("5")
+                OWN_PEAK.write_text("5", encoding="utf-8")
         status = dict(line.split(":", 1) for line in read(str(OWN_STATUS)).splitlines())
         return int(status["VmHWM"].split()[0]) << 10
     import resource  # exists only on POSIX

@@ -108,8 +108,10 @@ def main() -> int:
         "implementation": _core.get_implementation(),
     }
     if options.record:
-        RECORD.write_text(json.dumps({"versions": versions, "counts": counts}, indent=4) + "\n")
-    record = json.loads(RECORD.read_text())
+        RECORD.write_text(
+            json.dumps({"versions": versions, "counts": counts}, indent=4) + "\n", encoding="utf-8"
+        )
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
     print(f"recorded with {record['versions']}, counted with {versions}")
     failed = False
     for name, count in counts.items():

@@ -82,6 +82,7 @@ AVX2 void t5b_count_buckets_avx2(const t5b_scheme *scheme, const void *relative_
             const size_t length = streaming && whole > CHUNK_LENGTH ? CHUNK_LENGTH : whole;
             count_whole_vectors(&lanes, source, type, length, itemsize,
                                 streaming ? (unsigned char *)chunk : target);
+            END_AVX2();
             if (streaming)
                 stream_row(target, (const unsigned char *)chunk, length * itemsize);
             source += length * get_nbytes(type);

@@ -97,9 +97,9 @@ AVX2 static inline void widen_vector(__m256i bucket, size_t itemsize, void *item
 }
 
 /* count is a multiple of NUM_LANES; type is int32 or int64. */
-AVX2 static inline __attribute__((always_inline)) void
-count_sized(const lane_scheme *lanes, const unsigned char *source, t5b_integer type, size_t count,
-            size_t itemsize, unsigned char *items)
+AVX2 ALWAYS_INLINE void count_sized(const lane_scheme *lanes, const unsigned char *source,
+                                    t5b_integer type, size_t count, size_t itemsize,
+                                    unsigned char *items)
 {
     for (size_t i = 0; i < count; i += NUM_LANES) {
         const __m256i position = narrow_vector(source + i * get_nbytes(type), type);

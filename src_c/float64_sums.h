@@ -7,17 +7,18 @@
 
 #include "floats.h"
 #include "items.h"
+#include "processor.h"
 
 #define ADD_ITEMS(item_type, WIDEN) \
     { \
-        const item_type *restrict from = (const item_type *)items; \
+        const item_type *RESTRICT from = (const item_type *)items; \
         for (size_t i = 0; i < count; i++) \
             sum[i] += (double)WIDEN(from[i]); \
     }
 
 /* sum += items, in float64. The two do not overlap. */
 static inline void add_in_float64(t5b_float type, const void *items, size_t count,
-                                  double *restrict sum)
+                                  double *RESTRICT sum)
 {
     switch (type) {
     case T5B_FLOAT16: ADD_ITEMS(item16, widen_float16) break;

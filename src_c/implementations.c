@@ -4,10 +4,27 @@
  */
 #include "implementations.h"
 
-#if HAS_AVX2
+/* Every processor with AVX2 converts float16, but an emulator may hide it. */
+#if HAS_AVX2 && IS_MSVC_X64
+#include <intrin.h>
+
+static int has_avx2(void)
+{
+    enum { F16C_AVX_OSXSAVE = 7 << 27, AVX2_BIT = 1 << 5, XMM_YMM = 6 };
+    int most[4], basic[4], extended[4]; /* of eax, ebx, ecx, edx */
+
+    __cpuid(most, 0);
+    if (most[0] < 7)
+        return 0;
+    __cpuid(basic, 1);
+    __cpuidex(extended, 7, 0);
+    return (basic[2] & F16C_AVX_OSXSAVE) == F16C_AVX_OSXSAVE && (extended[1] & AVX2_BIT) &&
+           (_xgetbv(0) & XMM_YMM) == XMM_YMM; /* which the system saves */
+}
+
+#elif HAS_AVX2
 #include <cpuid.h>
 
-/* Every processor with AVX2 converts float16, but an emulator may hide it. */
 static int has_avx2(void)
 {
     unsigned int eax, ebx, ecx, edx;

@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
 #define MAY_ALIAS __attribute__((may_alias))
 #else
 #define MAY_ALIAS /* compilers without type-based alias analysis */

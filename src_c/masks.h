@@ -53,8 +53,8 @@ ALWAYS_INLINE void hide_keys(const t5b_pairs *pairs, const row_block *block, int
 #define EXPAND(item) \
     { \
         const item masked = masked_item ? *(const item *)masked_item : 0; \
-        item *restrict keep = (item *)mask->keep; \
-        item *restrict other = (item *)mask->other; \
+        item *RESTRICT keep = (item *)mask->keep; \
+        item *RESTRICT other = (item *)mask->other; \
         for (size_t i = 0; i < count; i++) { \
             keep[i] = (item)(0 - (item)visible[i]); \
             other[i] = (item)~keep[i] & masked; \

@@ -5,6 +5,7 @@
 #include "floats.h"
 #include "implementations.h"
 #include "items.h"
+#include "processor.h"
 
 /* Without it, the loop counter limits a loop of two loads, a sum and a store. */
 #if defined(__GNUC__) && !defined(__clang__)
@@ -15,8 +16,8 @@
 
 #define ADD(item_type, WIDEN, NARROW) \
     { \
-        item_type *restrict to = (item_type *)sum; \
-        const item_type *restrict from = (const item_type *)addend; \
+        item_type *RESTRICT to = (item_type *)sum; \
+        const item_type *RESTRICT from = (const item_type *)addend; \
         UNROLL \
         for (size_t i = 0; i < count; i++) \
             to[i] = NARROW(WIDEN(to[i]) + WIDEN(from[i])); \
@@ -80,6 +81,7 @@ AVX2 void t5b_add_items_avx2(t5b_float type, void *sum, const void *addend, size
         ADD_VECTORS(add_float16)
     else if (type == T5B_BFLOAT16)
         ADD_VECTORS(add_bfloat16)
+    END_AVX2();
     add_items(type, (unsigned char *)sum + i * get_float_nbytes(type),
               (const unsigned char *)addend + i * get_float_nbytes(type), count - i);
 }

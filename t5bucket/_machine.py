@@ -15,7 +15,7 @@ MEMORY_LIMIT_V1 = (
     "/sys/fs/cgroup/memory/memory.usage_in_bytes",
 )
 CPU_CACHES = "/sys/devices/system/cpu/cpu0/cache"
-# Where the system does not tell: most last-level caches are not smaller.
+# Where the system does not tell (macOS, Windows): most last-level caches are not smaller.
 DEFAULT_CACHE_NBYTES = 8 << 20
 
 

@@ -168,7 +168,8 @@ def write_apt_configuration(folder: Path) -> Path:
         Dir::Cache "{folder}";
         Dir::Etc::sourcelist "{sources}";
         Dir::Etc::sourceparts "/dev/null";
-        """
+        """,
+        encoding="utf-8",
     )
     return configuration
 
@@ -183,7 +184,7 @@ def unpack_python(target: Path) -> None:
         for package in sorted(Path(folder).glob("*.deb")):
             run(["dpkg", "-x", package, target])
     python = target / "usr/bin/python"
-    python.write_text(PYTHON)
+    python.write_text(PYTHON, encoding="utf-8")
     python.chmod(0o755)
 
 

@@ -170,7 +170,7 @@ def calls_of_bias() -> Iterator[Case]:
 
 def calls_of_files(folder: Path) -> Iterator[Case]:
     """List calls that read files."""
-    (folder / "config.json").write_text(json.dumps({"rel_pos_bins": 32}))
+    (folder / "config.json").write_text(json.dumps({"rel_pos_bins": 32}), encoding="utf-8")
     np.save(folder / "table.npy", WEIGHT)
     np.savez_compressed(folder / "table.npz", table=WEIGHT)
     entry = {"dtype": "F32", "shape": [32, 4], "data_offsets": [0, WEIGHT.nbytes]}
@@ -178,7 +178,7 @@ def calls_of_files(folder: Path) -> Iterator[Case]:
     content = len(header).to_bytes(8, "little") + header + WEIGHT.tobytes()
     (folder / "table.safetensors").write_bytes(content)
     index = {"weight_map": {"table": "table.safetensors"}}
-    (folder / "table.index.json").write_text(json.dumps(index))
+    (folder / "table.index.json").write_text(json.dumps(index), encoding="utf-8")
     listed = struct.pack("<Q5sI2QIQ", 5, b"table", 2, 4, 32, 0, 0)
     head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + listed
     (folder / "table.gguf").write_bytes(head + bytes(-len(head) % 32) + WEIGHT.tobytes())
@@ -272,8 +272,8 @@ class Growth(NamedTuple):
 
 
 def count_entries(folder: str) -> int:
-    """Count what is in a folder of the system; 0 if it has none."""
-    return len([*Path(folder).iterdir()]) if Path(folder).exists() else 0
+    """Count what is in a folder of Linux; 0 elsewhere."""
+    return len([*Path(folder).iterdir()]) if sys.platform == "linux" else 0
 
 
 def count_threads(at_most: int = 0) -> int:
@@ -287,11 +287,12 @@ def count_threads(at_most: int = 0) -> int:
 
 
 def resident_nbytes() -> int:
-    """Bytes of memory that this process uses; 0 where the system does not tell."""
-    path = Path("/proc/self/statm")
-    if not path.exists():
+    """Bytes of memory that this process uses; 0 where the system is not Linux."""
+    if sys.platform != "linux":
         return 0
-    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf(
+        "SC_PAGESIZE"
+    )
 
 
 def count_references() -> int:

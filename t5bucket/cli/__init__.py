@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -31,11 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
     except UsageError as error:
         return _fail(error, USAGE)
-    except BrokenPipeError:  # the reader has seen enough; Python would complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except BrokenPipeError:
+        return _stop_printing()
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
-        return _fail(error, FAILED)
+        return _stop_printing() if _has_lost_reader(error) else _fail(error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -50,6 +50,22 @@ def _run(arguments: Sequence[str] | None) -> int:
     signal.signal(signal.SIGTERM, _terminate)  # exit in a way that removes unfinished files
     options.run(options)
     return OK
+
+
+def _has_lost_reader(error: Exception) -> bool:
+    """Whether this is Windows's error for a broken pipe; an error of a file has its name."""
+    return (
+        sys.platform == "win32"
+        and isinstance(error, OSError)
+        and error.errno == errno.EINVAL
+        and error.filename is None
+    )
+
+
+def _stop_printing() -> int:
+    """Leave: the reader has seen enough. Python would complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
 
 
 def _fail(error: Exception, code: int) -> int:

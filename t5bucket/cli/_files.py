@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,7 +47,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Map a new file to be filled, as `whole_file`.
+    """Map a new file to be filled, as `whole_file`; the array ends with the block.
 
     Raises
     ------
@@ -60,9 +61,9 @@ def new_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterato
         if 0 in shape:  # an empty file cannot be mapped, and needs no items
             yield allocate(shape, dtype)
         else:
-            mapped = np.memmap(file, np.uint8, "r+", begin)
-            yield mapped.view(dtype).reshape(shape)
-            mapped.flush()
+            with mmap.mmap(file.fileno(), 0) as memory:  # closed: Windows renames no open file
+                yield np.ndarray(shape, dtype, memory, begin)
+                memory.flush()
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def _reserve(file: IO[bytes], path: Path, begin: int, nbytes: int) -> None:
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), begin, nbytes)
-        else:  # macOS
+        else:  # macOS and Windows
             zeros = bytes(1 << 20)
             for written in range(0, nbytes, len(zeros)):
                 file.write(zeros[: nbytes - written])

@@ -131,7 +131,7 @@ def write_json(path: Path | None, **results: list[dict[str, Any]]) -> None:
     """Write what was measured, and on what, if there is a path."""
     if path is not None:
         with whole_file(path) as partial_path:
-            partial_path.write_text(make_json(**results) + "\n")
+            partial_path.write_text(make_json(**results) + "\n", encoding="utf-8")
 
 
 def make_json(**results: list[dict[str, Any]]) -> str:

@@ -51,7 +51,7 @@ def measure_briefly(out: Path, *options: str) -> tuple[str, dict[str, Any]]:
 def read(result: subprocess.CompletedProcess[str], out: Path) -> tuple[str, dict[str, Any]]:
     """Return what was printed and what was written."""
     assert result.returncode == 0, result.stderr
-    return result.stdout, json.loads(out.read_text())
+    return result.stdout, json.loads(out.read_text(encoding="utf-8"))
 
 
 def test_the_report_measures_a_row_and_writes_the_results(tmp_path: Path) -> None:

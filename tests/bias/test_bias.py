@@ -414,7 +414,7 @@ def test_weights_beyond_the_kernels_offsets_are_refused(monkeypatch: pytest.Monk
 def test_matrix_at_of_consecutive_positions_is_matrix() -> None:
     bias = tb.RelativeAttentionBias(random_weight(32, 3, np.float32), tb.Buckets())
     for start in (0, 2**63 - 2000, -(2**63), 2**31 - 700):
-        query, key = start + np.arange(300), start + np.arange(1400)
+        query, key = (start + np.arange(n, dtype=np.int64) for n in (300, 1400))
         assert np.array_equal(bits(bias.matrix_at(query, key)), bits(bias.matrix(300, 1400)))
 
 

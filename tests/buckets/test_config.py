@@ -32,7 +32,7 @@ def test_dict_object_and_file_agree(
 ) -> None:
     expected = tb.Buckets(*settings)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     for form in (config, SimpleNamespace(**config), path, str(path), tmp_path):
         assert tb.Buckets.from_config(form) == expected
 
@@ -98,7 +98,7 @@ OTHER = {"model_type": "encodec", "hidden_size": 3, "ratios": [8, 5], "id2label"
     ],
 )
 def test_the_part_that_has_buckets_is_found(config: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     as_objects = json.loads(json.dumps(config), object_hook=lambda part: SimpleNamespace(**part))
     for form in (config, as_objects, tmp_path):
         assert tb.Buckets.from_config(form) == tb.Buckets(64, 256)
@@ -175,7 +175,7 @@ def test_the_part_of_a_tensor_is_told_by_its_name_and_kind(
     shape = (2, 64) if tensor.startswith("rel_pos") else (64, 2)
     tables: Any = {tensor: np.ones(shape, np.float32)}
     np.savez(tmp_path / "model.npz", **tables)
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     load = tb.RelativeAttentionBias.load
     if max_distance is None:
         match = r"one part with the buckets of .*, got encoder \(64, 256, True\), lm .*config\.json"
@@ -192,7 +192,7 @@ def test_an_encoder_is_bidirectional_whatever_its_models_configuration_says(
         f"{stack}.{NAME}": np.ones((64, 2), np.float32) for stack in ("encoder", "decoder")
     }
     np.savez(tmp_path / "model.npz", **tables)
-    (tmp_path / "config.json").write_text(json.dumps(T5 | {"is_decoder": True}))
+    (tmp_path / "config.json").write_text(json.dumps(T5 | {"is_decoder": True}), encoding="utf-8")
     load = tb.RelativeAttentionBias.load
     assert load(tmp_path, tensor="encoder").buckets.bidirectional
     assert not load(tmp_path, tensor="decoder").buckets.bidirectional
@@ -201,7 +201,7 @@ def test_an_encoder_is_bidirectional_whatever_its_models_configuration_says(
 def test_a_decoders_configuration_says_how_many_rows_are_enough(tmp_path: Path) -> None:
     np.save(tmp_path / "table.npy", np.ones((2, 1)))
     config = {"relative_attention_num_buckets": 2, "is_decoder": True}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert tb.RelativeAttentionBias.load(tmp_path).buckets == tb.Buckets(2, 128, False)
 
 
@@ -267,7 +267,7 @@ def test_mpnets_scheme_is_fixed_in_its_code(tmp_path: Path) -> None:
     config = {"model_type": "mpnet", **T5, "is_decoder": True}
     assert tb.Buckets.from_config(config) == tb.Buckets(32, 128)
     np.save(tmp_path / "table.npy", np.ones((64, 2)))
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ValueError, match=r"as the model of .*config\.json, 32, got 64 in 'table'"):
         tb.RelativeAttentionBias.load(tmp_path)
 

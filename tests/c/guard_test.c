@@ -15,10 +15,9 @@
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "bits.h"
+#include "pages.h"
 #include "t5bucket.h"
 
 enum {
@@ -47,16 +46,14 @@ typedef struct buffer {
 
 static arena make_arena(size_t nbytes)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = get_page_nbytes();
     arena result;
     unsigned char *all;
 
     result.nbytes = (nbytes + page - 1) / page * page;
-    all = mmap(NULL, result.nbytes + 2 * page, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert(all != MAP_FAILED);
-    assert(mprotect(all, page, PROT_NONE) == 0);
-    assert(mprotect(all + page + result.nbytes, page, PROT_NONE) == 0);
+    all = allocate_pages(result.nbytes + 2 * page);
+    forbid_page(all, page);
+    forbid_page(all + page + result.nbytes, page);
     result.memory = all + page;
     return result;
 }

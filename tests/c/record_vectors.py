@@ -289,4 +289,4 @@ def write_header() -> str:
 
 
 if __name__ == "__main__":
-    HEADER.write_text(write_header())
+    HEADER.write_text(write_header(), encoding="utf-8")

@@ -29,7 +29,7 @@ bench.ROWS = [row for row in bench.ROWS if {rows}]
 """
     result = run(script, "--json", out)
     assert result.returncode == 0, result.stderr
-    return result.stdout, json.loads(out.read_text())
+    return result.stdout, json.loads(out.read_text(encoding="utf-8"))
 
 
 def test_bench_measures_rows_and_writes_the_results(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def test_a_dry_run_of_a_missing_folder_fails(
     out: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bias", "--dry-run", "--out", str(tmp_path / "no" / "x.npy")]) == 1
-    assert "No such file" in capsys.readouterr().err
+    message = "[WinError 2]" if sys.platform == "win32" else "No such file"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -189,14 +191,14 @@ def test_free_memory_is_that_of_the_system_and_of_the_group(
     monkeypatch.setattr(_machine, "MEMORY", str(memory))
     monkeypatch.setattr(_machine, "MEMORY_LIMIT", (str(limit), str(used)))
     monkeypatch.setattr(_machine, "MEMORY_LIMIT_V1", ("/nowhere", "/nowhere"))
-    memory.write_text("MemTotal:  9 kB\nMemAvailable:  5 kB\n")
+    memory.write_text("MemTotal:  9 kB\nMemAvailable:  5 kB\n", encoding="utf-8")
     assert _machine.available_memory_nbytes() == 5 << 10
-    limit.write_text("max\n")
-    used.write_text("100\n")
+    limit.write_text("max\n", encoding="utf-8")
+    used.write_text("100\n", encoding="utf-8")
     assert _machine.available_memory_nbytes() == 5 << 10
-    limit.write_text("1000\n")
+    limit.write_text("1000\n", encoding="utf-8")
     assert _machine.available_memory_nbytes() == 900
-    limit.write_text("10\n")
+    limit.write_text("10\n", encoding="utf-8")
     assert _machine.available_memory_nbytes() == 0
 
 
@@ -206,7 +208,7 @@ def test_the_name_of_a_processor_is_found_or_empty(
     path = tmp_path / "cpuinfo"
     monkeypatch.setattr(_machine, "CPU_NAMES", str(path))
     assert _machine.read_processor_name() == ""
-    path.write_text("processor : 0\n")
+    path.write_text("processor : 0\n", encoding="utf-8")
     assert _machine.read_processor_name() == ""
-    path.write_text("processor : 0\nmodel name\t: A: B\nmodel name : C\n")
+    path.write_text("processor : 0\nmodel name\t: A: B\nmodel name : C\n", encoding="utf-8")
     assert _machine.read_processor_name() == "A: B"

@@ -241,6 +241,7 @@ def end(arguments: list[str]) -> object:
         return exit_.code
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 def test_help_into_a_closed_pipe_ends_quietly() -> None:
     command = f"'{sys.executable}' -m t5bucket bias --help | true; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
@@ -281,7 +282,7 @@ def test_a_shell_completes_commands_options_and_choices() -> None:
 def test_the_marker_of_argcomplete_stands_at_the_top_of_the_program() -> None:
     package = Path(_parser.__file__).parent
     for path in (package / "__init__.py", package.parent / "__main__.py"):
-        assert "# PYTHON_ARGCOMPLETE_OK\n" in path.read_text()[:1024]
+        assert "# PYTHON_ARGCOMPLETE_OK\n" in path.read_text(encoding="utf-8")[:1024]
 
 
 def test_without_argcomplete_a_shell_gets_no_answer_and_the_program_runs(

@@ -25,7 +25,9 @@ def public_names() -> list[str]:
     """Read what modules export: nothing has to be installed."""
     found = []
     for path in MODULES:
-        (names,) = re.findall(r"^__all__ = (\[.*?\])", path.read_text(), re.DOTALL | re.MULTILINE)
+        (names,) = re.findall(
+            r"^__all__ = (\[.*?\])", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        )
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         found += [f"{module}.{name}" for name in ast.literal_eval(names)]
     return found

@@ -34,7 +34,7 @@ def masks(call: Callable[..., Any]) -> list[Case]:
         (lambda: call(mask=np.ones((2, 1, 4, 1, 5))[0]), ValueError, "mask must broadcast to"),
         (lambda: call(mask=np.ones((0, 5), bool)), ValueError, "mask must broadcast to"),
         (
-            lambda: call(mask=np.ones(5, int)),
+            lambda: call(mask=np.ones(5, np.int64)),
             TypeError,
             "mask must be boolean (true = attend) or additive floats, got dtype int64",
         ),
@@ -268,7 +268,7 @@ GRADIENTS: list[Case] = [
                 "gradient must have dtype float32, got float64",
             ),
             (
-                lambda call=call: call(np.ones((2, 4, 5), int)),
+                lambda call=call: call(np.ones((2, 4, 5), np.int64)),
                 TypeError,
                 "gradient must have dtype float32, got int64",
             ),

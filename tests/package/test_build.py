@@ -32,7 +32,9 @@ STALE_FOLDERS = [
     f"build/bdist.{sysconfig.get_platform()}/wheel",
 ]
 
-pytestmark = pytest.mark.skipif(not shutil.which("sh"), reason="needs a POSIX shell")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32" or not shutil.which("sh"), reason="needs a POSIX shell"
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (copy / folder / "t5bucket").mkdir(parents=True)
         (copy / folder / "t5bucket" / "stale.py").touch()
     compiler = copy / "compiler"
-    compiler.write_text(COMPILER)
+    compiler.write_text(COMPILER, encoding="utf-8")
     compiler.chmod(0o755)
     return copy
 
@@ -75,7 +77,9 @@ def build_wheel(source: Path, folder: Path, **variables: str) -> tuple[list[str]
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    calls = [shlex.split(line) for line in (folder / "log").read_text().splitlines()]
+    calls = [
+        shlex.split(line) for line in (folder / "log").read_text(encoding="utf-8").splitlines()
+    ]
     return names, [call for call in calls if "-c" in call]
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from package import FRAMEWORKS, MODULES
 
-# What Windows's Python lacks. The standard library's own modules, and NumPy, are imported before:
-# they have chosen their ways by then.
+# What the Python of Windows lacks, and that of macOS in part; neither has /proc or /sys. The
+# standard library's own modules, and NumPy, are imported before: they have chosen their ways by
+# then.
 SCRIPT = """
 import importlib, os, signal, sys
-import argparse, ctypes, multiprocessing, platform, shutil, subprocess, tempfile, tracemalloc
+import argparse, builtins, ctypes, multiprocessing
+import platform, shutil, subprocess, tempfile, tracemalloc
 import numpy
 for name in {needed}:
     importlib.import_module(name)
@@ -21,6 +23,13 @@ for name in {modules}:
 for module, names in ((os, {os_names}), (signal, {signal_names})):
     for name in names:
         vars(module).pop(name, None)
+def hide_folders_of_linux(function):
+    def hidden(path, *arguments, **options):
+        if str(path).startswith(("/proc/", "/sys/")):
+            raise FileNotFoundError(path)
+        return function(path, *arguments, **options)
+    return hidden
+builtins.open, os.listdir = map(hide_folders_of_linux, (open, os.listdir))
 """
 MODULES_OF_POSIX = [
     "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty",
@@ -104,3 +113,18 @@ sys.exit(main(sys.argv[1:]))
 """
     assert run_without_posix(code, *arguments, needed=needed, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == paths
+
+
+def test_defaults_serve_where_the_system_tells_nothing(tmp_path: Path) -> None:
+    code = """
+import numpy as np, t5bucket as tb
+from t5bucket import _machine, _writing
+assert _machine.available_cpus() == os.cpu_count()
+assert _machine.available_memory_nbytes() is None
+assert _machine.read_processor_name() == ""
+assert _machine.CACHE_NBYTES == 2 * _writing.STREAM_NBYTES == 8 << 20
+bias = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
+assert (bias.matrix(800, 800) == 1).all()  # streamed
+print(bias.add_to(bias.matrix(800, 800)).sum())
+"""
+    assert float(run_without_posix(code, needed=[], folder=tmp_path)) == 2 * 12 * 800**2

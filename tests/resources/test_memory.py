@@ -142,7 +142,7 @@ def too_large_calls(
 
 def limit_address_space(nbytes: int) -> None:
     """Let this process grow by so much."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     limit = pages * resource.getpagesize() + nbytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

@@ -142,7 +142,7 @@ def test_the_default_is_what_affinity_allows(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_default_is_what_the_control_group_allows(
     quota: str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
+    (tmp_path / "cpu.max").write_text(quota, encoding="utf-8")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
     monkeypatch.setattr(_machine, "CPU_QUOTA", str(tmp_path / "cpu.max"))
     monkeypatch.setattr(_machine, "CPU_QUOTA_V1", "/nowhere")
@@ -153,8 +153,8 @@ def test_the_default_is_what_the_control_group_allows(
 def test_the_first_version_of_control_groups_is_read_too(
     quota: str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "quota").write_text(quota)
-    (tmp_path / "period").write_text("100000\n")
+    (tmp_path / "quota").write_text(quota, encoding="utf-8")
+    (tmp_path / "period").write_text("100000\n", encoding="utf-8")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
     monkeypatch.setattr(_machine, "CPU_QUOTA", "/nowhere")
     monkeypatch.setattr(_machine, "CPU_QUOTA_V1", str(tmp_path / "quota"))
@@ -166,8 +166,8 @@ def test_the_last_level_cache_belongs_to_one_processor(tmp_path: Path) -> None:
     for index, (level, size) in enumerate([(1, "32K"), (1, "48K"), (3, "16M"), (2, "512K")]):
         folder = tmp_path / f"index{index}"
         folder.mkdir()
-        (folder / "level").write_text(f"{level}\n")
-        (folder / "size").write_text(f"{size}\n")
+        (folder / "level").write_text(f"{level}\n", encoding="utf-8")
+        (folder / "size").write_text(f"{size}\n", encoding="utf-8")
     assert _machine.read_cache_nbytes(str(tmp_path)) == 16 << 20
     assert _machine.read_cache_nbytes(str(tmp_path / "missing")) == 8 << 20
 
@@ -184,7 +184,7 @@ def test_a_bad_environment_setting_is_refused(
     assert BIAS.matrix(8, 8).shape == (12, 8, 8)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_worker_process_uses_one_thread_and_agrees(
     method: str, monkeypatch: pytest.MonkeyPatch
@@ -265,13 +265,15 @@ def test_many_python_threads_share_objects() -> None:
 
 
 LONG_CALL = """
-import signal, sys, time, numpy as np, t5bucket as tb
+import signal, sys, threading, time, numpy as np, t5bucket as tb
 from numpy.lib.stride_tricks import as_strided
 bias = tb.RelativeAttentionBias(np.ones((32, 1), np.float32), tb.Buckets())
 # Scores of 60,000 sequences, all the same 4 MB: several seconds.
 out = as_strided(np.zeros((1024, 1024), np.float32), (60_000, 1, 1024, 1024), (0, 0, 4096, 4))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 print("ready", flush=True)
+if sys.platform == "win32":  # no process sends another one a signal
+    threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
 try:
     bias.add_to(out, num_threads=int(sys.argv[1]))
 except KeyboardInterrupt:
@@ -287,5 +289,6 @@ def test_ctrl_c_ends_a_long_call_within_a_second(num_threads: int) -> None:
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.5)
         begin = time.monotonic()  # a clock that processes share
-        process.send_signal(signal.SIGINT)
+        if sys.platform != "win32":
+            process.send_signal(signal.SIGINT)
         assert float(process.stdout.readline()) - begin < 1

@@ -71,4 +71,4 @@ def save_gguf(
 
 
 def write_config(folder: Path, **settings: Any) -> None:
-    (folder / "config.json").write_text(json.dumps(CONFIG | settings))
+    (folder / "config.json").write_text(json.dumps(CONFIG | settings), encoding="utf-8")

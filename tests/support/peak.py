@@ -10,7 +10,9 @@ RESET = Path("/proc/self/clear_refs")
 
 
 def _read(name: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    line = next(
+        line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(name)
+    )
     return int(line.split()[1]) << 10
 
 
@@ -20,7 +22,7 @@ def growth(function: Callable[[], Any]) -> int:
     Call the function once before, so that memory that the allocator keeps does not count.
     """
     gc.collect()
-    RESET.write_text("5")
+    RESET.write_text("5", encoding="utf-8")
     before = _read("VmRSS")
     function()
     return _read("VmHWM") - before

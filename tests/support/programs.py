@@ -14,9 +14,10 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 NAME = "program.py"
+CONTEXT: Any = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
 
 
 class Finished(NamedTuple):
@@ -52,7 +53,9 @@ class Runner:
         print(folder, file=self._server.stdin, flush=True)
         returncode = int(self._server.stdout.readline())
         return Finished(
-            returncode, (folder / "stdout").read_text(), (folder / "stderr").read_text()
+            returncode,
+            (folder / "stdout").read_text(encoding="utf-8"),
+            (folder / "stderr").read_text(encoding="utf-8"),
         )
 
 
@@ -82,7 +85,7 @@ def main() -> None:
         folder = Path(line.rstrip("\n"))
         import_once((folder / NAME).read_text(encoding="utf-8"))
         # Such a process ends by `os._exit`: freeing all that was imported takes over a second.
-        process = multiprocessing.get_context("fork").Process(target=run_here, args=(folder,))
+        process = CONTEXT.Process(target=run_here, args=(folder,))
         process.start()
         process.join()
         print(process.exitcode, flush=True)

@@ -108,8 +108,10 @@ def read_column(text: str, version: str) -> dict[str, str]:
 
 def main() -> None:
     if sys.argv[1:2] == ["write"]:
-        head, _, tail = re.split(f"({BEGIN}|{END})", SUPPORT.read_text())[::2]
-        SUPPORT.write_text(f"{head}{BEGIN}{write_table(json.loads(sys.argv[2]))}{END}{tail}")
+        head, _, tail = re.split(f"({BEGIN}|{END})", SUPPORT.read_text(encoding="utf-8"))[::2]
+        SUPPORT.write_text(
+            f"{head}{BEGIN}{write_table(json.loads(sys.argv[2]))}{END}{tail}", encoding="utf-8"
+        )
         return
     transformers.logging.set_verbosity_error()
     sys.modules["t5bucket.transformers._t5"].MIN_NBYTES = 0  # type: ignore[attr-defined]

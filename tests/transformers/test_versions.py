@@ -20,7 +20,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_the_table_of_versions_is_true_for_this_one(family: str) -> None:
-    column = read_column(SUPPORT.read_text(), transformers.__version__)
+    column = read_column(SUPPORT.read_text(encoding="utf-8"), transformers.__version__)
     assert find_cell(family) == column[family]
 
 

@@ -54,7 +54,7 @@ def test_a_wrong_value_of_a_configuration_is_named_with_its_file(
 ) -> None:
     path = tmp_path / "config.json"
     distance = f'"relative_attention_max_distance": {value}'
-    path.write_text(f'{{"relative_attention_num_buckets": 32, {distance}}}')
+    path.write_text(f'{{"relative_attention_num_buckets": 32, {distance}}}', encoding="utf-8")
     np.save(tmp_path / "x.npy", make_weight())
     loading: list[Any] = [lambda: load(tmp_path / "x.npy"), lambda: load(tmp_path)]
     reading: list[Any] = [lambda: from_config(path), lambda: from_config(tmp_path)]
@@ -68,7 +68,7 @@ def test_a_wrong_value_of_a_configuration_is_named_with_its_file(
 @pytest.mark.parametrize("value", ["32.0", '"32"', "[]"])
 def test_a_number_of_buckets_that_is_no_integer_is_refused(value: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(f'{{"relative_attention_num_buckets": {value}}}')
+    path.write_text(f'{{"relative_attention_num_buckets": {value}}}', encoding="utf-8")
     np.save(tmp_path / "x.npy", make_weight())
     calls: list[Any] = [lambda: load(tmp_path), lambda: from_config(path)]
     for call in calls:
@@ -81,7 +81,7 @@ def test_a_number_of_buckets_that_no_model_has_is_refused_at_once(
     value: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.json"
-    path.write_text(f'{{"relative_attention_num_buckets": {value}}}')
+    path.write_text(f'{{"relative_attention_num_buckets": {value}}}', encoding="utf-8")
     with pytest.raises((TypeError, ValueError), match=rf"^num_buckets must be .* in {path}$"):
         from_config(path)
 
@@ -152,7 +152,10 @@ def test_letters_that_cannot_be_printed_are_escaped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["safetensors", "npy", "npz", "bin", "gguf"])
 def test_a_pointer_of_git_lfs_is_no_damaged_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"x.{suffix}"
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345678\n")
+    path.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345678\n",
+        encoding="utf-8",
+    )
     if suffix == "bin":
         pytest.importorskip("torch")
     with pytest.raises(ValueError, match=r"it is a pointer of Git LFS: .* git lfs pull"):
@@ -187,12 +190,17 @@ def test_a_repeated_key_is_named_with_its_file(tmp_path: Path) -> None:
     paths.append(tmp_path / "x.gguf")
     paths[-1].write_bytes(gguf_file((T5, 0), (T5, 0)))
     paths.append(tmp_path / "x.index.json")
-    paths[-1].write_text(f'{{"weight_map": {{"{T5}": "a.bin", "{T5}": "b.bin"}}}}')
+    paths[-1].write_text(
+        f'{{"weight_map": {{"{T5}": "a.bin", "{T5}": "b.bin"}}}}', encoding="utf-8"
+    )
     for path in paths:
         with pytest.raises(ValueError, match=rf"got {path} .*it has '{T5}' twice"):
             load(path)
     config = tmp_path / "config.json"
-    config.write_text('{"relative_attention_num_buckets": 8, "relative_attention_num_buckets": 9}')
+    config.write_text(
+        '{"relative_attention_num_buckets": 8, "relative_attention_num_buckets": 9}',
+        encoding="utf-8",
+    )
     message = rf"config must be a JSON file, got {config} \(it has 'relative_\w+' twice\)"
     with pytest.raises(ValueError, match=message):
         from_config(config)
@@ -214,7 +222,7 @@ def test_names_that_nested_dicts_share_are_refused(tmp_path: Path) -> None:
 def test_a_header_of_millions_of_values_takes_no_memory(filling: str, tmp_path: Path) -> None:
     many = filling * (1 << 22)
     path = write_safetensors(tmp_path / "x.safetensors", f'{{"x": [{many} 0]}}')
-    (tmp_path / "config.json").write_text(f'{{"x": [{many} 0]}}')
+    (tmp_path / "config.json").write_text(f'{{"x": [{many} 0]}}', encoding="utf-8")
     tracemalloc.start()
     for call in (lambda: load(path), lambda: from_config(tmp_path)):
         with pytest.raises(ValueError, match=r"it has up to \d+ values, more than 2097152"):

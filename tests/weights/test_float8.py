@@ -72,7 +72,7 @@ def test_a_scale_that_the_index_does_not_list_is_found_in_the_tables_shard(tmp_p
     state = {f"{STEM}.weight": every_float8(DTYPES[1]), f"{STEM}.weight_scale": torch.tensor(3.0)}
     save_safetensors(tmp_path / "a.safetensors", state)
     index = {"weight_map": {f"{STEM}.weight": "a.safetensors"}}
-    (tmp_path / "x.index.json").write_text(json.dumps(index))
+    (tmp_path / "x.index.json").write_text(json.dumps(index), encoding="utf-8")
     expected = load(tmp_path / "a.safetensors").weight
     assert np.array_equal(load(tmp_path / "x.index.json").weight, expected, equal_nan=True)
 
@@ -83,7 +83,7 @@ def test_a_scale_in_another_shard_is_found_by_the_index(tmp_path: Path) -> None:
     )
     save_safetensors(tmp_path / "b.safetensors", {f"{STEM}.weight_scale": torch.tensor(3.0)})
     files = {f"{STEM}.weight": "a.safetensors", f"{STEM}.weight_scale": "b.safetensors"}
-    (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": files}))
+    (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": files}), encoding="utf-8")
     assert load(tmp_path / "x.index.json").weight.min() == 3
 
 

@@ -38,7 +38,7 @@ def sharded(tmp_path: Path) -> Path:
 
 def write_index(folder: Path, weight_map: Any) -> Path:
     path = folder / "model.safetensors.index.json"
-    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8")
     return path
 
 
@@ -59,7 +59,7 @@ def test_a_folder_is_the_weights_and_the_configuration_in_it(
 ) -> None:
     save(tmp_path / name, tensors())
     write_config(tmp_path)
-    (tmp_path / "generation_config.json").write_text("{")
+    (tmp_path / "generation_config.json").write_text("{", encoding="utf-8")
     bias = load(tmp_path, tensor="encoder")
     assert np.array_equal(bias.weight, make_weight())
     assert bias.buckets == tb.Buckets(32, 77)
@@ -86,7 +86,9 @@ def test_an_index_of_a_variant_is_found(tmp_path: Path) -> None:
 
 
 def test_only_the_shard_with_the_table_is_opened(sharded: Path) -> None:
-    files = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    files = json.loads((sharded / "model.safetensors.index.json").read_text(encoding="utf-8"))[
+        "weight_map"
+    ]
     for name, file in files.items():
         if name != T5:
             (sharded / file).write_bytes(b"damaged")
@@ -111,7 +113,7 @@ def test_a_complete_file_wins_over_an_index_without_its_shards(tmp_path: Path) -
     assert load(tmp_path).weight[0, 0] == 3
     save_pytorch(tmp_path / "pytorch_model.bin", {T5: tensors()[T5] + 5})
     assert load(tmp_path).weight[0, 0] == 5
-    index.write_text("{")
+    index.write_text("{", encoding="utf-8")
     assert load(tmp_path).weight[0, 0] == 5
 
 
@@ -126,7 +128,7 @@ def test_a_complete_file_wins_under_other_names_too(tmp_path: Path) -> None:
 
 
 def test_other_files_named_index_are_no_checkpoints(tmp_path: Path) -> None:
-    (tmp_path / "vocabulary.index.json").write_text('{"a": 3}')
+    (tmp_path / "vocabulary.index.json").write_text('{"a": 3}', encoding="utf-8")
     save_safetensors(tmp_path / "t5.safetensors", {T5: tensors()[T5]})
     assert load(tmp_path).num_heads == 2
 
@@ -145,7 +147,9 @@ def test_part_of_a_composite_model_has_its_own_settings(tmp_path: Path) -> None:
     np.savez(tmp_path / "model.npz", **{f"text_encoder.{T5}": make_weight()})
     t5 = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 55}
     other = t5 | {"relative_attention_max_distance": 66}
-    (tmp_path / "config.json").write_text(json.dumps({"text_encoder": t5, "audio": other}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"text_encoder": t5, "audio": other}), encoding="utf-8"
+    )
     assert load(tmp_path).buckets == tb.Buckets(32, 55)
     np.savez(tmp_path / "model.npz", **{T5: make_weight()})
     with pytest.raises(ValueError, match=r"config must have one part with .*text_encoder"):
@@ -202,7 +206,9 @@ def test_a_pipelines_folder_names_its_parts(tmp_path: Path) -> None:
 
 
 def test_a_missing_shard_is_named(sharded: Path) -> None:
-    files = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    files = json.loads((sharded / "model.safetensors.index.json").read_text(encoding="utf-8"))[
+        "weight_map"
+    ]
     (sharded / files[T5]).unlink()
     with pytest.raises(FileNotFoundError, match=files[T5]) as caught:
         load(sharded, tensor="encoder")
@@ -212,7 +218,9 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
 
 
 def test_a_damaged_shard_is_named(sharded: Path) -> None:
-    files = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    files = json.loads((sharded / "model.safetensors.index.json").read_text(encoding="utf-8"))[
+        "weight_map"
+    ]
     (sharded / files[T5]).write_bytes(b"damaged")
     with pytest.raises(
         ValueError, match=f"^path must be a sound .safetensors file, got .*{files[T5]}"
@@ -221,7 +229,9 @@ def test_a_damaged_shard_is_named(sharded: Path) -> None:
 
 
 def test_a_shard_that_lacks_its_tensor_is_named(sharded: Path) -> None:
-    files = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    files = json.loads((sharded / "model.safetensors.index.json").read_text(encoding="utf-8"))[
+        "weight_map"
+    ]
     write_index(sharded, {T5: files["shared.weight"]})
     with pytest.raises(ValueError, match=f"{files['shared.weight']} must have '{T5}'"):
         load(sharded)
@@ -252,7 +262,7 @@ def test_an_index_leads_to_files_next_to_it_alone(file: Any, tmp_path: Path) -> 
     for path in (tmp_path / "secret.safetensors", folder / "sub" / "model.safetensors"):
         save_safetensors(path, {T5: tensors()[T5]})
     write_index(folder, {T5: file})
-    (folder / "other.index.json").write_text("{}")
+    (folder / "other.index.json").write_text("{}", encoding="utf-8")
     index = folder / "model.safetensors.index.json"
     with pytest.raises(ValueError, match=f"must be in a file next to {index}, got "):
         load(index)
@@ -272,7 +282,7 @@ def test_texts_of_files_are_shortened_in_messages(tmp_path: Path) -> None:
     messages.append(str(caught.value))
     np.save(tmp_path / "x.npy", make_weight())
     for config in ({KEY: long}, {"a": {KEY: long}, "b": {KEY: 3}}):
-        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
         with pytest.raises((TypeError, ValueError), match=r"must (have|be)") as refused:
             load(tmp_path / "x.npy")
         messages.append(str(refused.value))
@@ -306,7 +316,9 @@ def test_a_link_out_of_the_folder_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(sharded: Path) -> None:
-    files = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    files = json.loads((sharded / "model.safetensors.index.json").read_text(encoding="utf-8"))[
+        "weight_map"
+    ]
     (sharded / files[T5]).rename(sharded.parent / "elsewhere")
     (sharded / files[T5]).symlink_to("../elsewhere")
     with pytest.raises(ValueError, match=f"^{sharded / files[T5]} must not be a link out of its"):
@@ -314,7 +326,9 @@ def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(sharded: Path) -> N
 
 
 def test_links_within_the_folder_and_to_the_folder_are_followed(sharded: Path) -> None:
-    files = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    files = json.loads((sharded / "model.safetensors.index.json").read_text(encoding="utf-8"))[
+        "weight_map"
+    ]
     (sharded / files[T5]).rename(sharded / "blob")
     (sharded / files[T5]).symlink_to("blob")
     (sharded.parent / "link").symlink_to(sharded)
@@ -335,6 +349,7 @@ def test_a_cache_of_hugging_face_is_links_to_its_blobs_and_no_others(tmp_path: P
         load(snapshot)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that stand in folders")
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "x.index.json"])
 def test_pipes_and_devices_in_a_folder_are_refused_at_once(name: str, tmp_path: Path) -> None:
     if name == "config.json":

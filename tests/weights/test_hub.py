@@ -252,7 +252,7 @@ def test_a_value_that_is_neither_name_nor_path_is_refused(name: Any) -> None:
 @pytest.mark.parametrize("commit", ["../../elsewhere", "", "a/b", "..", "\0", "x" * 5000])
 def test_a_cache_whose_ref_leads_elsewhere_is_no_cache(commit: str, cache: Path) -> None:
     ref = cache / "models--org--sharded" / "refs" / "main"
-    ref.write_text(commit)
+    ref.write_text(commit, encoding="utf-8")
     (cache / "elsewhere").mkdir()
     save_safetensors(cache / "elsewhere" / "model.safetensors", tensors())
     with pytest.raises(pytest.fail.Exception, match="fetched"):
@@ -285,7 +285,9 @@ def test_a_cached_variant_is_taken_if_it_is_the_only_one(snapshot: Path) -> None
 
 def test_a_cached_file_wins_over_an_index_without_its_shards(snapshot: Path) -> None:
     weight_map = {T5: "model-00001-of-00003.safetensors"}
-    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (snapshot / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": weight_map}), encoding="utf-8"
+    )
     with pytest.raises(ImportError, match=r"whose model-00001-of-00003\.safetensors is not in"):
         from_pretrained("org/sharded")
     save_pytorch(snapshot / "pytorch_model.bin", {T5: tensors()[T5] + 6})
@@ -306,7 +308,7 @@ def test_files_in_the_cache_are_listed(snapshot: Path) -> None:
 def test_a_cache_without_the_main_revision_names_its_folders(cache: Path, snapshot: Path) -> None:
     save_safetensors(snapshot / "model.safetensors", tensors())
     ref = cache / "models--org--sharded" / "refs" / "main"
-    for change in (lambda: ref.write_text("fedcba"), ref.unlink):
+    for change in (lambda: ref.write_text("fedcba", encoding="utf-8"), ref.unlink):
         change()
         with pytest.raises(ImportError, match=f"no snapshot of refs/main, .* folders {snapshot}$"):
             from_pretrained("org/sharded")

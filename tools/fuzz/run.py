@@ -158,7 +158,7 @@ def fuzz(target: str, seconds: int, seed: int | None) -> Result:
 
 def read_log(path: Path, has_failed: bool) -> Result:
     """Find the last numbers of libFuzzer's output."""
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     inputs, edges, features = (
         max(map(int, re.findall(pattern, text, re.MULTILINE)), default=0)
         for pattern in (r"^#(\d+)\s", r"\bcov: (\d+)", r"\bft: (\d+)")

@@ -17,6 +17,8 @@ PACKAGES = {  # by a program in them
     "s390x-linux-gnu-gcc": "gcc-s390x-linux-gnu libc6-dev-s390x-cross",
     "setpriv": "util-linux",
     "valgrind": "valgrind",
+    "wine": "wine wine64",
+    "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
 }
 
 

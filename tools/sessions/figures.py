@@ -25,7 +25,7 @@ def record(session: nox.Session, promise: str, figure: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     recorded = RECORDED.setdefault(session.name, {})
     recorded[promise] = figure
-    (FOLDER / f"{session.name}.json").write_text(json.dumps(recorded, indent=1))
+    (FOLDER / f"{session.name}.json").write_text(json.dumps(recorded, indent=1), encoding="utf-8")
     session.log(f"{promise}: {figure}")
 
 
@@ -33,14 +33,14 @@ def list_rows() -> list[str]:
     """List what the sessions recorded, as rows of the report."""
     rows = ["| promise | figure |", "|---|---|"]
     for path in sorted(FOLDER.glob("*.json"), key=lambda path: path.stat().st_mtime):
-        figures = json.loads(path.read_text())
+        figures = json.loads(path.read_text(encoding="utf-8"))
         rows += [f"| {promise} | {figure} |" for promise, figure in figures.items()]
     return rows
 
 
 def write_report() -> None:
     """Write the rows into docs/reference/trust.md."""
-    text = REPORT.read_text()
+    text = REPORT.read_text(encoding="utf-8")
     begin, end = (f"<!-- figures: {place} -->" for place in ("begin", "end"))
     head, tail = text.split(begin)[0], text.split(end)[1]
-    REPORT.write_text("\n".join([f"{head}{begin}", *list_rows(), f"{end}{tail}"]))
+    REPORT.write_text("\n".join([f"{head}{begin}", *list_rows(), f"{end}{tail}"]), encoding="utf-8")

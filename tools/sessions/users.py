@@ -31,7 +31,7 @@ def can_become(user: int) -> bool:
 
 def read_commands() -> tuple[str, str]:
     """Read the two commands of the quick start; nox itself has no Sybil."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     first, second, *_ = re.findall(r"^```sh\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
     return first, second
 

@@ -23,7 +23,7 @@ def make_layer(session: nox.Session) -> str:
     find = "import sysconfig; print(sysconfig.get_path('purelib'))"
     below = session.run("python", "-c", find, silent=True)
     (above,) = folder.glob("lib/python*/site-packages")
-    (above / "below.pth").write_text(str(below))
+    (above / "below.pth").write_text(str(below), encoding="utf-8")
     return str(folder / "bin/python")
 
 
