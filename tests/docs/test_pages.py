@@ -100,7 +100,7 @@ def run_command(command: str, folder: Path) -> str:
         return result.stdout
     if "pip install" in command:
         declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        for extras in re.findall(r"t5bucket\[(.*?)\]", command):
+        for extras in re.findall(r"(?:t5bucket|\.)\[(.*?)\]", command):
             assert {*extras.split(",")} <= {*declared["optional-dependencies"]}
     elif words:
         assert any(known in command for known in NOT_RUN), f"nothing runs {command!r}"
