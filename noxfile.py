@@ -103,6 +103,12 @@ PARALLEL = [
     "--ignore=tests/cli",
     "--override-ini=thread_unsafe_functions=" + "\n".join(NOT_PARALLEL),
 ]
+RENDER_RECIPE = """
+from pathlib import Path
+from rattler_build import Stage0Recipe, VariantConfig
+text = Path("packaging/conda/recipe.yaml").read_text(encoding="utf-8")
+assert Stage0Recipe.from_yaml(text).render(VariantConfig({"c_stdlib": ["sysroot"]}))
+"""
 # A few quick ones that need NumPy alone.
 GATE_BENCHMARKS = r"\b(DecodeStep|Grid|Build)\b"
 
@@ -483,8 +489,11 @@ def users(session: nox.Session) -> None:
 def audit(session: nox.Session) -> None:
     """Audits of the repository and its workflows."""
     require(session, "npx")
-    session.install("sp-repo-review[cli]", "validate-pyproject[all]", "zizmor")
+    session.install(
+        "py-rattler-build", "sp-repo-review[cli]", "validate-pyproject[all]", "zizmor",
+    )  # fmt: skip
     session.run("validate-pyproject", "pyproject.toml")
+    session.run("python", "-c", RENDER_RECIPE)
     review = session.run("repo-review", "--format", "json", ".", silent=True)
     checks = json.loads(str(review))["checks"].values()
     failed = [check["name"] for check in checks if check["result"] is False]

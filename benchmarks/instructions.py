@@ -6,8 +6,8 @@
     python benchmarks/instructions.py --record   records what it counts
 
 Valgrind counts alike whatever else the machine does. The figures hold for the
-Python, NumPy and processor features that they were recorded with; with others
-they may move, and should be recorded anew.
+Python, NumPy and processor features that they were recorded with. With others
+a call may take up to 50 % more.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from t5bucket import _core
 
 RECORD = Path(__file__).with_suffix(".json")
 TOLERANCE = 0.10
+TOLERANCE_OF_OTHERS = 0.50  # of versions that were not recorded
 
 SETUP = """
 import numpy as np, t5bucket as tb
@@ -113,10 +114,11 @@ def main() -> int:
         )
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     print(f"recorded with {record['versions']}, counted with {versions}")
+    tolerance = TOLERANCE if versions == record["versions"] else TOLERANCE_OF_OTHERS
     failed = False
     for name, count in counts.items():
         ratio = count / record["counts"][name]
-        failed |= ratio > 1 + TOLERANCE
+        failed |= ratio > 1 + tolerance
         print(f"{name:32} {count:>12,} instructions, {ratio:.3f} of the record")
     if failed:
         print("a call takes more instructions than recorded", file=sys.stderr)

@@ -1,6 +1,7 @@
 # test_report.py - python -m benchmarks: its rows, and its notes about rows that are left out.
 # SPDX-License-Identifier: BSD-3-Clause
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,7 +165,7 @@ print(os.getenv("MALLOC_MMAP_MAX_"))
 
 def test_the_checkout_runs_its_benchmarks_with_the_installed_package() -> None:
     command = [sys.executable, "-m", "benchmarks", "--help"]
-    options: dict[str, Any] = {"env": {"PYTHONSAFEPATH": ""}, "cwd": ROOT}
+    options: dict[str, Any] = {"env": {**os.environ, "PYTHONSAFEPATH": ""}, "cwd": ROOT}
     result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert result.returncode == 0, result.stderr
     assert "usage: python -m benchmarks" in result.stdout

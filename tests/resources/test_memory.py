@@ -501,6 +501,8 @@ def preloaded(folder: Path) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc"}
 
 
+# 3.12 and 3.13 crash where a function has no memory, 3.14 returns from an import with an exception.
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="newer Pythons fail without memory")
 @with_glibc
 def test_any_allocation_that_fails_is_a_memory_error_and_leaves_no_trace(tmp_path: Path) -> None:
     write_tables(tmp_path, 12)

@@ -229,7 +229,7 @@ def test_a_header_of_millions_of_values_takes_no_memory(filling: str, tmp_path: 
             call()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2 * path.stat().st_size
+    assert peak < 2 * path.stat().st_size + (1 << 16)  # what Python itself takes varies
 
 
 def test_the_tables_of_both_stacks_are_still_found_among_many(tmp_path: Path) -> None:
