@@ -58,7 +58,7 @@ profile = Path(tempfile.mkdtemp(prefix="ipython-"), "profile_default")
 profile.mkdir()
 (profile / "ipython_kernel_config.py").write_text(
     "c.InlineBackend.figure_formats = ['svg']\nc.Application.log_level = 'ERROR'\n"
-    "c.InteractiveShell.ast_node_interactivity = 'none'\n",  # cells show pictures and what they print
+    "c.InteractiveShell.ast_node_interactivity = 'none'\n",  # no last values
     encoding="utf-8",
 )
 os.environ["IPYTHONDIR"] = str(profile.parent)  # a reader's own settings change no picture
