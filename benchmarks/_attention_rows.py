@@ -14,9 +14,9 @@ peers of attention, on two threads:
                   in training each call makes its own
   transformers    the bias computed and merged with the mask as transformers does
   flex attention  PyTorch's FlexAttention, compiled; needs a C++ compiler
-  allowance       1.1 x the growth of `no bias`, and 16 MB, or 32 MB with a mask
+  allowance       1.1 x the growth of `no bias`, plus 16 MB, or 32 MB with a mask
 Times are medians of 9 or more calls of each, in turn. Growth is how much one call increases the
-peak memory of a new process. `at most` is the bound for attention without the matrix."""
+peak memory of a new process. `at most` is the aim."""
 
 
 def make_time_row(case: str, length: int, peer: str, at_most: float, batch: int = 1) -> Row:

@@ -121,7 +121,7 @@ def main() -> None:
     print(f"\n{legend}")
     report_left_out(left_out)
     if options.markdown:
-        print("\n| task | t5bucket | peer | takes | ratio | at most |\n|---|---|---|---|---|---|")
+        print("\n| task | t5bucket | peer | takes | ratio | aim |\n|---|---|---|---|---|---|")
         print("\n".join(map(make_markdown, measured)))
     write_json(options.json, rows=measured, left_out=left_out)
 
@@ -196,14 +196,14 @@ def measure_rows(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def make_markdown(measured: dict[str, Any]) -> str:
-    """Make a row of a Markdown table."""
+    """Make a row of a Markdown table; a mark shows that the ratio is above the aim."""
     show = show_seconds if measured["unit"] == "seconds" else show_bytes
     cells = (
         measured["task"],
         show(measured["t5bucket"]),
         measured["peer"],
         show(measured["peer_value"]),
-        f"{measured['ratio']:.3f}",
+        f"{measured['ratio']:.3f}{' †' * (measured['ratio'] > measured['at_most'])}",
         f"{measured['at_most']:.3f}",
     )
     return f"| {' | '.join(cells)} |"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -56,7 +57,8 @@ os.environ["MATPLOTLIBRC"] = str(DOCS / "matplotlibrc")
 profile = Path(tempfile.mkdtemp(prefix="ipython-"), "profile_default")
 profile.mkdir()
 (profile / "ipython_kernel_config.py").write_text(
-    "c.InlineBackend.figure_formats = ['svg']\nc.Application.log_level = 'ERROR'\n",
+    "c.InlineBackend.figure_formats = ['svg']\nc.Application.log_level = 'ERROR'\n"
+    "c.InteractiveShell.ast_node_interactivity = 'none'\n",  # no last values
     encoding="utf-8",
 )
 os.environ["IPYTHONDIR"] = str(profile.parent)  # a reader's own settings change no picture
@@ -88,6 +90,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
 }
+PICTURE = re.compile(r"^(```\{code-cell\} python\n)# Picture: ((?:.*\n)(?:# .*\n)*)", re.MULTILINE)
 NOTEBOOK = "---\nfile_format: mystnb\nkernelspec: {name: python3}\n---\n"
 
 
@@ -113,8 +116,14 @@ def make_toctree(text: str) -> str:
     return "\n".join(["\n```{toctree}", ":hidden:\n", *entries, "```\n"]) if entries else ""
 
 
+def describe_picture(found: re.Match[str]) -> str:
+    """Make the comment at the top of a cell the description of its picture."""
+    description = json.dumps(found[2].replace("\n# ", " ").strip())
+    return f"{found[1]}---\nmystnb: {{image: {{alt: {description}}}}}\n---\n"
+
+
 def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Insert included documents, lead links to pages, and say which pages have cells to run."""
+    """Insert documents, lead links to pages, describe pictures, say which pages have cells."""
     folder = (DOCS / docname).parent
 
     def include(found: re.Match[str]) -> str:
@@ -126,6 +135,7 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     if Path(docname).name == "index":
         text += make_toctree(text)
     text = re.sub(r"^```\{include\} (\S+)\n```$", include, text, flags=re.MULTILINE)
+    text = PICTURE.sub(describe_picture, text)
     source[0] = NOTEBOOK * ("\n```{code-cell}" in text) + text
 
 

@@ -546,10 +546,10 @@ class RelativeAttentionBias:
         --------
         >>> import numpy as np
         >>> import t5bucket as tb
-        >>> bias = tb.RelativeAttentionBias(np.ones((32, 12)), tb.Buckets())
-        >>> view = bias.view(100_000, 100_000)  # 960 GB, if it were a matrix
+        >>> bias = tb.RelativeAttentionBias(np.ones((32, 12), np.float32), tb.Buckets())
+        >>> view = bias.view(100_000, 100_000)  # 480 GB, if it were a matrix
         >>> view.base.nbytes
-        19199904
+        9599952
         """
         q, k, offset = _checks.grid(query_length, key_length, query_offset, key_offset)
         return view_consecutive(self._table, q, k, offset)

@@ -134,6 +134,14 @@ def test_the_report_of_models_measures_each_with_two_allocators(tmp_path: Path) 
     assert len([line for line in printed.splitlines() if line.startswith("| t5-small")]) == 2
 
 
+@pytest.mark.parametrize(("at_most", "ends"), [(0.5, "0.750 † | 0.500 |"), (1, "0.750 | 1.000 |")])
+def test_the_markdown_table_marks_ratios_above_the_aim(at_most: float, ends: str) -> None:
+    row = {"task": "a", "t5bucket": 3, "peer": "b", "peer_value": 4, "ratio": 0.75}
+    row |= {"at_most": at_most, "unit": "seconds"}
+    show = f"from benchmarks import _report\nprint(_report.make_markdown({row}))\nsys.exit()"
+    assert run(show).stdout.strip().endswith(ends)
+
+
 def test_only_refuses_a_text_that_no_task_has() -> None:
     result = run("", "--only", "nothing")
     assert result.returncode == 2

@@ -72,6 +72,14 @@ def test_the_readme_says_what_the_tables_of_speed_say() -> None:
     assert f"a sixth of the memory ({nbytes / of_nbytes:.2f})" in readme
 
 
+def test_rows_that_miss_their_aim_are_marked() -> None:
+    page = (ROOT / "docs" / "explanation" / "attention.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| (\d\.\d{3})( †)? \| (\d\.\d{3}) \|$", page, re.MULTILINE)
+    assert len(rows) > 30
+    for ratio, mark, aim in rows:
+        assert bool(mark) == (float(ratio) > float(aim))
+
+
 def public_functions() -> list[str]:
     """List the names of the functions and methods that users call."""
     modules = ["t5bucket", *(name for name in FRAMEWORKS if "._" not in name)]

@@ -11,7 +11,6 @@ from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))
 CELL = "{code-cell} python"  # a block that the site runs, to show what it gives
-OPTIONS = re.compile(r"(---\n.*?\n---\n|(:[\w-]+:.*\n)+)", re.DOTALL)  # of a cell
 
 
 class Block(NamedTuple):
@@ -54,8 +53,6 @@ def write_program(blocks: Iterable[Block]) -> str:
     """Join blocks into a program whose lines have the numbers that they have in the page."""
     lines: list[str] = []
     for block in blocks:
-        options = OPTIONS.match(block.source) if block.language == CELL else None
-        skipped = options[0].count("\n") if options else 0
         lines += [""] * (block.line - len(lines))
-        lines += [""] * skipped + block.source.splitlines()[skipped:]
+        lines += block.source.splitlines()
     return "\n".join(lines) + "\n"
