@@ -128,7 +128,6 @@ def scheme_of_weights(options: argparse.Namespace) -> tuple[Buckets, str]:
         if len({re.sub(r"\d+", "0", name) for name in error.names}) > 1:
             raise
         bias, tensor = load_bias(argparse.Namespace(**vars(options) | {"tensor": error.names[0]}))
-        tensor = f"{tensor}, and {len(error.names) - 1} others of this scheme"
     return bias.buckets, tensor
 
 

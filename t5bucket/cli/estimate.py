@@ -17,7 +17,6 @@ from t5bucket.cli._options import (
     integer,
     print_fields,
     print_json,
-    speaking_options,
 )
 from t5bucket.cli._terminal import is_terminal, progress
 
@@ -121,8 +120,11 @@ def load(name: str, dtype: str | None) -> Any:
         if parsed is None:
             raise ValueError(f"MODEL must be a folder or the name of a model, got {name}")
         announce_hub(name)
-        with speaking_options(name):
+        try:
             CachedModel(parsed.repository, parsed.part).find(CONFIG_NAME)
+        except OSError as error:
+            reason = str(error).partition("; buckets=")[0].replace("name_or_path", "MODEL", 1)
+            raise OSError(reason) from error
     huggingface_hub.utils.logging.set_verbosity_error()
     if not is_terminal(sys.stderr):
         transformers.utils.logging.disable_progress_bar()
@@ -150,9 +152,9 @@ def find_class(config: Any) -> Any:
     return transformers.AutoModel
 
 
-def show_time(seconds: float, limits: tuple[float, float]) -> str:
+def show_time(seconds: float, limits: tuple[float, float] | None) -> str:
     """Show a median and the range that it is of."""
-    return f"{show_seconds(seconds)} ({' to '.join(map(show_seconds, limits))})"
+    return f"{show_seconds(seconds)} ({' to '.join(map(show_seconds, limits or ()))})"
 
 
 def show_ratio(found: Estimate) -> str:
