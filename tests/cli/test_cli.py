@@ -332,7 +332,9 @@ def rows(*arguments: object) -> dict[int, str]:
     """Run ``buckets`` and parse its table."""
     result = run("buckets", *arguments)
     assert result.returncode == 0, result.stderr
-    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()[2:]]
+    head, table_lines = re.split(r"^bucket  .*\n", result.stdout, maxsplit=1, flags=re.MULTILINE)
+    assert head.startswith("Buckets(")
+    lines = [line.split(maxsplit=1) for line in table_lines.splitlines()]
     table = {int(bucket): described for bucket, described in lines}
     assert list(table) == [*range(len(lines))]  # every bucket has a line
     return table

@@ -191,7 +191,10 @@ def test_an_unknown_class_is_loaded_as_automodel_does() -> None:
 
 @pytest.mark.parametrize("command", ["bias", "buckets", "estimate"])
 def test_a_mistyped_folder_is_said_to_be_looked_for_on_the_hub(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     hub: Any = pytest.importorskip("huggingface_hub")
 
@@ -203,9 +206,7 @@ def test_a_mistyped_folder_is_said_to_be_looked_for_on_the_hub(
     monkeypatch.setattr(hub, "get_hf_file_metadata", disconnected)
     assert main([command, "nosuch"]) == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first == (
-        "t5bucket: no file or folder 'nosuch'; looking for it on Hugging Face's hub"
-    )
+    assert first == ("t5bucket: no file or folder 'nosuch'; looking for it on Hugging Face's hub")
     name = "MODEL" if command == "estimate" else "WEIGHTS"
     assert second.startswith(f"t5bucket: {name} must be a file, a folder, or a model in Hugging")
     assert "(no answer from the hub: no route)" in second
