@@ -115,8 +115,7 @@ def run(options: argparse.Namespace) -> None:
     columns = -(-len(panels) // rows)
     figure = make_figure(options.show, (PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows))
     figure.set_layout_engine("constrained")
-    title = f"{options.weights or EMBEDDED_MODEL}: {tensor}"
-    figure.suptitle(title, fontsize="medium", parse_math=False)
+    figure.suptitle(make_title(options.weights, tensor), fontsize="medium", parse_math=False)
     parts = figure.subfigures(rows, columns, squeeze=False).flat  # each has its own layout
     with progress(len(panels) + 1, "drawing", "panel") as report:
         for part, draw in zip(parts, panels, strict=False):
@@ -128,6 +127,14 @@ def run(options: argparse.Namespace) -> None:
         print(options.out)
     if options.show:
         show(figure)
+
+
+def make_title(weights: str | None, tensor: str) -> str:
+    """Name a model and its tensor; of a path, the last part alone."""
+    if weights is None:
+        return f"{EMBEDDED_MODEL}: {tensor}"
+    path = Path(weights)
+    return f"{path.resolve().name if path.exists() else weights}: {tensor}"
 
 
 def make_figure(in_window: bool, size: tuple[float, float]) -> Any:

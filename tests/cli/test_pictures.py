@@ -157,6 +157,8 @@ def test_panels_are_drawn_once_each_in_the_order_given(
     tensor = "encoder.relative_attention_bias.weight"
     titles = [figure.get_suptitle() for figure in figures]
     assert titles == [f"all-mpnet-base-v2 (embedded): {tensor}"] * 2
+    model, hub = (plot.make_title(name, "t") for name in (str(tmp_path), "google-t5/t5-small"))
+    assert (model, hub) == (f"{tmp_path.name}: t", "google-t5/t5-small: t")
     assert whole == [
         "bucket by relative position",
         "bias by relative position",
