@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_LEGEND_ROWS = 16
+MAX_PIXELS = 1024  # of a side of a picture of pairs
 # Okabe and Ito, "Color Universal Design" (2008), without the yellow, which is faint on white
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", ":")
@@ -55,10 +56,19 @@ def add_color_bar(ax: Axes, num_heads: int) -> None:
     label_integers(bar.ax.yaxis)
 
 
-def draw_pairs(ax: Axes | None, values: NDArray[Any], label: str, **options: Any) -> Axes:
-    """Draw a value for each pair of positions."""
+def choose_positions(length: int) -> NDArray[np.int64]:
+    """Choose evenly spaced positions to draw: all of them, if a picture can show so many."""
+    return np.arange(0, length, -(-length // MAX_PIXELS))
+
+
+def draw_pairs(
+    ax: Axes | None, values: NDArray[Any], lengths: tuple[int, int], label: str, **options: Any
+) -> Axes:
+    """Draw a value for each pair of positions; there may be more positions than values."""
     ax = find_axes(ax)
-    image = ax.imshow(values, interpolation="nearest", **options)
+    query_length, key_length = lengths
+    extent = (-0.5, key_length - 0.5, query_length - 0.5, -0.5)
+    image = ax.imshow(values, interpolation="nearest", extent=extent, **options)
     ax.figure.colorbar(image, ax=ax, label=label, fraction=0.046, pad=0.04)
     label_integers(ax.xaxis)
     label_integers(ax.yaxis)

@@ -25,6 +25,7 @@ from t5bucket._drawing import (
     SEQUENTIAL,
     add_color_bar,
     choose_looks,
+    choose_positions,
     draw_pairs,
     find_axes,
     label_distances,
@@ -43,6 +44,8 @@ def plot_grid(
     buckets: Buckets, query_length: int, key_length: int, *, ax: Axes | None = None
 ) -> Axes:
     """Draw the bucket of each pair of positions as a picture.
+
+    Of more than 1024 positions, at most so many are drawn, evenly spaced.
 
     Parameters
     ----------
@@ -77,8 +80,11 @@ def plot_grid(
     _check_buckets(buckets)
     query_length = integer("query_length", query_length, 1)
     key_length = integer("key_length", key_length, 1)
-    grid = buckets.grid(query_length, key_length)
-    return draw_pairs(ax, grid, "bucket", cmap=SEQUENTIAL, vmin=0, vmax=buckets.num_buckets - 1)
+    queries, keys = choose_positions(query_length), choose_positions(key_length)
+    grid = buckets(keys - queries[:, None])
+    lengths = query_length, key_length
+    limits = {"vmin": 0, "vmax": buckets.num_buckets - 1}
+    return draw_pairs(ax, grid, lengths, "bucket", cmap=SEQUENTIAL, **limits)
 
 
 def plot_buckets(buckets: Buckets, *, distance: int | None = None, ax: Axes | None = None) -> Axes:
@@ -143,6 +149,8 @@ def plot_head(
 ) -> Axes:
     """Draw the bias matrix of a head as a heat map; 0 is white.
 
+    Of more than 1024 positions, at most so many are drawn, evenly spaced.
+
     Parameters
     ----------
     bias : RelativeAttentionBias
@@ -181,10 +189,13 @@ def plot_head(
     head = integer("head", head, 0, bias.num_heads - 1)
     query_length = integer("query_length", query_length, 1)
     key_length = integer("key_length", key_length, 1)
-    values = bias.view(query_length, key_length)[head].astype(np.float64)
+    queries, keys = choose_positions(query_length), choose_positions(key_length)
+    column = bias.weight[head] if bias.heads_first else bias.weight[:, head]
+    values = column.astype(np.float64)[bias.buckets(keys - queries[:, None])]
     finite = np.abs(values[np.isfinite(values)])
     limit = float(finite.max(initial=0.0)) or 1.0
-    ax = draw_pairs(ax, values, "bias", cmap=DIVERGING, vmin=-limit, vmax=limit)
+    lengths = query_length, key_length
+    ax = draw_pairs(ax, values, lengths, "bias", cmap=DIVERGING, vmin=-limit, vmax=limit)
     ax.set_title(f"head {head}")
     return ax
 

@@ -129,12 +129,12 @@ def load_pretrained(
     path = as_path("name_or_path", name_or_path)
     name = parse_name(name_or_path) if isinstance(name_or_path, str) else None
     if path.exists() or name is None:
-        return load_weight(path, tensor, heads_first, prefers_encoder=path.is_dir())
+        return load_weight(path, tensor, heads_first, prefers_encoder=True)
     model = CachedModel(name.repository, name.part)
     found = model.find_weights() if name.file is None else model.find(name.file)
     if found is None:
         raise FileNotFoundError(errno.ENOENT, f"{name.repository} must have it", name.file)
-    return _load(found, model, tensor, heads_first, prefers_encoder=name.file is None)
+    return _load(found, model, tensor, heads_first, prefers_encoder=True)
 
 
 def _load(

@@ -47,6 +47,7 @@ class CachedModel(Folder):
         self._part = part
         self._cache = _cache_folder()
         self._folder = _folder_of(repository)
+        self._is_reached = False
         self._commit = _read_ref(self._folder / "refs" / "main")
         super().__init__(self._snapshot())
 
@@ -74,6 +75,7 @@ class CachedModel(Folder):
         except ImportError:
             reason = "fetching needs huggingface_hub: pip install 't5bucket[hub]'"
             raise ImportError(self._explain(file, reason)) from None
+        self._reach(file)
         try:
             path = hf_hub_download(
                 self.repository, file, revision=self._commit, cache_dir=self._cache
@@ -88,6 +90,22 @@ class CachedModel(Folder):
             self._commit = Path(path).relative_to(self._folder / "snapshots").parts[0]
             self.path = self._snapshot()
         return self.find_here(name)
+
+    def _reach(self, file: str) -> None:
+        """Ask the hub once: without a connection, the download would try for half a minute."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.utils import HfHubHTTPError
+
+        if self._is_reached:
+            return
+        try:
+            get_hf_file_metadata(hf_hub_url(self.repository, file, revision=self._commit))
+        except HfHubHTTPError:
+            pass  # an answer, which the download explains
+        except Exception as error:  # of a library for connections, which depends on the version
+            reason = f"no answer from the hub: {_first_line(error)}"
+            raise OSError(self._explain(file, reason)) from error
+        self._is_reached = True
 
     def _find_elsewhere(self) -> Path:
         for name in WEIGHT_NAMES:

@@ -49,6 +49,17 @@ UDOP_BIAS = re.compile(r"\brelative_bias\.biases\.(\d{1,3})\.")
 NUM_LISTED = 20
 STACKS = {"encoder": False, "decoder": True}
 GGUF_STACKS = {"enc": False, "dec": True}
+GGUF_WORDS = {"encoder": "enc", "decoder": "dec", "block": "blk"}
+
+
+class NoTableError(ValueError):
+    """A file has no table that is known by its name."""
+
+
+class AmbiguousTableError(ValueError):
+    """Several tables match; `names` are those that may be meant."""
+
+    names: tuple[str, ...] = ()
 
 
 def kind_of(name: str) -> Kind:
@@ -101,7 +112,7 @@ def choose(checkpoint: Checkpoint, tensor: str | None, prefers_encoder: bool = F
     # Check the suffix first: there may be a million names.
     tables = [name for name in names if name.endswith(SUFFIXES) and kind_of(name) in KINDS]
     if tensor is not None:
-        found = [name for name in tables if f".{tensor}." in f".{name}."]
+        found = _match(tensor, tables) or _match(_in_gguf(tensor), tables)
         if not found:
             raise ValueError(
                 f"tensor must be one of {_list(checkpoint, tables or names)} in {checkpoint.path}, "
@@ -109,22 +120,42 @@ def choose(checkpoint: Checkpoint, tensor: str | None, prefers_encoder: bool = F
             )
     else:
         found = tables or (list(names) if len(names) == 1 else [])
+    meant = found
     if tensor is None and prefers_encoder:
-        encoders = [name for name in found if not is_of_decoder(name)]
-        found = encoders if len(encoders) == 1 else found
-    if len(found) == 1:
-        return found[0]
+        meant = [name for name in found if not is_of_decoder(name)] or found
+    if len(meant) == 1:
+        return meant[0]
     if found:
-        raise ValueError(
+        error = AmbiguousTableError(
             f"tensor must name one of {_list(checkpoint, found)} in {checkpoint.path}, or a part "
-            f"of a name that one alone has, got {show(tensor)}"
+            f"of a name that one alone has, such as tensor={_shorten(found)!r:.300}, "
+            f"got {show(tensor)}"
         )
+        error.names = tuple(meant)
+        raise error
     architecture = checkpoint.architecture
     model = "" if architecture is None else f", a model of architecture {architecture!r:.100},"
-    raise ValueError(
+    raise NoTableError(
         f"path must hold a tensor named ...{', '.join(kind.name for kind in KINDS)}, "
         f"got {checkpoint.path}{model} with {_list(checkpoint, names)}; name another one by tensor="
     )
+
+
+def _match(part: str, tables: Iterable[str]) -> list[str]:
+    return [name for name in tables if f".{part}." in f".{name}."]
+
+
+def _in_gguf(part: str) -> str:
+    """Translate a part of a name into GGUF's words."""
+    return ".".join(GGUF_WORDS.get(word, word) for word in part.split("."))
+
+
+def _shorten(names: list[str]) -> str:
+    """Find the shortest beginning that one name alone has, for an example."""
+    name = min(names, key=is_of_decoder)
+    words = name.split(".")
+    parts = (".".join(words[:end]) for end in range(1, len(words)))
+    return next((part for part in parts if len(_match(part, names)) == 1), name)
 
 
 def _list(checkpoint: Checkpoint, names: Iterable[str]) -> str:

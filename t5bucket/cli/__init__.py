@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     parser = make_parser()
     complete(parser)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # the parser of the command knows its options
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.run is None:
         print_first_page()
         return USAGE

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 from t5bucket import Buckets, RelativeAttentionBias
 from t5bucket._weights import LoadedWeight, load_pretrained
+from t5bucket._weights.hub import CachedModel, parse_name
+from t5bucket._weights.names import NoTableError
 from t5bucket.cli._terminal import paint
 
 SETTINGS = ("num_buckets", "max_distance", "bidirectional")  # settings of a scheme
+# The library's words in messages, and the command line's.
+WORDS = (
+    (r"^tensor must", "--tensor must"),
+    (r"^(path|name_or_path) must", "WEIGHTS must"),
+    (r"tensor='([^']*)'", r"--tensor \1"),
+    (r"name another one by tensor=", "--tensor NAME names another one"),
+    (r", got None$", ""),
+    (r"buckets= or --max-distance", "--max-distance"),
+)
+EMBEDDED_MODEL = "all-mpnet-base-v2 (embedded)"
 EMBEDDED_WEIGHT = "all-mpnet-base-v2.relative_attention_bias.safetensors"
 
 
@@ -73,19 +90,52 @@ def add_weights_options(parser: argparse.ArgumentParser, has_default: bool = Tru
     add_scheme_options(parser)
 
 
-def load_bias(options: argparse.Namespace) -> RelativeAttentionBias:
-    """Load the weight that the options of `add_weights_options` name, with its scheme."""
-    loaded = _load(options)
-    settings = loaded.find_settings(options.unidirectional, options.max_distance)
+def load_bias(options: argparse.Namespace) -> tuple[RelativeAttentionBias, str]:
+    """Load the weight that the options of `add_weights_options` name; return its name, too."""
+    with speaking_options(options.weights):
+        loaded = load(options)
+        settings = loaded.find_settings(options.unidirectional, options.max_distance)
     buckets = make_buckets(*settings)
-    return RelativeAttentionBias(loaded.weight, buckets, heads_first=loaded.heads_first)
+    bias = RelativeAttentionBias(loaded.weight, buckets, heads_first=loaded.heads_first)
+    return bias, loaded.name
 
 
-def _load(options: argparse.Namespace) -> LoadedWeight:
+@contextmanager
+def speaking_options(weights: str | None) -> Iterator[None]:
+    """Put errors of loading into the command line's words."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1:  # otherwise it is the system's
+            message = str(error)
+            for pattern, words in WORDS:
+                message = re.sub(pattern, words, message)
+            about = f"{weights} has no T5 bias: " if isinstance(error, NoTableError) else ""
+            error.args = (about + message,)
+        raise
+
+
+def load(options: argparse.Namespace) -> LoadedWeight:
+    """Load the weight that the options name."""
     if options.weights is not None:
+        announce_hub(options.weights)
         return load_pretrained(options.weights, options.tensor, options.heads_first)
     with as_file(files("t5bucket") / "data" / EMBEDDED_WEIGHT) as path:
         return load_pretrained(path, options.tensor, options.heads_first)
+
+
+def announce_hub(weights: str) -> None:
+    """Say that a name will be looked for on the hub, whose library then logs errors alone."""
+    name = parse_name(weights)
+    if name is None or Path(weights).exists():
+        return
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if not CachedModel(name.repository, name.part).path.is_dir():
+        print(
+            f"t5bucket: no file or folder {weights!r}; looking for it on Hugging Face's hub",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def make_buckets(*settings: Any) -> Buckets:

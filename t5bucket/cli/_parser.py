@@ -30,7 +30,7 @@ NOTES = """\
 bias, buckets and plot read your weights: a file, the folder of a model, or its name on
 Hugging Face's hub. t5bucket COMMAND --help explains a command.
 
-required: COMMAND, such as bias; t5bucket --help lists all of them"""
+Choose a command, such as bias; t5bucket --help lists all of them"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,10 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
         description="T5 relative position buckets and attention-bias matrices: fast and exact.",
     )
     parser.add_argument("--version", action="version", version=f"t5bucket {t5bucket.__version__}")
-    parser.set_defaults(run=None)
+    parser.set_defaults(run=None, parser=parser)
     subparsers = parser.add_subparsers(metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
+    for command_parser in subparsers.choices.values():
+        command_parser.set_defaults(parser=command_parser)
     return parser
 
 

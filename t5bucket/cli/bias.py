@@ -19,6 +19,7 @@ from t5bucket._arrays import FLOAT_NAMES, allocate, bfloat16
 from t5bucket._machine import available_memory_nbytes
 from t5bucket.cli._files import new_npy
 from t5bucket.cli._options import (
+    EMBEDDED_MODEL,
     UsageError,
     add_json_option,
     add_weights_options,
@@ -92,21 +93,29 @@ def run(options: argparse.Namespace) -> None:
     """Compute, write and describe a matrix."""
     if options.out is not None and options.out.suffix != ".npy":
         raise UsageError(f"--out must end in .npy, got {options.out}")
-    bias = convert(load_bias(options), options.dtype)
+    loaded, tensor = load_bias(options)
+    bias = convert(loaded, options.dtype)
     if options.key_length is None:
         options.key_length = options.query_length
-    found = describe(bias, options)
-    found |= look_ahead(found, options) if options.dry_run else compute(bias, options)
+    found = describe(bias, tensor, options)
+    if options.dry_run:
+        found |= look_ahead(found, options)
+    else:
+        check_room(found, options)
+        found |= compute(bias, options)
     if options.json:
         print_json(found)
     else:
         print_fields(show(found))
 
 
-def describe(bias: RelativeAttentionBias, options: argparse.Namespace) -> dict[str, Any]:
+def describe(
+    bias: RelativeAttentionBias, tensor: str, options: argparse.Namespace
+) -> dict[str, Any]:
     """Describe a matrix before it is computed."""
     return {
-        "weights": options.weights or "all-mpnet-base-v2 (embedded)",
+        "weights": options.weights or EMBEDDED_MODEL,
+        "tensor": tensor,
         "buckets": bias.buckets,
         "shape": (bias.num_heads, options.query_length, options.key_length),
         "dtype": bias.dtype.name,
@@ -123,6 +132,16 @@ def look_ahead(found: dict[str, Any], options: argparse.Namespace) -> dict[str, 
         available = shutil.disk_usage(options.out.parent).free
     fits = None if available is None else found["nbytes"] <= available
     return {"available_nbytes": available, "fits": fits}
+
+
+def check_room(found: dict[str, Any], options: argparse.Namespace) -> None:
+    """Refuse a matrix that does not fit in memory; the file system checks the disk itself."""
+    if options.out is not None:
+        return
+    room = look_ahead(found, options)
+    if room["fits"] is False:
+        size, free = show_size(found["nbytes"]), show_room(found | room).removeprefix("no, ")
+        raise MemoryError(f"the matrix must fit in memory, got {size}: {free}")
 
 
 def compute(bias: RelativeAttentionBias, options: argparse.Namespace) -> dict[str, Any]:
@@ -146,7 +165,7 @@ def compute(bias: RelativeAttentionBias, options: argparse.Namespace) -> dict[st
 def show(found: dict[str, Any]) -> dict[str, object]:
     """Put what was found into words."""
     nbytes, out = found["nbytes"], found["out"]
-    fields = {name: found[name] for name in ("weights", "buckets", "shape", "dtype")}
+    fields = {name: found[name] for name in ("weights", "tensor", "buckets", "shape", "dtype")}
     fields["size"] = show_size(nbytes) + (f" ({nbytes} bytes)" if nbytes >= 1000 else "")
     if "fits" in found:
         fields["fits"] = show_room(found)

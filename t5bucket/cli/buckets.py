@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 from typing import Any
 
 from t5bucket import Buckets
+from t5bucket._weights.folder import CONFIG_NAME, is_index, is_weights
+from t5bucket._weights.names import AmbiguousTableError, is_of_decoder
 from t5bucket.cli._options import (
     SETTINGS,
     UsageError,
@@ -56,13 +60,15 @@ def add_parser(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print a scheme's ranges, in the order of its buckets."""
-    buckets = scheme(options)
+    buckets, tensor = scheme(options)
     sign = 1 if options.textbook is None else -1  # the textbook's offset is query - key
     ranges = list_ranges(buckets, sign)
     if options.json:
-        print_json(make_object(buckets, ranges, sign))
+        print_json({**make_object(buckets, ranges, sign), "tensor": tensor})
         return
     print(paint(str(buckets), "bold"))
+    if tensor is not None:
+        print(f"tensor  {tensor}")
     print(f"bucket  {OFFSETS[sign]}")
     for bucket, found in ranges.items():
         for text in map(describe, found):
@@ -104,12 +110,48 @@ def explain_absence(bucket: int, buckets: Buckets) -> str:
     return "no whole distance lies between its boundaries"
 
 
-def scheme(options: argparse.Namespace) -> Buckets:
-    """Make the scheme that the options describe, in one of four ways."""
-    if options.weights is not None:
-        if (options.config, options.textbook, options.num_buckets) != (None,) * 3:
-            raise UsageError("WEIGHTS excludes --config, --textbook and --num-buckets")
-        return load_bias(options).buckets
+def scheme(options: argparse.Namespace) -> tuple[Buckets, str | None]:
+    """Make the scheme of a weight, or the one that the options describe; name the weight."""
+    if options.weights is None:
+        return scheme_of_options(options), None
+    if (options.config, options.textbook, options.num_buckets) != (None,) * 3:
+        raise UsageError("WEIGHTS excludes --config, --textbook and --num-buckets")
+    config = find_only_config(Path(options.weights))
+    return scheme_of_weights(options) if config is None else (configured(config, options), None)
+
+
+def scheme_of_weights(options: argparse.Namespace) -> tuple[Buckets, str]:
+    """Read the scheme of a weight, or of one a layer: then all have the same."""
+    try:
+        bias, tensor = load_bias(options)
+    except AmbiguousTableError as error:
+        if len({re.sub(r"\d+", "0", name) for name in error.names}) > 1:
+            raise
+        bias, tensor = load_bias(argparse.Namespace(**vars(options) | {"tensor": error.names[0]}))
+    return bias.buckets, tensor
+
+
+def find_only_config(path: Path) -> Path | None:
+    """Find a configuration, if the path has no weights."""
+    if path.is_dir():
+        config = path / CONFIG_NAME
+        return config if config.exists() and not any(map(is_weights, path.iterdir())) else None
+    return path if path.suffix == ".json" and not is_index(path) and path.exists() else None
+
+
+def configured(config: Path, options: argparse.Namespace) -> Buckets:
+    """Make the scheme of a configuration; options override it."""
+    buckets = Buckets.from_config(config)
+    is_unidirectional = options.unidirectional or is_of_decoder(f"{options.tensor}.")
+    return make_buckets(
+        buckets.num_buckets,
+        buckets.max_distance if options.max_distance is None else options.max_distance,
+        buckets.bidirectional and not is_unidirectional,
+    )
+
+
+def scheme_of_options(options: argparse.Namespace) -> Buckets:
+    """Make the scheme that the options describe, in one of three ways."""
     settings = (options.num_buckets, options.max_distance, options.unidirectional or None)
     ways = [options.config, options.textbook, None if settings == (None,) * 3 else settings]
     if sum(way is not None for way in ways) > 1:

@@ -5,17 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from t5bucket._weights.hub import parse_name
+from t5bucket._weights.folder import CONFIG_NAME
+from t5bucket._weights.hub import CachedModel, parse_name
 from t5bucket.cli._measure import show_seconds
-from t5bucket.cli._options import UsageError, add_json_option, integer, print_fields, print_json
+from t5bucket.cli._options import (
+    UsageError,
+    add_json_option,
+    announce_hub,
+    integer,
+    print_fields,
+    print_json,
+)
 from t5bucket.cli._terminal import is_terminal, progress
 
+if TYPE_CHECKING:
+    from t5bucket.transformers import Estimate
+
 EPILOG = """\
-The model is loaded by transformers' AutoModel and runs on random tokens. Of a model with an
-encoder and a decoder, the encoder runs. The first call is not timed: it makes the tables that
-later calls share.
+The model is loaded by the class that its configuration names, such as T5EncoderModel, or by
+transformers' AutoModel. It runs on random tokens. Of a model with an encoder and a decoder, the
+encoder runs. The first call is not timed: it makes the tables that later calls share.
 
 examples:
   t5bucket estimate google-t5/t5-small --length 2048
@@ -79,6 +90,8 @@ def run(options: argparse.Namespace) -> None:
                 "dtype": str(model.dtype).removeprefix("torch."),
                 "transformers_seconds": found.transformers,
                 "t5bucket_seconds": found.t5bucket,
+                "transformers_range_seconds": found.transformers_range,
+                "t5bucket_range_seconds": found.t5bucket_range,
                 "ratio": found.ratio,
                 "same_bits": found.same_bits,
             }
@@ -89,9 +102,9 @@ def run(options: argparse.Namespace) -> None:
         {
             "model": f"{options.model}: {found.part}, {str(model.dtype).removeprefix('torch.')}",
             "input": f"{task.batch} x {task.length} tokens{padded}",
-            "transformers": show_seconds(found.transformers),
-            "t5bucket": show_seconds(found.t5bucket),
-            "ratio": f"{found.ratio:.3f}, {show_ratio(found.ratio)}",
+            "transformers": show_time(found.transformers, found.transformers_range),
+            "t5bucket": show_time(found.t5bucket, found.t5bucket_range),
+            "ratio": f"{found.ratio:.3f}, {show_ratio(found)}",
             "outputs": "have the same bits" if found.same_bits else "differ in some bits",
         }
     )
@@ -102,25 +115,53 @@ def load(name: str, dtype: str | None) -> Any:
     import huggingface_hub
     import transformers
 
-    if not Path(name).exists() and parse_name(name) is None:
-        raise ValueError(f"MODEL must be a folder or the name of a model, got {name}")
+    if not Path(name).exists():
+        parsed = parse_name(name)
+        if parsed is None:
+            raise ValueError(f"MODEL must be a folder or the name of a model, got {name}")
+        announce_hub(name)
+        try:
+            CachedModel(parsed.repository, parsed.part).find(CONFIG_NAME)
+        except OSError as error:
+            reason = str(error).partition("; buckets=")[0].replace("name_or_path", "MODEL", 1)
+            raise OSError(reason) from error
     huggingface_hub.utils.logging.set_verbosity_error()
     if not is_terminal(sys.stderr):
         transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     options = {} if dtype is None else {"dtype": dtype}
     try:
-        return transformers.AutoModel.from_pretrained(name, trust_remote_code=False, **options)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return find_class(config).from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # loading and the hub may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"MODEL must be a folder or a name that transformers' AutoModel loads, got {name} "
+            f"MODEL must be a folder or a name that transformers loads, got {name} "
             f"({type(error).__name__}: {reason})"
         ) from error
 
 
-def show_ratio(ratio: float) -> str:
+def find_class(config: Any) -> Any:
+    """Find the class that a configuration names; `AutoModel` if transformers has none of it."""
+    import transformers
+
+    for name in getattr(config, "architectures", None) or []:
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    return transformers.AutoModel
+
+
+def show_time(seconds: float, limits: tuple[float, float] | None) -> str:
+    """Show a median and the range that it is of."""
+    return f"{show_seconds(seconds)} ({' to '.join(map(show_seconds, limits or ()))})"
+
+
+def show_ratio(found: Estimate) -> str:
     """Say what a ratio means."""
+    ratio = found.ratio
+    if found.is_within_noise:
+        return "no difference beyond noise: the ranges overlap"
     if 0.95 < ratio < 1.05:
         return "about the same"
     return f"{1 / ratio:.2g} x faster" if ratio < 1 else f"{ratio:.2g} x slower"

@@ -9,7 +9,13 @@ from typing import Any
 
 from t5bucket import RelativeAttentionBias
 from t5bucket.cli._files import whole_file
-from t5bucket.cli._options import UsageError, add_weights_options, integer, load_bias
+from t5bucket.cli._options import (
+    EMBEDDED_MODEL,
+    UsageError,
+    add_weights_options,
+    integer,
+    load_bias,
+)
 from t5bucket.cli._terminal import progress
 from t5bucket.plot import plot_bias, plot_buckets, plot_grid, plot_head
 
@@ -41,8 +47,8 @@ def add_parser(subparsers: Any) -> None:
         "plot",
         help="draw the buckets and the bias of a weight",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Draw the buckets of a weight's scheme, the bias of all heads by distance,\n"
-        "and a heat map of one head.",
+        description="Draw the buckets of a weight's scheme, the bias of all heads by\n"
+        "relative position, and a heat map of one head.",
         epilog=EPILOG,
     )
     add_weights_options(parser)
@@ -68,7 +74,7 @@ def add_parser(subparsers: Any) -> None:
 def draw_buckets(bias: RelativeAttentionBias, options: argparse.Namespace, ax: Any) -> None:
     """Draw the bucket of each relative position."""
     plot_buckets(bias.buckets, ax=ax)
-    ax.set_title("bucket by distance")
+    ax.set_title("bucket by relative position")
 
 
 def draw_grid(bias: RelativeAttentionBias, options: argparse.Namespace, ax: Any) -> None:
@@ -80,7 +86,7 @@ def draw_grid(bias: RelativeAttentionBias, options: argparse.Namespace, ax: Any)
 def draw_bias(bias: RelativeAttentionBias, options: argparse.Namespace, ax: Any) -> None:
     """Draw the bias of all heads."""
     plot_bias(bias, ax=ax)
-    ax.set_title("bias by distance")
+    ax.set_title("bias by relative position")
 
 
 def draw_head(bias: RelativeAttentionBias, options: argparse.Namespace, ax: Any) -> None:
@@ -99,7 +105,7 @@ PANELS: dict[str, Callable[[RelativeAttentionBias, argparse.Namespace, Any], Non
 
 def run(options: argparse.Namespace) -> None:
     """Draw panels side by side; save them, or show them, or both."""
-    bias = load_bias(options)
+    bias, tensor = load_bias(options)
     if options.head >= bias.num_heads:
         raise UsageError(f"--head must be at most {bias.num_heads - 1}, got {options.head}")
     if options.out is None and not options.show:
@@ -109,6 +115,7 @@ def run(options: argparse.Namespace) -> None:
     columns = -(-len(panels) // rows)
     figure = make_figure(options.show, (PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows))
     figure.set_layout_engine("constrained")
+    figure.suptitle(make_title(options.weights, tensor), fontsize="medium", parse_math=False)
     parts = figure.subfigures(rows, columns, squeeze=False).flat  # each has its own layout
     with progress(len(panels) + 1, "drawing", "panel") as report:
         for part, draw in zip(parts, panels, strict=False):
@@ -120,6 +127,14 @@ def run(options: argparse.Namespace) -> None:
         print(options.out)
     if options.show:
         show(figure)
+
+
+def make_title(weights: str | None, tensor: str) -> str:
+    """Name a model and its tensor; of a path, the last part alone."""
+    if weights is None:
+        return f"{EMBEDDED_MODEL}: {tensor}"
+    path = Path(weights)
+    return f"{path.resolve().name if path.exists() else weights}: {tensor}"
 
 
 def make_figure(in_window: bool, size: tuple[float, float]) -> Any:

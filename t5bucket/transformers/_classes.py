@@ -43,10 +43,10 @@ def list_known(model: object) -> list[nn.Module]:
     """List the layers of a model that are of a supported family."""
     known = [module for module in list_modules(model) if _find_layer(type(module)) is not None]
     if not known:
-        layers = ", ".join(sorted({name.split(".")[1] for name in LAYERS}))
+        families = ", ".join(sorted({name.split(".")[0] for name in LAYERS}))
         raise ValueError(
-            f"model must have a layer with relative position buckets ({layers}), "
-            f"got {type(model).__name__}"
+            "model must have a layer with relative position buckets, as models of these families "
+            f"have: {families}; got {type(model).__name__}"
         )
     return known
 

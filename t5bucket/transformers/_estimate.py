@@ -39,6 +39,8 @@ class Estimate(NamedTuple):
         Seconds for a call with t5bucket.
     same_bits : bool
         Whether all outputs have the same bits.
+    transformers_range, t5bucket_range : tuple of float, optional
+        Seconds of the fastest and the slowest timed call.
 
     Examples
     --------
@@ -51,11 +53,21 @@ class Estimate(NamedTuple):
     transformers: float
     t5bucket: float
     same_bits: bool
+    transformers_range: tuple[float, float] | None = None
+    t5bucket_range: tuple[float, float] | None = None
 
     @property
     def ratio(self) -> float:
         """Seconds with t5bucket, divided by those without: below 1 it is faster."""
         return self.t5bucket / self.transformers
+
+    @property
+    def is_within_noise(self) -> bool:
+        """Whether the ranges overlap: then the calls show no difference."""
+        if self.transformers_range is None or self.t5bucket_range is None:
+            return False
+        (fast, slow), (our_fast, our_slow) = self.transformers_range, self.t5bucket_range
+        return fast <= our_slow and our_fast <= slow
 
 
 class Task(NamedTuple):
@@ -77,8 +89,8 @@ def run_task(model: Any, task: Task, report: Callable[[int], object]) -> Estimat
     """Measure a model, and leave it as it was; `report` gets how many calls just ended."""
     part, name = find_part(model)
     _check_device(part)
-    inputs = make_inputs(part, task.length, task.batch, task.padding)
-    with _as_it_was(part), torch.no_grad():
+    with _fitting_memory(task), _as_it_was(part), torch.no_grad():
+        inputs = make_inputs(part, task.length, task.batch, task.padding)
 
         def call() -> Any:
             return _call(part, inputs, task)
@@ -97,8 +109,9 @@ def run_task(model: Any, task: Task, report: Callable[[int], object]) -> Estimat
             with _accelerated(part, task.exact):
                 seconds.append((without, _time(call)))
             report(2)
-    theirs, ours = map(median, zip(*seconds, strict=True))
-    return Estimate(name, theirs, ours, same_bits)
+    theirs, ours = zip(*seconds, strict=True)
+    ranges = [(min(times), max(times)) for times in (theirs, ours)]
+    return Estimate(name, median(theirs), median(ours), same_bits, *ranges)
 
 
 # ---- what is run ----
@@ -182,15 +195,38 @@ def _call(part: nn.Module, inputs: dict[str, Any], task: Task) -> Any:
     try:
         return part(**inputs)
     except Exception as error:  # a model's code may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, MemoryError) or "allocate memory" in reason:
-            raise MemoryError(
-                f"a call with {task.batch} x {task.length} tokens must fit in memory: {reason}"
-            ) from error
+        if _is_of_memory(error):
+            raise
+        reason = _first_line(error)
         raise ValueError(
             f"model must run on random {', '.join(inputs)} of {task.batch} x {task.length} tokens, "
             f"got {type(error).__name__}: {reason}{_explain_length(part, task.length)}"
         ) from error
+
+
+@contextmanager
+def _fitting_memory(task: Task) -> Iterator[None]:
+    """Turn all errors of memory, of which PyTorch has several, into MemoryError."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_of_memory(error):
+            raise
+        raise MemoryError(
+            f"a call with {task.batch} x {task.length} tokens must fit in memory: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    is_of_torch = isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("allocate memory", "size calculation overflowed")
+    )
+    return is_of_torch or isinstance(error, MemoryError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _explain_length(part: Any, length: int) -> str:

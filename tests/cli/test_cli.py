@@ -298,7 +298,8 @@ def test_bad_weight_files_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: COMMAND"),
+        ([], "Choose a command"),
+        (["bias", "--lenght"], "--lenght; t5bucket bias --help explains"),
         (["nothing"], "invalid choice: 'nothing'"),
         (["bias", "--query-length", "-1"], "--query-length: must be at least 0, got -1"),
         (["bias", "--key-length", "x"], "--key-length: must be an integer, got 'x'"),
@@ -331,7 +332,9 @@ def rows(*arguments: object) -> dict[int, str]:
     """Run ``buckets`` and parse its table."""
     result = run("buckets", *arguments)
     assert result.returncode == 0, result.stderr
-    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()[2:]]
+    head, table_lines = re.split(r"^bucket  .*\n", result.stdout, maxsplit=1, flags=re.MULTILINE)
+    assert head.startswith("Buckets(")
+    lines = [line.split(maxsplit=1) for line in table_lines.splitlines()]
     table = {int(bucket): described for bucket, described in lines}
     assert list(table) == [*range(len(lines))]  # every bucket has a line
     return table
@@ -422,8 +425,11 @@ def test_a_models_folder_is_taken_wherever_weights_are(model: Path, tmp_path: Pa
     assert (printed["shape"], printed["buckets"]) == ("(2, 8, 8)", scheme)
     assert run("buckets", model, "--tensor", "encoder").stdout.startswith(f"{scheme}\n")
     assert rows(model, "--tensor", "decoder", "--max-distance", 99)[31] == "-89 and below"
-    listed = "tensor must name one of 'decoder.relative_attention_bias.weight' (32, 2)"
-    refused(1, listed, "bias", model / "model.npz")
+    assert fields("bias", model / "model.npz")["tensor"] == "encoder.relative_attention_bias.weight"
+    listed = "--tensor must name one of 'decoder.relative_attention_bias.weight' (32, 2)"
+    several = ("--tensor", "relative_attention_bias")
+    refused(1, listed, "bias", model / "model.npz", *several)
+    refused(1, "such as --tensor encoder, got", "bias", model / "model.npz", *several)
     out = tmp_path / "bias.png"
     if importlib.util.find_spec("matplotlib"):
         assert run("plot", model, "--tensor", "encoder", "--out", out).stdout == f"{out}\n"

@@ -12,7 +12,8 @@ transformers: Any = pytest.importorskip("transformers")
 import models  # noqa: E402
 
 from t5bucket.cli import main  # noqa: E402
-from t5bucket.transformers import accelerate, estimate  # noqa: E402
+from t5bucket.cli.estimate import find_class, show_ratio  # noqa: E402
+from t5bucket.transformers import Estimate, accelerate, estimate  # noqa: E402
 from t5bucket.transformers._classes import list_accelerated  # noqa: E402
 from t5bucket.transformers._estimate import find_part  # noqa: E402
 from t5bucket.transformers._inputs import make_inputs  # noqa: E402
@@ -153,7 +154,7 @@ def test_the_command_measures_a_folder(folder: Path, capsys: pytest.CaptureFixtu
     arguments = ["estimate", str(folder), "--length", "30", "--repeats", "1", "--padding", "0.25"]
     assert main(arguments) == 0
     printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert printed["model"] == f"{folder}: encoder (T5Stack) of T5Model, float32"
+    assert printed["model"] == f"{folder}: encoder (T5Stack) of T5ForConditionalGeneration, float32"
     assert printed["input"] == "1 x 30 tokens, 25% of them padding"
     assert printed["outputs"] == "have the same bits"
     assert main([*arguments, "--json", "--dtype", "bfloat16", "--inexact"]) == 0
@@ -163,11 +164,77 @@ def test_the_command_measures_a_folder(folder: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("T5EncoderModel", "T5EncoderModel"),
+        ("UMT5EncoderModel", "encoder (UMT5Stack) of UMT5EncoderModel"),
+        ("MPNetForMaskedLM", "MPNetForMaskedLM"),
+        ("MPNetModel", "MPNetModel"),
+    ],
+)
+def test_the_command_loads_the_class_that_the_configuration_names(
+    name: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cls = getattr(transformers, name)
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+    cls(cls.config_class(vocab_size=50, **sizes)).save_pretrained(tmp_path)
+    capsys.readouterr()
+    assert main(["estimate", str(tmp_path), "--length", "9", "--repeats", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["part"] == part
+
+
+def test_an_unknown_class_is_loaded_as_automodel_does() -> None:
+    for names in (None, ["NoSuchModel"], ["pipeline"]):
+        config = transformers.T5Config(architectures=names)
+        assert find_class(config) is transformers.AutoModel
+
+
+@pytest.mark.parametrize("command", ["bias", "buckets", "estimate"])
+def test_a_mistyped_folder_is_said_to_be_looked_for_on_the_hub(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub: Any = pytest.importorskip("huggingface_hub")
+
+    def disconnected(url: str) -> None:
+        raise OSError("no route")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub, "get_hf_file_metadata", disconnected)
+    assert main([command, "nosuch"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == ("t5bucket: no file or folder 'nosuch'; looking for it on Hugging Face's hub")
+    name = "MODEL" if command == "estimate" else "WEIGHTS"
+    assert second.startswith(f"t5bucket: {name} must be a file, a folder, or a model in Hugging")
+    assert "(no answer from the hub: no route)" in second
+
+
+def test_errors_of_memory_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for length in (10**14, 2**62):
+        assert main(["estimate", str(folder), "--length", str(length), "--repeats", "1"]) == 1
+        printed = capsys.readouterr().err
+        assert f"a call with 1 x {length} tokens must fit in memory: " in printed
+        assert printed.count("\n") == 1
+
+
+def test_ranges_that_overlap_show_no_difference() -> None:
+    found = Estimate("MPNetModel", 2.0, 1.0, True)
+    assert not found.is_within_noise
+    assert show_ratio(found) == "2 x faster"
+    assert not found._replace(transformers_range=(1.6, 3), t5bucket_range=(1, 1.5)).is_within_noise
+    found = found._replace(transformers_range=(1.4, 3), t5bucket_range=(1, 1.5))
+    assert show_ratio(found) == "no difference beyond noise: the ranges overlap"
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["x.safetensors"], 1, "MODEL must be a folder or the name of a model"),
         (["../nowhere"], 1, "MODEL must be a folder or the name of a model"),
-        (["."], 1, "MODEL must be a folder or a name that transformers' AutoModel loads, got ."),
+        (["."], 1, "MODEL must be a folder or a name that transformers loads, got ."),
         ([".", "--padding", "1"], 2, "--padding must be at least 0 and less than 1, got 1.0"),
     ],
 )

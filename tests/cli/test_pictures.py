@@ -74,6 +74,10 @@ def test_a_heat_map_is_the_matrix_of_its_head_and_0_is_in_the_middle() -> None:
     assert np.array_equal(image.get_array(), bias.matrix(20, 30)[2])
     low, high = image.get_clim()
     assert low == -high == -np.abs(bias.matrix(20, 30)[2]).max()
+    large: Any = plot_head(bias, 2, 5000, 20, ax=new_axes())
+    assert large.images[0].get_array().shape == (1000, 20)
+    assert np.array_equal(large.images[0].get_array(), bias.view(5000, 20)[2, ::5])
+    assert large.get_ylim() == (4999.5, -0.5)
     weight = np.full((32, 1), -np.inf, np.float32)
     weight[:4] = 0
     nothing = tb.RelativeAttentionBias(weight, tb.Buckets())
@@ -149,10 +153,15 @@ def test_panels_are_drawn_once_each_in_the_order_given(
     for options in (["--panel", "head", "--panel", "bias", "--panel", "head", "--head", "7"], []):
         assert main(["plot", *options, "--out", str(tmp_path / "x.png")]) == 0
     chosen, whole = ([ax.get_title() for ax in figure.axes if ax.get_title()] for figure in figures)
-    assert chosen == ["bias of each pair, head 7", "bias by distance"]
+    assert chosen == ["bias of each pair, head 7", "bias by relative position"]
+    tensor = "encoder.relative_attention_bias.weight"
+    titles = [figure.get_suptitle() for figure in figures]
+    assert titles == [f"all-mpnet-base-v2 (embedded): {tensor}"] * 2
+    model, hub = (plot.make_title(name, "t") for name in (str(tmp_path), "google-t5/t5-small"))
+    assert (model, hub) == (f"{tmp_path.name}: t", "google-t5/t5-small: t")
     assert whole == [
-        "bucket by distance",
-        "bias by distance",
+        "bucket by relative position",
+        "bias by relative position",
         "bucket of each pair",
         "bias of each pair, head 0",
     ]

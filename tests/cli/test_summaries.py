@@ -49,7 +49,8 @@ def test_a_machine_is_told_the_same_as_a_person(run: Any, tmp_path: Path) -> Non
     assert found["out"] == shown["out"] == str(out)
     assert found["computing_seconds"] > 0 < found["writing_seconds"]
     assert list(shown) == [
-        "weights", "buckets", "shape", "dtype", "size", "computing", "writing", "sha256", "out",
+        "weights", "tensor", "buckets", "shape", "dtype", "size", "computing", "writing", "sha256",
+        "out",
     ]  # fmt: skip
 
 
@@ -71,6 +72,16 @@ def test_a_dry_run_says_whether_memory_suffices(
     assert found["available_nbytes"] == available
     assert found["fits"] == (None if available is None else available == 10**12)
     assert found["nbytes"] == 12 * 512 * 512 * 4
+
+
+def test_a_matrix_larger_than_memory_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bias, "available_memory_nbytes", lambda: 10**6)
+    monkeypatch.setattr(bias, "compute", None)
+    assert main(["bias"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.endswith("12.6 MB: 1 MB of memory are free; --out FILE.npy writes it in tiles\n")
 
 
 def test_a_dry_run_looks_at_the_disk_and_writes_nothing(run: Any, tmp_path: Path) -> None:
@@ -167,6 +178,42 @@ def test_a_scheme_can_be_made_from_its_json(options: list[Any], run: Any) -> Non
     assert np.array_equal(buckets, scheme(sign * offsets))
     absent = set(range(scheme.num_buckets)) - set(buckets.tolist())
     assert set(found["never_occurring"]) == absent
+
+
+def test_a_configuration_alone_answers(run: Any, tmp_path: Path) -> None:
+    config = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 77}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for path in (tmp_path, tmp_path / "config.json"):
+        found = run("buckets", path, "--json")
+        assert (found["max_distance"], found["bidirectional"], found["tensor"]) == (77, True, None)
+        assert not run("buckets", path, "--tensor", "decoder", "--json")["bidirectional"]
+
+
+def test_tables_of_all_layers_have_one_scheme(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "{}.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+    stacks = ("encoder", "decoder")
+    names = [name.format(stack, block) for stack in stacks for block in range(3)]
+    tables: Any = {name: np.ones((32, 2), np.float32) for name in names}
+    np.savez(tmp_path / "x.npz", **tables)
+    found = run("buckets", tmp_path / "x.npz", "--json")
+    assert (found["tensor"], found["bidirectional"]) == (names[0], True)
+    found = run("buckets", tmp_path / "x.npz", "--tensor", "decoder", "--json")
+    assert (found["tensor"], found["bidirectional"]) == (names[3], False)
+    assert main(["bias", str(tmp_path / "x.npz")]) == 1
+    assert "such as --tensor encoder.block.0" in capsys.readouterr().err
+
+
+def test_a_model_without_the_bias_is_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bert.npz"
+    np.savez(path, a=np.ones((2, 2)), b=np.ones((2, 2)))
+    assert main(["buckets", str(path)]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"t5bucket: {path} has no T5 bias: ")
+    assert printed.endswith("; --tensor NAME names another one\n")
 
 
 # ---- info, and the files that it reads ----

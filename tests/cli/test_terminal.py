@@ -58,7 +58,7 @@ def test_alone_it_shows_five_things_and_says_that_a_command_is_required(
         assert f"\n{task}\n" in printed.err
         for example in examples:
             assert f"  {example}\n" in printed.err
-    assert "required: COMMAND, such as bias" in printed.err
+    assert "Choose a command, such as bias" in printed.err
 
 
 def test_each_command_has_an_example_that_works(

@@ -19,6 +19,7 @@ import t5bucket as tb
 
 gguf: Any = pytest.importorskip("gguf")
 load = tb.RelativeAttentionBias.load
+from_pretrained = tb.RelativeAttentionBias.from_pretrained
 ENCODER, DECODER = "enc.blk.0.attn_rel_b.weight", "dec.blk.0.attn_rel_b.weight"
 DEQUANTIZED = [
     kind.name
@@ -87,6 +88,11 @@ def test_encoder_and_decoder_are_told_apart(tmp_path: Path) -> None:
     decoder = load(tmp_path / "x.gguf", tensor="dec")
     assert decoder.buckets == tb.Buckets(32, 128, False)
     assert np.array_equal(decoder.weight, weight() + 1)
+    for part, added in (("encoder", 0), ("decoder", 1), ("decoder.block.0", 1)):
+        found = load(tmp_path / "x.gguf", tensor=part)
+        assert np.array_equal(found.weight, weight() + added)
+    assert from_pretrained(tmp_path / "x.gguf").weight[0, 0] == weight()[0, 0]
+    assert from_pretrained(tmp_path).buckets.bidirectional
 
 
 def test_names_of_other_programs_are_found(tmp_path: Path) -> None:

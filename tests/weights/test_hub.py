@@ -87,6 +87,7 @@ def cache(online: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(online[1], path, symlinks=True)
     monkeypatch.setenv("HF_HUB_CACHE", str(path))
     monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *_, **__: None)  # it answers
     return path
 
 
@@ -204,6 +205,23 @@ def test_missing_files_of_a_cached_model_are_named(
         shard.unlink()
     with pytest.raises(OSError, match=rf"org/sharded, whose {SHARD} is not in"):
         from_pretrained("org/sharded", tensor="encoder")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def disconnected(url: str) -> None:
+        asked.append(url)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "get_hf_file_metadata", disconnected)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(OSError, match=r"\(no answer from the hub: Name or service not known\)"):
+        from_pretrained("nosuch")
+    assert len(asked) == 1
 
 
 def test_a_folder_or_a_file_wins_over_a_name(
