@@ -45,8 +45,8 @@ def list_known(model: object) -> list[nn.Module]:
     if not known:
         families = ", ".join(sorted({name.split(".")[0] for name in LAYERS}))
         raise ValueError(
-            "model must have a layer with relative position buckets, as models of these families "
-            f"have: {families}; got {type(model).__name__}"
+            f"model must have a layer with relative position buckets (of {families}), "
+            f"got {type(model).__name__}"
         )
     return known
 

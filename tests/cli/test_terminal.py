@@ -241,12 +241,14 @@ def end(arguments: list[str]) -> object:
         return exit_.code
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 def test_help_into_a_closed_pipe_ends_quietly() -> None:
-    command = f"'{sys.executable}' -m t5bucket bias --help | true; echo ${{PIPESTATUS[0]}}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "t5bucket", "bias", "--help"]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
     assert result.stderr == ""
-    assert result.stdout in ("0\n", "1\n")
+    assert result.returncode in (0, 1)
 
 
 # ---- completion ----
