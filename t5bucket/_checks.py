@@ -44,6 +44,11 @@ def integer(name: str, value: Any, minimum: int = INT64_MIN, maximum: int = INT6
     return value  # type: ignore[no-any-return]
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of another library's error, or its type if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def show(value: Any) -> str:
     """Show a value in a message, in one short line.
 

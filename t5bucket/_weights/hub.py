@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from t5bucket._checks import first_line
 from t5bucket._weights.folder import CONFIG_NAME, WEIGHT_NAMES, Folder, is_weights
 
 REPOSITORY = re.compile(r"(?:[\w][\w.-]*/)?[\w][\w.-]*")
@@ -83,9 +84,9 @@ class CachedModel(Folder):
         except EntryNotFoundError as error:
             if not isinstance(error, LocalEntryNotFoundError):
                 return None
-            raise OSError(self._explain(file, _first_line(error))) from error
+            raise OSError(self._explain(file, first_line(error))) from error
         except Exception as error:  # a missing repository, one that needs a token, no connection
-            raise OSError(self._explain(file, _first_line(error))) from error
+            raise OSError(self._explain(file, first_line(error))) from error
         if self._commit is None:
             self._commit = Path(path).relative_to(self._folder / "snapshots").parts[0]
             self.path = self._snapshot()
@@ -103,7 +104,7 @@ class CachedModel(Folder):
         except HfHubHTTPError:
             pass  # an answer, which the download explains
         except Exception as error:  # of a library for connections, which depends on the version
-            reason = f"no answer from the hub: {_first_line(error)}"
+            reason = f"no answer from the hub: {first_line(error)}"
             raise OSError(self._explain(file, reason)) from error
         self._is_reached = True
 
@@ -141,10 +142,6 @@ class CachedModel(Folder):
             "name_or_path must be a file, a folder, or a model in Hugging Face's cache or hub, "
             f"got {self.repository}, whose {file} is not in {self._cache} ({reason}){hint}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _folder_of(repository: str) -> Path:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t5bucket._checks import first_line
 from t5bucket._weights.folder import CONFIG_NAME
 from t5bucket._weights.hub import CachedModel, parse_name
 from t5bucket.cli._measure import show_seconds
@@ -134,10 +135,9 @@ def load(name: str, dtype: str | None) -> Any:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         return find_class(config).from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # loading and the hub may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"MODEL must be a folder or a name that transformers loads, got {name} "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
 
 

@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
+from t5bucket._checks import first_line
 from t5bucket.transformers._classes import (
     enter_block,
     leave_block,
@@ -21,6 +22,7 @@ from t5bucket.transformers._classes import (
     restore_layers,
     undo,
 )
+from t5bucket.transformers._holders import list_modules
 from t5bucket.transformers._inputs import make_inputs
 
 Call = Callable[[], Any]
@@ -124,7 +126,11 @@ def find_part(model: Any) -> tuple[PreTrainedModel, str]:
     def holds_known(module: nn.Module) -> bool:
         return any(id(part) in known for part in module.modules())
 
-    models = [module for module in _list_models(model) if holds_known(module)]
+    models = [
+        module
+        for module in list_modules(model)
+        if isinstance(module, PreTrainedModel) and holds_known(module)
+    ]
     if not models:
         raise ValueError(
             "model must be a transformers.PreTrainedModel or hold one, such as T5EncoderModel, "
@@ -138,13 +144,6 @@ def find_part(model: Any) -> tuple[PreTrainedModel, str]:
             if part is not found and isinstance(part, PreTrainedModel) and holds_known(part):
                 return part, f"{stack} ({type(part).__name__}) of {name}"
     return found, name if found is model else f"{name} of {type(model).__name__}"
-
-
-def _list_models(model: Any) -> Iterator[PreTrainedModel]:
-    roots = [model] if isinstance(model, nn.Module) else vars(model).values()
-    for root in roots:
-        if isinstance(root, nn.Module):
-            yield from (part for part in root.modules() if isinstance(part, PreTrainedModel))
 
 
 def _check_device(part: nn.Module) -> None:
@@ -197,7 +196,7 @@ def _call(part: nn.Module, inputs: dict[str, Any], task: Task) -> Any:
     except Exception as error:  # a model's code may raise anything
         if _is_of_memory(error):
             raise
-        reason = _first_line(error)
+        reason = first_line(error)
         raise ValueError(
             f"model must run on random {', '.join(inputs)} of {task.batch} x {task.length} tokens, "
             f"got {type(error).__name__}: {reason}{_explain_length(part, task.length)}"
@@ -214,7 +213,7 @@ def _fitting_memory(task: Task) -> Iterator[None]:
             raise
         raise MemoryError(
             f"a call with {task.batch} x {task.length} tokens must fit in memory: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
 
 
@@ -223,10 +222,6 @@ def _is_of_memory(error: Exception) -> bool:
         words in str(error) for words in ("allocate memory", "size calculation overflowed")
     )
     return is_of_torch or isinstance(error, MemoryError)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _explain_length(part: Any, length: int) -> str:

@@ -100,6 +100,8 @@ def test_an_object_that_holds_a_model_can_be_measured() -> None:
     held = torch.nn.Sequential(model, torch.nn.Identity())
     assert find_part(held)[1] == "MPNetModel of Sequential"
     assert find_part(held)[0] is model
+    for outer in ([model], {"text": [model]}):  # as `accelerate` finds them
+        assert find_part(outer) == (model, f"MPNetModel of {type(outer).__name__}")
 
 
 def test_the_length_of_wavlm_counts_frames() -> None:
