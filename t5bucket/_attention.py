@@ -132,17 +132,21 @@ def attend(
     dtype = inputs.query.dtype.newbyteorder("=")
     scale = _checks.scale(scale, dtype == np.float64)
     shape = (*masks.batch_shape, *inputs.query.shape[-3:-1], inputs.value.shape[-1])
-    result = _checks.output(out, shape, dtype)
+    target = result = _checks.output(out, shape, dtype)
     sources = (*inputs, *masks.arrays, *positions)
-    if out is not None and any(np.may_share_memory(source, result) for source in sources):
+    if out is not None and any(np.may_share_memory(source, target) for source in sources):
         result = allocate(shape, dtype)
-    with np.errstate(all="ignore"):
-        _write(inputs, result, add_bias, find_keys, scale, num_threads)
-    if out is None:
-        return result
-    if not np.may_share_memory(out, result):
-        np.copyto(_checks.base_array("out", out), result)
-    return out
+    try:
+        with np.errstate(all="ignore"):
+            _write(inputs, result, add_bias, find_keys, scale, num_threads)
+    except MemoryError:
+        shapes = ", ".join(str(array.shape) for array in inputs)
+        raise MemoryError(
+            f"parts of query, key and value must fit in memory, got shapes {shapes} of {dtype}"
+        ) from None
+    if result is not target:
+        np.copyto(target, result)
+    return target if out is None else out
 
 
 def _write(

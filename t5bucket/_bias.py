@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -861,7 +861,7 @@ class RelativeAttentionBias:
         """Return a function that makes the table of some heads, in the dtype to compute in."""
         dtype = computing_dtype(self._dtype)
 
-        @lru_cache(maxsize=1)
+        @cache
         def make_table(start: int, stop: int) -> RelativeTable:
             if (start, stop) == (0, self._num_heads) and dtype == self._dtype:
                 return self._table
