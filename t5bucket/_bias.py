@@ -739,10 +739,10 @@ class RelativeAttentionBias:
 
         Notes
         -----
-        The scores of up to 512 queries at a time are computed, up to 8 MiB. Keys that
-        `causal`, padding or segments hide from all of them are skipped. 16-bit types are
-        computed in float32. The result is equal to that of the formula up to rounding; its
-        last bits depend on NumPy's BLAS.
+        The scores of up to 512 queries at a time are computed, up to 8 MiB, or those of 16
+        queries and one head. Keys that `causal`, padding or segments hide from all of them
+        are skipped. 16-bit types are computed in float32. The result is equal to that of the
+        formula up to rounding; its last bits depend on NumPy's BLAS.
 
         A query whose keys are all masked gets the mean of all values, and zeros if an
         additive mask is ``-inf`` for all keys, as from PyTorch with the matrix.

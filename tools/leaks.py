@@ -55,8 +55,8 @@ ADDED = np.zeros((8, 8), np.float32)
 SEGMENTS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 LARGE = np.zeros((4, 128, 128), np.float32)  # enough for two threads
 LARGE_GRADIENT = np.broadcast_to(np.ones((4, 128, 128), np.float32), (130, 4, 128, 128))
-VECTORS = np.ones((3, 4, 8, 8), np.float32)  # query, key and value
-LARGE_VECTORS = np.ones((3, 4, 128, 8), np.float32)
+VECTORS: Any = np.ones((3, 4, 8, 8), np.float32)  # query, key and value
+LARGE_VECTORS: Any = np.ones((3, 4, 128, 8), np.float32)
 SHARED = (
     VECTORS,
     LARGE_VECTORS,
@@ -179,7 +179,7 @@ def calls_of_bias() -> Iterator[Case]:
         "attend, out", lambda: BIAS.attend(*VECTORS, out=VECTORS[0], segment_ids=SEGMENTS), 10
     )
     yield Case("attend, two threads", lambda: BIAS.attend(*LARGE_VECTORS, **two), 300)
-    yield Case("attend_at", lambda: BIAS.attend_at(*VECTORS, eight, scale=2), 10)
+    yield Case("attend_at", lambda: BIAS.attend_at(*VECTORS, query_positions=eight, scale=2), 10)
     yield Case("weight_gradient", lambda: BIAS.weight_gradient(GRADIENT, causal=True))
     yield Case(
         "weight_gradient, threads", lambda: BIAS.weight_gradient(LARGE_GRADIENT, **two), 1000
@@ -248,7 +248,7 @@ def calls_refused() -> Iterator[Case]:
         "tiles": lambda: BIAS.tiles(8, 8, tile=0),
         "add_to": lambda: BIAS.add_to(bad),
         "attend": lambda: BIAS.attend(*VECTORS, out=read_only),
-        "attend_at": lambda: BIAS.attend_at(*VECTORS, POSITIONS),
+        "attend_at": lambda: BIAS.attend_at(*VECTORS, query_positions=POSITIONS),
         "weight_gradient": lambda: BIAS.weight_gradient(GRID),
         "weight_gradient_at": lambda: BIAS.weight_gradient_at(GRADIENT, [0.5]),
         "load": lambda: tb.RelativeAttentionBias.load("missing.txt"),
