@@ -40,9 +40,10 @@ def attend(query: Any, key: Any, value: Any, matrix: Any, scale: float = 1) -> N
     minimum = reference.MINIMUM[matrix.dtype.name]
     wide = np.asarray(matrix.astype(np.float64))
     products = scale * query.astype(np.float64) @ key.astype(np.float64).swapaxes(-1, -2)
-    scores = np.where(wide == minimum, -1e300, products + wide)
+    scores = np.where(wide == minimum, np.finfo(np.float64).min, products + wide)
     most = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    powers = np.exp(scores - np.where(most == -np.inf, 0, most))
+    with np.errstate(over="ignore"):  # from a masked pair to a large score
+        powers = np.exp(scores - np.where(most == -np.inf, 0, most))
     sums = powers.sum(axis=-1, keepdims=True)
     return np.asarray(powers / np.where(sums == 0, 1, sums) @ value.astype(np.float64))
 
