@@ -60,12 +60,12 @@ class Inputs(NamedTuple):
         num_heads, query_length = self.query.shape[-3:-1]
         return num_heads, query_length, self.key.shape[-2]
 
-    def take(self, index: Index) -> Iterator[NDArray[Any]]:
+    def take(self, index: Index, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
         """Take an example's query, key and value, in the dtype to compute in, for BLAS."""
         for array in self:
             own = take_example(array, index, 3)
-            is_ready = own.dtype.name in ("float32", "float64") and is_direct(own)
-            yield own if is_ready else np.ascontiguousarray(own, computing_dtype(own.dtype))
+            is_ready = own.dtype == dtype and is_direct(own)
+            yield own if is_ready else np.ascontiguousarray(own, dtype)
 
 
 def computing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -164,7 +164,7 @@ def _write(
     num_heads, num_rows = _choose_strip(inputs.shape, dtype.itemsize)
     memory = allocate((num_heads * num_rows * inputs.shape[2],), dtype)
     for index in np.ndindex(out.shape[:-3]):
-        query, key, value = inputs.take(index)
+        query, key, value = inputs.take(index, dtype)
         for heads, rows in _list_strips(inputs.shape, num_heads, num_rows):
             keys = find_keys(index, rows)
             shape = tuple(place.stop - place.start for place in (heads, rows, keys))
