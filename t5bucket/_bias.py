@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
-from t5bucket._arrays import allocate, cut_example, round_floats
+from t5bucket._arrays import Index, allocate, cut_example, round_floats
 from t5bucket._attention import (
     Part,
     attend,
@@ -823,6 +823,10 @@ class RelativeAttentionBias:
         MemoryError
             If the result does not fit in memory.
 
+        Notes
+        -----
+        As in `attend`, but hidden keys are not skipped if `causal` is true.
+
         Examples
         --------
         >>> import numpy as np
@@ -855,8 +859,12 @@ class RelativeAttentionBias:
             table = tables(part.heads)
             write_explicit(table, scores, of_query, of_key, threads, False, own, True)
 
-        every = slice(0, inputs.shape[2])
-        return attend(inputs, masks, positions[:2], add_bias, lambda *_: every, scale, out, threads)
+        def find_keys(index: Index, rows: slice) -> slice:
+            if masks.causal:  # positions decide which keys each query sees
+                return slice(0, inputs.shape[2])
+            return masks.find_keys(index, rows, 0)
+
+        return attend(inputs, masks, positions[:2], add_bias, find_keys, scale, out, threads)
 
     def _widened_by_heads(self) -> Callable[[slice], RelativeTable]:
         """Return a function that makes the table of some heads, in the dtype to compute in."""

@@ -148,15 +148,23 @@ def test_keys_that_no_query_sees_are_skipped_and_change_nothing(masks: Any) -> N
     )
     query, key, value = draw_inputs(np.float32, 60, 60, (4,))
     matrix = bias.matrix(60, 60, **masks)
-    assert_near(bias.attend(query, key, value, **masks), attend(query, key, value, matrix))
+    expected = attend(query, key, value, matrix)
+    assert_near(bias.attend(query, key, value, **masks), expected)
+    offsets = [masks.get(name, 0) for name in ("query_offset", "key_offset")]
+    if FAR not in offsets:
+        positions = (np.arange(60) + offset for offset in offsets)
+        hidden = {name: array for name, array in masks.items() if "offset" not in name}
+        assert_near(bias.attend_at(query, key, value, *positions, **hidden), expected)
 
 
-def test_hidden_keys_are_not_read() -> None:
+@pytest.mark.parametrize("positions", [[], [np.arange(60)]], ids=["attend", "attend_at"])
+def test_hidden_keys_are_not_read(positions: list[Any]) -> None:
     bias = tb.RelativeAttentionBias(np.ones((32, HEADS), np.float32), tb.Buckets())
     query, key, value = draw_inputs(np.float32, 60, 60)
-    expected = bias.attend(query, key, value, mask=PADDING[1])
+    attend: Any = bias.attend_at if positions else bias.attend
+    expected = attend(query, key, value, *positions, mask=PADDING[1])
     key[:, :7], value[:, :7] = np.nan, np.inf
-    assert np.array_equal(bias.attend(query, key, value, mask=PADDING[1]), expected)
+    assert np.array_equal(attend(query, key, value, *positions, mask=PADDING[1]), expected)
 
 
 def test_a_query_without_a_key_gets_the_mean_of_all_values_or_zeros() -> None:
