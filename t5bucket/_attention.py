@@ -64,7 +64,9 @@ class Inputs(NamedTuple):
         """Take an example's query, key and value, in the dtype to compute in, for BLAS."""
         for array in self:
             own = take_example(array, index, 3)
-            is_ready = own.dtype == dtype and is_direct(own)
+            # Old versions of NumPy do not use BLAS if rows overlap or are in reverse order.
+            has_rows = own.strides[-2] >= own.shape[-1] * own.itemsize
+            is_ready = own.dtype == dtype and is_direct(own) and has_rows
             yield own if is_ready else np.ascontiguousarray(own, dtype)
 
 
