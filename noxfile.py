@@ -41,6 +41,12 @@ from sessions.versions import (  # noqa: E402
     list_versions,
     make_layer,
 )
+from sessions.wasm import (  # noqa: E402
+    find_pyodide,
+    install_in_pyodide,
+    run_suite_in_pyodide,
+    run_wasm_programs,
+)
 from sessions.wheels import (  # noqa: E402
     build_twice,
     check_symbols,
@@ -62,8 +68,8 @@ GATE = [
 ]  # fmt: skip
 NIGHTLY = [
     "wheels", "versions", "emulation", "optional", "users", "paths", "leaks", "free_threading",
-    "fuzz", "parallel", "windows", "sanitizers", "benchmarks", "oldest", "docs", "lint", "audit",
-    "core", "corpora",
+    "fuzz", "parallel", "windows", "sanitizers", "benchmarks", "oldest", "docs", "wasm", "lint",
+    "audit", "core", "corpora",
 ]  # fmt: skip
 
 OPTIONAL_PACKAGES = [
@@ -378,6 +384,20 @@ def windows(session: nox.Session) -> None:
     install_package(session, python, folder)
     for room, found in run_suite(session, python).items():
         record(session, f"Windows: `tests/{room}`, by Wine", found)
+
+
+@nox.session(default=False)
+def wasm(session: nox.Session) -> None:
+    """WebAssembly: the C core's programs, and the suite in Pyodide, by Emscripten and Node."""
+    require(session, "emcc")
+    folder = Path(session.create_tmp()).resolve()
+    for name, found in run_wasm_programs(session, folder).items():
+        record(session, f"WebAssembly, `{name}`", found)
+    install(session)
+    pyodide = find_pyodide(session)
+    install_in_pyodide(session, pyodide / "site", folder)
+    found = run_suite_in_pyodide(session, pyodide)
+    record(session, "WebAssembly: the suite for NumPy, in Pyodide", found)
 
 
 @nox.session(default=False)

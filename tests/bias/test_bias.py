@@ -171,9 +171,9 @@ def test_a_view_must_fit_in_addresses_though_it_takes_no_memory() -> None:
     if sys.maxsize > 2**32:
         assert bias.view(2**15, 2**15).shape == (2, 2**15, 2**15)
         return
-    for lengths in [(2**15, 2**15), (0, sys.maxsize), (2**31, 0)]:
+    for q, k in [(2**15, 2**15), (0, sys.maxsize), (2**31, 0)]:
         with pytest.raises(MemoryError, match="must fit in memory"):
-            bias.view(*lengths)
+            bias.view(q, k)
 
 
 def test_attributes_are_read_only() -> None:
