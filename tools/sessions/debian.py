@@ -10,6 +10,7 @@ import nox
 PACKAGES = {  # by a program in them
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "clang": "clang",
+    "emcc": "emscripten",
     "llvm-cov": "llvm",
     "musl-gcc": "musl-tools",
     "npx": "npm",
