@@ -29,6 +29,13 @@ import nox
 ROOT = Path(__file__).parent
 sys.path.append(str(ROOT / "tools"))
 
+from platforms import (  # noqa: E402
+    count_outcomes,
+    read_info,
+    record_platform,
+    write_platforms,
+)
+from processors import PROCESSORS  # noqa: E402
 from sessions.debian import PACKAGES, require  # noqa: E402
 from sessions.figures import last_line, record, write_report  # noqa: E402
 from sessions.tiers import read_log, run_tier  # noqa: E402
@@ -203,6 +210,7 @@ def oldest(session: nox.Session) -> None:
     path = f"{Path(python).parent}:{hide_compilers(session, folder.with_name('bin'))}"
     found = run_tests(session, BRIEFLY, python=python, PATH=path)
     record(session, f"The quick suite with Python {OLDEST_PYTHON}, {OLDEST_NUMPY}", found)
+    record_platform(session, read_info(session, python), "native", suite=count_outcomes(found))
     found = run_tests(
         session, BRIEFLY, *KERNELS, python=python, PATH=path, T5BUCKET_DISABLE_CPU="avx2"
     )
@@ -241,7 +249,9 @@ def core(session: nox.Session) -> None:
         compiled = ["-c", source, "-o", str(folder / "kernel.o")]
         session.run("cc", *STRICT_C_FLAGS, *compiled, external=True)
     install(session)
-    record(session, "The C core's programs", run_tests(session, "--all", "tests/c"))
+    found = run_tests(session, "--all", "tests/c")
+    record(session, "The C core's programs", found)
+    record_platform(session, read_info(session), "native", c_tests=count_outcomes(found))
     if is_brief(session):
         return
     require(session, "valgrind", "musl-gcc")
@@ -357,18 +367,23 @@ def paths(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def emulation(session: nox.Session) -> None:
-    """Other processors: the C core on ARM and on a big-endian processor, Python on ARM."""
-    output = session.run("python", "tools/emulate.py", "c", "aarch64", "s390x", silent=True)
-    for line in str(output).strip().splitlines():
-        architecture, program, found = [*line.split(": ", 2), ""][:3]
-        if program.endswith("_test") or "NEON" in program:
-            record(session, f"{architecture}: {program}", found)
-    if is_brief(session):
-        return
-    session.install("setuptools>=77")
-    output = session.run("python", "tools/emulate.py", "python", "aarch64", silent=True)
-    (found,) = re.findall(r"^(?:=+ )?(\d+ passed.*?)(?: =+)?$", str(output), re.MULTILINE)
-    record(session, "aarch64: the suite", found)
+    """Other processors by qemu: the C core, and Python, with and without more instructions."""
+    for name in PROCESSORS:
+        output = session.run("python", "tools/emulate.py", "c", name, silent=True)
+        ran = re.findall(r"^\w+: (\S+), (.*?): (.*)$", str(output), re.MULTILINE)
+        for program, option, found in ran:
+            record(session, f"{name}: {program}, {option}", found)
+        if is_brief(session):
+            continue
+        output = str(session.run("python", "tools/emulate.py", "python", name, silent=True))
+        suites = re.findall(r"^\w+: running (.*)$", output, re.MULTILINE)
+        found = re.findall(r"^\d+ passed.*$", output, re.MULTILINE)
+        for suite, line in zip(suites, found, strict=True):
+            record(session, f"{name}: {suite}", line)
+        (info,) = re.findall(r"^\w+: info: (.*)$", output, re.MULTILINE)
+        programs = ", ".join(dict.fromkeys(program for program, *_ in ran))
+        suite = f"{suites[-1]}: {count_outcomes(found[-1])}"
+        record_platform(session, json.loads(info), "qemu", c_tests=programs, suite=suite)
 
 
 @nox.session(default=False)
@@ -450,6 +465,7 @@ def free_threading(session: nox.Session) -> None:
         session.error("the GIL was switched on")
     found = run_tests(session, "--all", BRIEFLY, *NOT_OF_THE_BUILD, *PARALLEL, python=python)
     record(session, "The suite without the GIL, four threads a test", found)
+    record_platform(session, read_info(session, python), "native", suite=count_outcomes(found))
 
 
 # ---- nightly: the release, and users ----
@@ -483,6 +499,7 @@ def wheels(session: nox.Session) -> None:
             found = run_tests(session, "--all", BRIEFLY, python=python, PATH=programs)
         promise = f"The sdist's suite with the wheel, Python {version}, {numpy}, no compiler"
         record(session, promise, found)
+        record_platform(session, read_info(session, python), "native", suite=count_outcomes(found))
 
 
 @nox.session(python=False, default=False)
@@ -551,10 +568,11 @@ def gate(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def nightly(session: nox.Session) -> None:
-    """All sessions; write the figures into docs/reference/trust.md."""
+    """All sessions; write the figures into docs/reference/trust.md, and the table of platforms."""
     require(session, *PACKAGES)  # here, since two sessions at a time cannot install
     run_tier(session, NIGHTLY)
     write_report()
+    write_platforms(keep=False)
 
 
 if __name__ == "__main__":

