@@ -51,6 +51,7 @@ from sessions.versions import (  # noqa: E402
 from sessions.wasm import (  # noqa: E402
     find_pyodide,
     install_in_pyodide,
+    run_in_pyodide,
     run_suite_in_pyodide,
     run_wasm_programs,
 )
@@ -404,15 +405,19 @@ def windows(session: nox.Session) -> None:
 @nox.session(default=False)
 def wasm(session: nox.Session) -> None:
     """WebAssembly: the C core's programs, and the suite in Pyodide, by Emscripten and Node."""
-    require(session, "emcc")
+    require(session, "emcc", "npx")
     folder = Path(session.create_tmp()).resolve()
-    for name, found in run_wasm_programs(session, folder).items():
+    printed = run_wasm_programs(session, folder)
+    for name, found in printed.items():
         record(session, f"WebAssembly, `{name}`", found)
     install(session)
     pyodide = find_pyodide(session)
     install_in_pyodide(session, pyodide / "site", folder)
+    info = json.loads(last_line(run_in_pyodide(session, pyodide, "t5bucket", "info", "--json")))
     found = run_suite_in_pyodide(session, pyodide)
     record(session, "WebAssembly: the suite for NumPy, in Pyodide", found)
+    suite = f"for NumPy: {count_outcomes(found)}"
+    record_platform(session, info, "Pyodide, by Node", c_tests=", ".join(printed), suite=suite)
 
 
 @nox.session(default=False)

@@ -116,13 +116,18 @@ def install_in_pyodide(session: nox.Session, site: Path, folder: Path) -> None:
     session.run(*command, external=True, env=NODE_PATH)
 
 
+def run_in_pyodide(session: nox.Session, pyodide: Path, *module: str) -> str:
+    """Run a module of Python in Pyodide; return what it prints."""
+    node = ["node", "--stack-size=4000", "tools/sessions/pyodide.mjs"]  # pytest calls deeply
+    folders = [str(pyodide / "pyodide"), str(pyodide / "site"), str(ROOT)]
+    return str(session.run(*node, *folders, *module, external=True, silent=True))
+
+
 def run_suite_in_pyodide(session: nox.Session, pyodide: Path) -> str:
     """Run the tests in Pyodide; return pytest's last line."""
-    node = ["node", "--stack-size=4000", "tools/sessions/pyodide.mjs"]  # pytest calls deeply
     # Without files that are gone but open, into which pytest would write what programs print
     options = ["-q", "-p", "no:cacheprovider", "--capture=sys", "--hypothesis-profile=brief"]
-    folders = [str(pyodide / "pyodide"), str(pyodide / "site"), str(ROOT)]
     rooms = [f"tests/{room}" for room in ROOMS]
-    output = session.run(*node, *folders, *options, *rooms, external=True, silent=True)
-    session.log(str(output))
+    output = run_in_pyodide(session, pyodide, "pytest", *options, *rooms)
+    session.log(output)
     return last_line(output)
