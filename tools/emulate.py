@@ -241,11 +241,12 @@ def emulate_python(name: str, pytest_arguments: Sequence[str]) -> None:
     python, variables = make_python(name)
     print(f"{name}: info: {run([python, '-P', '-m', 't5bucket', 'info', '--json'], **variables)}")
     plain, capable = PROCESSORS[name].builds
-    suites: dict[str, tuple[str, Sequence[str]]] = {f"kernels on {plain}": (plain, KERNELS)}
+    deselected = [f"--deselect=tests/{test}" for test in NOT_EMULATED]
+    kernels = [*KERNELS, *deselected]
+    suites: dict[str, tuple[str, Sequence[str]]] = {f"kernels on {plain}": (plain, kernels)}
     if pytest_arguments:
         suites = {"chosen tests": (capable, pytest_arguments)}
     elif PROCESSORS[name].has_wheels:
-        deselected = [f"--deselect=tests/{test}" for test in NOT_EMULATED]
         suites["the suite"] = (capable, ["--all", *deselected])
     options = ["--hypothesis-profile=brief", "-q", "--color=no", "-p", "no:cacheprovider"]
     for suite, (cpu, arguments) in suites.items():
