@@ -287,13 +287,10 @@ def attention(attend: Callable[..., Any]) -> list[Case]:
         (lambda: call(scale=None), TypeError, "scale must be a real number, got None"),
         (lambda: call(scale=np.inf), ValueError, "scale must be finite in float32, got inf"),
         (lambda: call(num_threads=0), ValueError, "num_threads must be at least 1, got 0"),
-        (lambda: call(value=zeros(2, 3, 2**55)), MemoryError, "the result must fit in memory, got"),
         (
-            lambda: call(
-                zeros(2, 3, 2**42), zeros(2, 3, 2**42)[:, ::-1], out=np.empty_like(VECTORS)
-            ),
+            lambda: call(zeros(2**20, 2, 3, 4), value=zeros(2, 3, sys.maxsize // 64)),
             MemoryError,
-            "parts of query, key and value must fit in memory, got shapes (2, 3, 4398046511104), ",
+            "the result must fit in memory, got",
         ),
     ]
 
