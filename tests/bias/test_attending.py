@@ -167,6 +167,18 @@ def test_hidden_keys_are_not_read(positions: list[Any]) -> None:
     assert np.array_equal(attend(query, key, value, *positions, mask=PADDING[1]), expected)
 
 
+def test_batch_axes_broadcast() -> None:
+    bias = tb.RelativeAttentionBias(
+        reference.normal_weight(32, HEADS, np.float32), tb.Buckets(32, 40)
+    )
+    query, _, _ = draw_inputs(np.float32, 11, 11, (2, 1))
+    _, key, value = draw_inputs(np.float32, 11, 13, (3,))
+    expected = attend(query, key, value, bias.matrix(11, 13))
+    assert expected.shape == (2, 3, HEADS, 11, 7)
+    assert_near(bias.attend(query, key, value), expected)
+    assert_near(bias.attend(query[:, 0], key[0], value[:1]), expected[:, 0])
+
+
 def test_a_query_without_a_key_gets_the_mean_of_all_values_or_zeros() -> None:
     bias = tb.RelativeAttentionBias(np.ones((32, HEADS), np.float32), tb.Buckets())
     query, key, value = draw_inputs(np.float32, 9, 9)
