@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from t5bucket.torch._blocks import attend_by_blocks, find_range
+from t5bucket.torch._documents import attend_by_documents
 from t5bucket.torch._kernels import (
     LEAST_QUERIES,
     TILE,
@@ -115,6 +116,8 @@ def _attend(inputs: Inputs, source: Source, kernel: Kernel, exact: bool) -> torc
         return None
     if kernel is not math_kernel and q >= LEAST_QUERIES:
         attended = _attend_by_diagonals(inputs, source, exact)
+        if attended is None and not exact:
+            attended = attend_by_documents(inputs, source)
         if attended is not None:
             return attended
     if exact and not _are_strips_equal(inputs, source, kernel):

@@ -43,8 +43,8 @@ def attend_by_blocks(
     for piece in pieces:
         own = None if padded is None else take(padded, piece.batch)[:, piece.keys]
         attended = attend_by_diagonals(
-            _cut_inputs(inputs, piece),
-            _cut_source(source, piece),
+            cut_inputs(inputs, piece),
+            cut_source(source, piece),
             kernel,
             own if own is not None and own.any() else None,
             num_features,
@@ -101,13 +101,14 @@ def _find_blocks(keys: slice, source: Source, stop: int, k: int) -> slice:
     return slice(first, min(k, first - (first - last) // BLOCK * BLOCK))
 
 
-def _cut_inputs(inputs: Inputs, piece: Piece) -> Inputs:
+def cut_inputs(inputs: Inputs, piece: Piece) -> Inputs:
+    """Cut query, key and value of a piece."""
     batch, rows, keys = piece
     query, key, value, scale = inputs
     return Inputs(query[batch, :, rows], key[batch, :, keys], value[batch, :, keys], scale)
 
 
-def _cut_source(source: Source, piece: Piece) -> Source:
+def cut_source(source: Source, piece: Piece) -> Source:
     """Cut a source of consecutive positions; its mask has one row for all queries."""
     mask = source.mask
     if mask is not None:
