@@ -16,7 +16,11 @@ from t5bucket.cli.bench import MAX_DISTANCE, NUM_BUCKETS
 NUM_THREADS = min(2, available_cpus())
 NUM_HEADS, HEAD_SIZE = 8, 64  # of t5-small
 BUCKETS = tb.Buckets(NUM_BUCKETS, MAX_DISTANCE)
-CASES = ["no mask", "causal", "padding", "padding, exact=False", "full mask", "training"]
+DOCUMENTS = 8  # of equal length, packed into one row
+CASES = [
+    "no mask", "causal", "padding", "padding, exact=False", "documents, exact=False", "full mask",
+    "training",
+]  # fmt: skip
 
 
 class Inputs(NamedTuple):
@@ -25,6 +29,7 @@ class Inputs(NamedTuple):
     tensors: tuple[Any, Any, Any]  # query, key, value
     weight: Any
     mask: Any
+    segment_ids: Any  # instead of the mask, where they can be given
     is_causal: bool
     exact: bool
 
@@ -50,15 +55,19 @@ def make_inputs(case: str, length: int, batch: int) -> Inputs:
         return drawn.requires_grad_(case == "training")
 
     tensors = [draw(batch, length, NUM_HEADS, HEAD_SIZE).transpose(1, 2) for _ in range(3)]
-    mask = None
+    mask = segment_ids = None
     if case.startswith("padding"):
         mask = make_padding(length, batch)
+    if case.startswith("documents"):
+        segment_ids = torch.arange(length) * DOCUMENTS // length
+        mask = segment_ids[:, None] == segment_ids
     if case == "full mask":
         mask = torch.rand(batch, 1, length, length, generator=generator) < 0.9
     return Inputs(
         tensors=(tensors[0], tensors[1], tensors[2]),
         weight=draw(NUM_BUCKETS, NUM_HEADS),
         mask=mask,
+        segment_ids=segment_ids,
         is_causal=case == "causal",
         exact="exact=False" not in case,
     )
@@ -78,7 +87,11 @@ def attend_by_t5bucket(inputs: Inputs, training: bool) -> Call:
     """Attend without the matrix."""
     from t5bucket.torch import scaled_dot_product_attention
 
-    options = {"attn_mask": inputs.mask, "is_causal": inputs.is_causal, "exact": inputs.exact}
+    options = {"is_causal": inputs.is_causal, "exact": inputs.exact}
+    if inputs.segment_ids is not None:
+        options["segment_ids"] = inputs.segment_ids
+    else:
+        options["attn_mask"] = inputs.mask
     return lambda: scaled_dot_product_attention(
         *inputs.tensors, inputs.weight, buckets=BUCKETS, **options
     )

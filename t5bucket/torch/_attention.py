@@ -78,7 +78,8 @@ def scaled_dot_product_attention(
         The query's if None.
     exact : bool, optional
         Whether the result must be equal to that of the matrix bit for bit. If not, it is
-        equal up to rounding, and padded keys cost nothing.
+        equal up to rounding. Then padded keys cost nothing, and segments are computed one by one
+        if the keys of each are adjacent.
 
     Returns
     -------
