@@ -66,15 +66,11 @@ MSVC_COMPILERS = {
 NOT_UNDER_WINE = {  # pytest's node ids in tests/, or beginnings of them, and why
     "cli/test_cli.py::test_the_installed_command": "MinGW's build has no scripts",
     "cli/test_cli.py::test_bias_writes_through_a_link": "Wine's links are not those of Windows",
-    "resources/test_threads.py::test_a_worker_process": "Wine's processes may wait for ever",
 }
-# Wine misses the end of a process now and then; a room of tests then starts once more.
 ROOMS = [
     "arguments", "benchmarks", "bias", "buckets", "cli", "docs", "gradients", "masks",
     "package", "resources", "weights",
 ]  # fmt: skip
-STOP_WAITING = ["-o", "faulthandler_timeout=90", "-o", "faulthandler_exit_on_timeout=true"]
-ATTEMPTS = 4
 # Wine looks for free addresses page by page, until there is none: not for terabytes.
 ADDRESS_SPACE = 96 << 30
 
@@ -218,18 +214,14 @@ def install_package(session: nox.Session, python: Path, folder: Path) -> None:
 
 def run_suite(session: nox.Session, python: Path) -> dict[str, str]:
     """Run the suite, room by room; return pytest's last line of each."""
-    options = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief", *STOP_WAITING]
+    options = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief"]
     options += [f"--deselect=tests/{test}" for test in NOT_UNDER_WINE]
     for test, reason in NOT_UNDER_WINE.items():
         session.log(f"not by Wine: {test}: {reason}")
     found = {}
     for room in ROOMS:
         command = [python / "python.exe", "-B", "-P", "-m", "pytest", *options, f"tests/{room}"]
-        for attempt in range(ATTEMPTS):
-            code, output = run_by_wine(*command, CI="true")
-            if code == 0 or "Timeout (" not in output:
-                break
-            session.log(f"{room}: Wine waits for ever, attempt {attempt + 1}")
+        code, output = run_by_wine(*command, CI="true")
         session.log(output)
         if code:
             session.error(f"{room}: exit code {code}")
