@@ -71,6 +71,7 @@ ROOMS = [
     "arguments", "benchmarks", "bias", "buckets", "cli", "docs", "gradients", "masks",
     "package", "resources", "weights",
 ]  # fmt: skip
+STOP_WAITING = ["-o", "faulthandler_timeout=600", "-o", "faulthandler_exit_on_timeout=true"]
 # Wine looks for free addresses page by page, until there is none: not for terabytes.
 ADDRESS_SPACE = 96 << 30
 
@@ -214,7 +215,7 @@ def install_package(session: nox.Session, python: Path, folder: Path) -> None:
 
 def run_suite(session: nox.Session, python: Path) -> dict[str, str]:
     """Run the suite, room by room; return pytest's last line of each."""
-    options = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief"]
+    options = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=brief", *STOP_WAITING]
     options += [f"--deselect=tests/{test}" for test in NOT_UNDER_WINE]
     for test, reason in NOT_UNDER_WINE.items():
         session.log(f"not by Wine: {test}: {reason}")
