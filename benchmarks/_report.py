@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from benchmarks import _attention_rows, _jax, _model_rows, _tasks
+from benchmarks import _attention_rows, _engines, _jax, _model_rows, _tasks
 from t5bucket.cli import bench
 from t5bucket.cli._measure import (
     HEADER,
@@ -34,6 +34,7 @@ REQUIREMENTS = {
     "transformers": "'transformers>=5'",
     "jax": "jax",
     "ml_dtypes": "ml_dtypes",
+    "openvino": "openvino",
 }
 PEERS = """\
 further peers:
@@ -132,8 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure the installed t5bucket, its peers and this machine's limits.\n"
-        "Rows are left out if their packages (torch, transformers, jax, ml_dtypes) are not\n"
-        "installed; a note at the end says which.",
+        "Rows are left out if their packages are not installed; a note at the end says which.",
         epilog="\n\n".join(
             (
                 f"columns and marks:\n{indent(LEGEND, '  ')}",
@@ -142,6 +142,7 @@ def make_parser() -> argparse.ArgumentParser:
                 _attention_rows.PEERS,
                 _model_rows.LEGEND,
                 _jax.LEGEND,
+                _engines.LEGEND,
             )
         ),
     )
@@ -162,6 +163,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="measure the bias of JAX instead, next to T5X's formula: half a minute",
     )
     parser.add_argument(
+        "--engines",
+        action="store_true",
+        help="measure compiled encoders instead, next to OpenVINO: ten minutes",
+    )
+    parser.add_argument(
         "--only", default="", metavar="TEXT", help="only the tasks with this text in their names"
     )
     parser.add_argument("--markdown", action="store_true", help="print a table for Markdown, too")
@@ -178,6 +184,8 @@ def choose_rows(options: argparse.Namespace) -> tuple[list[Row], str]:
         groups.append((_model_rows.ROWS, _model_rows.LEGEND))
     if options.jax:
         groups.append((_jax.ROWS, _jax.LEGEND))
+    if options.engines:
+        groups.append((_engines.ROWS, _engines.LEGEND))
     rows = [row for group, _ in groups or [(ROWS, "")] for row in group]
     legends = [legend for _, legend in groups]
     return [row for row in rows if options.only in row.task], "\n\n".join([LEGEND, *legends])

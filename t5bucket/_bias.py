@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
-from t5bucket._arrays import allocate, round_floats
+from t5bucket._arrays import allocate, cut_example, round_floats
+from t5bucket._attention import (
+    Part,
+    attend,
+    check_inputs,
+    check_positions,
+    computing_dtype,
+)
 from t5bucket._buckets import Buckets
 from t5bucket._gradient import sum_consecutive, sum_explicit
 from t5bucket._masks import Masks
@@ -672,6 +680,194 @@ class RelativeAttentionBias:
         masks = Masks(target.shape[-3:], self._dtype, target.shape[:-3])
         write_consecutive(self._table, target, offset, num_threads, False, masks, True)
         return scores
+
+    def attend(
+        self,
+        query: ArrayLike,
+        key: ArrayLike,
+        value: ArrayLike,
+        *,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        key_segment_ids: ArrayLike | None = None,
+        query_offset: int = 0,
+        key_offset: int = 0,
+        scale: float = 1.0,
+        out: NDArray[Any] | None = None,
+        num_threads: int | None = None,
+    ) -> NDArray[Any]:
+        """Attention with this bias, without its matrix: ``softmax(scale * q @ k.T + bias) @ v``.
+
+        Parameters
+        ----------
+        query : array_like of `dtype`, shape (..., num_heads, query_length, size)
+            Of any layout.
+        key : array_like of `dtype`, shape (..., num_heads, key_length, size)
+            Leading axes broadcast.
+        value : array_like of `dtype`, shape (..., num_heads, key_length, value_size)
+            One vector for each key.
+        causal, mask, segment_ids, key_segment_ids : optional
+            As in `matrix`; their batch axes broadcast with those of `query`.
+        query_offset, key_offset : int, optional
+            Position of query 0 and of key 0.
+        scale : float, optional
+            Factor of the products of queries and keys, not of the bias. T5 uses 1, most other
+            models ``size ** -0.5``.
+        out : ndarray of `dtype`, of the result's shape, optional
+            Where to write, of any layout.
+        num_threads : int, optional
+            At most so many threads for exponentials and biases, besides those of NumPy's BLAS,
+            which multiplies the matrices. None: one, since BLAS's threads wait actively.
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (..., num_heads, query_length, value_size)
+            `out` if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or shape, or out of its limits.
+        MemoryError
+            If the result does not fit in memory.
+
+        See Also
+        --------
+        attend_at : The same for explicit positions.
+        t5bucket.torch.scaled_dot_product_attention : For PyTorch: faster, with gradients.
+
+        Notes
+        -----
+        The scores of up to 512 queries at a time are computed, up to 8 MiB. Keys that
+        `causal`, padding or segments hide from all of them are skipped. 16-bit types are
+        computed in float32. The result is equal to that of the formula up to rounding; its
+        last bits depend on NumPy's BLAS.
+
+        A query whose keys are all masked gets the mean of all values, and zeros if an
+        additive mask is ``-inf`` for all keys, as from PyTorch with the matrix.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> weight = np.zeros((32, 8), np.float32)
+        >>> bias = tb.RelativeAttentionBias(weight, tb.Buckets())
+        >>> query, key, value = np.ones((3, 8, 1000, 64), np.float32)
+        >>> bias.attend(query, key, value, causal=True).shape
+        (8, 1000, 64)
+        """
+        inputs = check_inputs(query, key, value, self._num_heads, self._dtype)
+        offset = _checks.offset(query_offset, key_offset)
+        threads = _checks.num_threads(num_threads) or 1
+        masks = Masks(
+            inputs.shape,
+            self._dtype,
+            inputs.batch_shape or (),
+            causal=causal,
+            mask=mask,
+            segment_ids=segment_ids,
+            key_segment_ids=key_segment_ids,
+        )
+        tables = self._widened_by_heads()
+
+        def add_bias(part: Part, scores: NDArray[Any]) -> None:
+            own = masks.cut(*part, scores.dtype)
+            distance = offset + part.keys.start - part.rows.start
+            write_consecutive(tables(part.heads), scores, distance, threads, False, own, True)
+
+        find_keys = partial(masks.find_keys, offset=offset)
+        return attend(inputs, masks, (), add_bias, find_keys, scale, out, threads)
+
+    def attend_at(
+        self,
+        query: ArrayLike,
+        key: ArrayLike,
+        value: ArrayLike,
+        query_positions: ArrayLike,
+        key_positions: ArrayLike | None = None,
+        *,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        key_segment_ids: ArrayLike | None = None,
+        scale: float = 1.0,
+        out: NDArray[Any] | None = None,
+        num_threads: int | None = None,
+    ) -> NDArray[Any]:
+        """Attention with the bias of given positions, without its matrix.
+
+        Parameters
+        ----------
+        query, key, value : array_like of `dtype`
+            As in `attend`.
+        query_positions : array_like of int, shape (..., query_length)
+            Positions (tokens, or any other unit) of any integer dtype and layout.
+        key_positions : array_like of int, shape (..., key_length), optional
+            The query's if None.
+        causal, mask, segment_ids, key_segment_ids : optional
+            As in `matrix_at`; all batch axes broadcast with those of `query`.
+        scale, out, num_threads : optional
+            As in `attend`.
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (..., num_heads, query_length, value_size)
+            `out` if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind or shape, or out of its limits.
+        MemoryError
+            If the result does not fit in memory.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import t5bucket as tb
+        >>> bias = tb.RelativeAttentionBias(np.zeros((32, 2), np.float32), tb.Buckets())
+        >>> query, key, value = np.ones((3, 2, 4, 8), np.float32)
+        >>> bias.attend_at(query, key, value, [5, 90, 90, 300]).shape
+        (2, 4, 8)
+        """
+        inputs = check_inputs(query, key, value, self._num_heads, self._dtype)
+        names = ("query_positions", "key_positions")
+        positions = check_pair(names, query_positions, key_positions)
+        batch_shape = check_positions(inputs, *positions)
+        threads = _checks.num_threads(num_threads) or 1
+        masks = Masks(
+            inputs.shape,
+            self._dtype,
+            batch_shape,
+            causal=causal,
+            mask=mask,
+            segment_ids=segment_ids,
+            key_segment_ids=key_segment_ids,
+        )
+        tables = self._widened_by_heads()
+
+        def add_bias(part: Part, scores: NDArray[Any]) -> None:
+            own = masks.cut(*part, scores.dtype)
+            of_query = cut_example(positions[0], part.example, part.rows)
+            of_key = cut_example(positions[1], part.example, part.keys)
+            table = tables(part.heads)
+            write_explicit(table, scores, of_query, of_key, threads, False, own, True)
+
+        every = slice(0, inputs.shape[2])
+        return attend(inputs, masks, positions[:2], add_bias, lambda *_: every, scale, out, threads)
+
+    def _widened_by_heads(self) -> Callable[[slice], RelativeTable]:
+        """Return a function that makes the table of some heads, in the dtype to compute in."""
+        dtype = computing_dtype(self._dtype)
+
+        @lru_cache(maxsize=1)
+        def make_table(start: int, stop: int) -> RelativeTable:
+            if (start, stop) == (0, self._num_heads) and dtype == self._dtype:
+                return self._table
+            return self._table.map_items(lambda items: items[start:stop].astype(dtype))
+
+        return lambda heads: make_table(heads.start, heads.stop)
 
     def weight_gradient(
         self,

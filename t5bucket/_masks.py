@@ -11,14 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from t5bucket import _core
 from t5bucket._arrays import (
     FLOAT_NAMES,
+    Index,
     broadcast,
+    cut_example,
     finite_minimum,
     float_code,
     is_direct,
     round_floats,
 )
 from t5bucket._checks import as_array, flag, mask_shape, real
-from t5bucket._positions import check_pair, segment_pairs
+from t5bucket._positions import check_pair, segment_pairs, to_comparable
 
 
 class Masks:
@@ -77,6 +79,12 @@ class Masks:
         """Whether the mask is added to the items."""
         return self._addend is not None
 
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that the masks are read from."""
+        given = (self._keep, self._addend, *(self._segments or ()))
+        return tuple(array for array in given if array is not None)
+
     def broadcast_to(self, batch_shape: tuple[int, ...], name: str) -> None:
         """Use the batch axes of `name`; all other batch axes must broadcast to them."""
         own = self.batch_shape
@@ -107,6 +115,53 @@ class Masks:
             causal,
             self.masked_item,
         )
+
+    def cut(
+        self, index: Index, heads: slice, rows: slice, keys: slice, dtype: np.dtype[Any]
+    ) -> Masks:
+        """Cut a part out of one example, for a matrix of a dtype that is as wide or wider."""
+        places = (heads, rows, keys)
+        num_heads, q, k = (place.stop - place.start for place in places)
+        part = Masks((num_heads, q, k), dtype)
+        part.causal = self.causal
+        if self._keep is not None:
+            part._keep = cut_example(self._keep, index, *places)
+        if self._addend is not None:
+            part._addend = cut_example(self._addend, index, *places).astype(dtype, copy=False)
+        if self._segments is not None:
+            query, key = self._segments
+            part._segments = cut_example(query, index, rows), cut_example(key, index, keys)
+        return part
+
+    def find_keys(self, index: Index, rows: slice, offset: int) -> slice:
+        """Find the keys from the first to the last that some queries of an example see.
+
+        All keys, unless each of the queries sees one: if a query sees none, its attention
+        is the mean of all values. `offset` is the relative position of query 0 and key 0.
+        """
+        length = self.shape[2]
+        every = slice(0, length)
+        if self._addend is not None or not (self._keep is None or _is_padding(self._keep)):
+            return every
+        keys = np.arange(length)
+        if self._keep is not None:
+            keep = cut_example(self._keep, index, slice(0, 1), slice(0, 1), every)
+            keys = keys[np.broadcast_to(keep.reshape(-1), length)]
+        first: Any = keys[:1]  # that each query sees
+        if self._segments is not None:
+            query, key = self._segments
+            own, others = to_comparable(
+                cut_example(query, index, rows), cut_example(key, index, every)
+            )
+            keys = keys[np.isin(others[keys], own)]
+            ids, begins = np.unique(others[keys], return_index=True)
+            if not np.isin(own, ids).all():
+                return every
+            first = keys[begins[np.searchsorted(ids, own)]]
+        last_seen = np.arange(rows.start, rows.stop) - offset if self.causal else length
+        if keys.size == 0 or np.any(first > last_seen):
+            return every
+        return slice(int(keys[0]), min(int(keys[-1]), int(np.max(last_seen))) + 1)
 
     def _flatten_mask(self, mask: NDArray[Any] | None) -> NDArray[Any] | None:
         """View a mask as ``(batch, num_heads, q, k)``, with contiguous keys."""
@@ -157,6 +212,11 @@ class Masks:
                 f"got a batch of shape {batch_shape}"
             )
         self.batch_shape = joined
+
+
+def _is_padding(keep: NDArray[Any]) -> bool:
+    """Whether a boolean mask is the same for all heads and queries."""
+    return math.prod(keep.shape[:-1][-2:]) == 1
 
 
 def _check_mask(mask: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:

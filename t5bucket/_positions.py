@@ -133,7 +133,7 @@ def _flatten_batch(integers: NDArray[Any], batch_shape: tuple[int, ...]) -> NDAr
 
 
 def _narrow(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    query, key = _to_int64(query, key)
+    query, key = to_comparable(query, key)
     if query.dtype == object or query.size == 0 or key.size == 0:
         return query, key
     lowest = min(int(query.min()), int(key.min()))
@@ -143,7 +143,8 @@ def _narrow(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArr
     return (query - lowest).astype(np.int32), (key - lowest).astype(np.int32)
 
 
-def _to_int64(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def to_comparable(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Convert both to int64, moved by 2^63 if they exceed it, or to Python integers."""
     both = (query, key)
     if all(x.dtype.str[1:] != "u8" or x.max(initial=0) <= INT64_MAX for x in both):
         return query.astype(np.int64, order="C"), key.astype(np.int64, order="C")
