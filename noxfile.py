@@ -55,6 +55,7 @@ nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
 nox.options.stop_on_first_error = True
 os.environ.setdefault("PIP_NO_COMPILE", "1")  # most modules of large packages are never imported
+os.environ.pop("FORCE_COLOR", None)  # sessions read what programs print; nox has chosen its own
 
 # Both tiers run two sessions at a time, in this order: the longest first.
 GATE = [
