@@ -26,10 +26,15 @@ def allocate(
         memory = np.empty([shape[axis] for axis in axes], dtype)
         return memory.transpose(sorted(range(like.ndim), key=axes.__getitem__))
     except (MemoryError, ValueError):  # ValueError: the size does not fit in an address
-        nbytes = math.prod(shape) * dtype.itemsize
-        raise MemoryError(
-            f"the result must fit in memory, got shape {shape} of {dtype}: {nbytes:.3g} bytes"
-        ) from None
+        raise too_large(shape, dtype) from None
+
+
+def too_large(shape: tuple[int, ...], dtype: np.dtype[Any]) -> MemoryError:
+    """Make the error for an array that cannot be made."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    return MemoryError(
+        f"the result must fit in memory, got shape {shape} of {dtype}: {nbytes:.3g} bytes"
+    )
 
 
 def view_tensor(tensor: Any, name: str = "tensor") -> NDArray[Any]:

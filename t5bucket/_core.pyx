@@ -339,7 +339,7 @@ def copy_diagonals(diagonals, matrix, bint streaming, Py_ssize_t begin, Py_ssize
         while begin < end:
             head = begin // query_length
             first = begin - head * query_length
-            last = min(query_length, first + end - begin)
+            last = min(query_length, first + (end - begin))  # the sum fits in 32 bits
             described.data = <char *>out.view.buf + head * described.head_stride
             t5b_write_diagonals(
                 <char *>source.view.buf + head * source.view.strides[0], source.view.itemsize,

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import pairwise
@@ -228,4 +228,10 @@ def _first_reaching(threshold: int, power: int, within: range, guess: float) -> 
         lowest = below + 1
     if lowest < above < highest and above**power >= threshold:
         highest = above
-    return bisect_left(range(highest), threshold, lo=lowest, key=lambda n: n**power)
+    while lowest < highest:  # not `bisect`: an index has 32 bits on some systems
+        middle = (lowest + highest) // 2
+        if middle**power < threshold:
+            lowest = middle + 1
+        else:
+            highest = middle
+    return lowest

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -16,8 +17,8 @@ from t5bucket._rule import Rule
 # If it fits in a second-level cache, the table has one item for each token and is read by
 # index. A larger table has one item for each range, and is searched.
 MAX_INDEXED_NBYTES = 1 << 20
-# The kernel for explicit pairs counts bytes in 32 bits.
-MAX_PAIRS_NBYTES = 2**32 - 1
+# The kernel for explicit pairs counts bytes in 32 bits; NumPy may have fewer.
+MAX_PAIRS_NBYTES = min(2**32 - 1, sys.maxsize)
 
 
 class RelativeTable:
@@ -73,8 +74,12 @@ class RelativeTable:
         """Make the kernels' table; `items` are (ranges, heads) if the number of heads is given."""
         if not self._is_indexed:
             return _core.Table(items, self._rule.starts, 0, num_heads)
-        items = np.repeat(items, self._rule.widths, axis=0 if num_heads else 1)
+        items = np.repeat(items, self._index_widths(), axis=0 if num_heads else 1)
         return _core.Table(items, None, self._first_start - 1, num_heads)
+
+    def _index_widths(self) -> NDArray[np.intp]:
+        """Return how many tokens each range of an indexed table has, in the type of indices."""
+        return self._rule.widths.astype(np.intp, copy=False)
 
     @cached_property
     def pairs_core(self) -> _core.Table:
@@ -124,5 +129,5 @@ class RelativeTable:
         """Turn sums by the core's ranges, (ranges, ...), into sums by the rule's ranges."""
         if not self._is_indexed:
             return sums
-        widths = self._rule.widths
+        widths = self._index_widths()
         return np.add.reduceat(sums, np.cumsum(widths) - widths, axis=0)

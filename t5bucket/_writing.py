@@ -21,6 +21,7 @@ from t5bucket._arrays import (
     is_contiguous,
     is_direct,
     is_flat,
+    too_large,
 )
 from t5bucket._machine import CACHE_NBYTES
 from t5bucket._masks import Masks
@@ -43,13 +44,17 @@ def view_consecutive(
     table: RelativeTable, query_length: int, key_length: int, offset: int
 ) -> NDArray[Any]:
     """Make a read-only matrix whose rows are windows of one vector for each head."""
+    shape = (table.num_heads, query_length, key_length)
     if query_length == 0 or key_length == 0:
-        matrix = np.empty((table.num_heads, query_length, key_length), table.dtype)
+        matrix = allocate(shape, table.dtype)
         matrix.flags.writeable = False
         return matrix
     diagonals = table.make_diagonals(query_length, key_length, offset)
     diagonals.flags.writeable = False
-    return _window(diagonals, query_length, key_length)
+    try:
+        return _window(diagonals, query_length, key_length)
+    except ValueError:  # the size of a view must fit in an address, too
+        raise too_large(shape, table.dtype) from None
 
 
 def make_block(

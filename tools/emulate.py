@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Build for other processors with Debian's cross compilers, and test under qemu-user.
 
-c ARCHITECTURE ...   the C core, static: epilogues_test.c, every fifth case, and vectors_test.c
-python aarch64       the package: pytest, with Debian's Python and packages of PyPI for aarch64
+c PROCESSOR ...        the C core, static: vectors_test.c and every fifth case of epilogues_test.c,
+                       built for a plain processor, and for one with more instructions
+python PROCESSOR ...   the package: pytest, with Python and NumPy of Debian, or NumPy of PyPI
 
 Missing Debian packages are installed if this runs as root, and named otherwise. Python for
-aarch64 is unpacked into the cache folder; the system's architectures are not changed.
+another processor is unpacked into the cache folder; the system's architectures are not changed.
 Arguments after `--` are pytest's, as in `emulate.py python aarch64 -- tests/masks -x`.
 
-Under emulation, tests draw 5 examples each (the profile in tests/conftest.py). The tests in
-NOT_EMULATED do not run, for the reasons given there, unless pytest's arguments name tests.
+Under emulation, tests draw 5 examples each (the profile in tests/conftest.py). Where PyPI has no
+wheels, the tests of kernels run, and elsewhere all but those in NOT_EMULATED, for the reasons
+given there, and those of kernels once more on the plain processor.
 """
 
 import argparse
@@ -20,34 +22,50 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from processors import PROCESSORS, Processor
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "emulate"
-C_ARCHITECTURES = ["aarch64", "s390x"]
 C_PROGRAMS = {"epilogues_test": ["5"], "vectors_test": []}  # every fifth case
-BIG_ENDIAN = {"s390x"}
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Werror"]
-VECTOR_OPERAND = re.compile(r"\bv\d+\.(?:16b|8b|8h|4h|4s|2s|2d)\b")
-FUSED = re.compile(r"\t(?:fmadd|fmsub|fnmadd|fnmsub|fmla|fmls)\t")
+# Options for disassembly: as in setup.py, where the compiler may fuse; tables look like code
+DISASSEMBLED = ["-std=gnu11", "-O3", "-fno-jump-tables", "-shared", "-fPIC"]
+VECTOR_REGISTER = re.compile(r"\b[vz]s?\d+\b")
+FUSED = re.compile(  # of ARM, RISC-V, POWER, s390
+    r"\t(?:fn?m(?:add|sub|la|ls|ad\b|sb\b)|x[sv]n?m(?:add|sub)|vn?m(?:add|sub)fp"
+    r"|[vw]fn?m[as][sd]b|m[as][de]br?\b)"
+)
 VECTORISED = ["t5b_add_items_portable", "t5b_count_buckets_portable", "t5b_lookup"]
 
-# Libraries that Python, NumPy and Matplotlib load; libpython3.11-dev has the headers.
-DEBIAN_PACKAGES = """
-    python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libpython3.11-dev
-    libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8 libbz2-1.0 liblzma5 libssl3 libuuid1
+SUITE = "forky"  # Debian's, which has Python and NumPy for each of these processors
+PYTHON_VERSION = "3.14"
+PYPI_PACKAGES = ["hypothesis", "pytest", "sybil", "tqdm"]
+WHEELS = ["numpy", "ml_dtypes", "matplotlib"]  # where PyPI has them
+APT_CONFIGURATION = """\
+APT::Architecture "{debian}";
+APT::Architectures {{ "{debian}"; }};
+APT::Sandbox::User "root";
+Dir::State "{folder}";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}";
+Dir::Etc::sourcelist "{folder}/debian.list";
+Dir::Etc::sourceparts "/dev/null";
 """
-PYPI_PACKAGES = ["numpy", "ml_dtypes", "hypothesis", "pytest", "matplotlib", "sybil", "tqdm"]
-PYPI_PLATFORMS = ["manylinux2014_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64"]
-
+APT_SOURCES = (
+    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
+    f"http://deb.debian.org/debian {SUITE} main\n"
+)
 # This script's name becomes sys.executable, so that child processes of tests are emulated, too.
 PYTHON = """#!/bin/sh
-root=${0%/usr/bin/python}
-exec qemu-aarch64 -L "$root" -0 "$0" "$root/usr/bin/python3.11" "$@"
+root=${{0%/usr/bin/python}}
+exec qemu-{name} -L "$root" -0 "$0" "$root/usr/bin/python{version}" "$@"
 """
+
+KERNELS = ["tests/bias", "tests/buckets", "tests/gradients", "tests/masks"]
 
 NOT_EMULATED = {  # pytest's node ids in tests/, or their beginnings, and the reason
     "c/test_c_core.py::test_a_c_program": "it would use the host's compiler; see `c`",
@@ -75,21 +93,14 @@ def run(command: Sequence[object], **environment: str) -> str:
     return result.stdout
 
 
-def get_compiler(architecture: str) -> str:
-    """Name of Debian's cross compiler."""
-    return f"{architecture}-linux-gnu-gcc"
-
-
-def require_tools(architecture: str) -> None:
+def require_tools(name: str) -> None:
     """Install missing packages, or name them."""
-    debian = {"aarch64": "arm64"}.get(architecture, architecture)
-    headers = Path(f"/usr/{architecture}-linux-gnu/include/stdio.h")
-    has = {
-        f"gcc-{architecture}-linux-gnu": shutil.which(get_compiler(architecture)),
-        f"libc6-dev-{debian}-cross": headers.exists(),
-        "qemu-user": shutil.which(f"qemu-{architecture}"),
-    }
-    missing = [package for package, found in has.items() if not found]
+    processor = PROCESSORS[name]
+    headers = Path(f"/usr/{processor.triple}/include/stdio.h")
+    has_compiler = shutil.which(processor.compiler) and headers.exists()
+    missing = [] if has_compiler else processor.packages
+    if not shutil.which(f"qemu-{name}"):
+        missing = [*missing, "qemu-user"]
     if missing and os.geteuid() != 0:
         sys.exit(f"these Debian packages are needed: {' '.join(missing)}")
     if missing:
@@ -98,173 +109,177 @@ def require_tools(architecture: str) -> None:
         run(["apt-get", "install", "--yes", *missing], DEBIAN_FRONTEND="noninteractive")
 
 
-def build(architecture: str, sources: Sequence[Path], program: Path, *options: str) -> None:
-    """Compile sources together with the C core."""
+# ---- the C core ----
+
+
+def build(processor: Processor, program: Path, *options: object) -> None:
+    """Compile the C core, with sources and options."""
     core = ROOT / "src_c"
-    everything = [*sources, *sorted(core.glob("*.c"))]
-    command = [get_compiler(architecture), *FLAGS, *options, "-I", core, *everything]
-    run([*command, "-o", program])
+    inputs = [*sorted(core.glob("*.c")), "-I", core]
+    run([processor.compiler, *options, *inputs, "-o", program])
 
 
-def emulate_c(architecture: str) -> None:
+def emulate_c(name: str) -> None:
     """Build and run the C programs; exit if an assertion fails."""
-    require_tools(architecture)
-    version = run([get_compiler(architecture), "--version"]).splitlines()[0]
-    print(f"{architecture}: {version} {' '.join(FLAGS)}", flush=True)
-    printed = {}
+    require_tools(name)
+    processor = PROCESSORS[name]
+    print(f"{name}: {run([processor.compiler, '--version']).splitlines()[0]}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name, arguments in C_PROGRAMS.items():
-            program = Path(folder) / name
-            build(architecture, [ROOT / "tests" / "c" / f"{name}.c"], program, "-static")
-            begin = time.perf_counter()
-            printed[name] = run([f"qemu-{architecture}", program, *arguments]).strip()
-            seconds = time.perf_counter() - begin
-            print(f"{architecture}: {name}: {printed[name]}, {seconds:.0f} s", flush=True)
-        if architecture == "aarch64":
-            build(architecture, [], Path(folder) / "core.so", "-shared", "-fPIC")
-            check_instructions(Path(folder) / "core.so")
-    byte_order = "big" if architecture in BIG_ENDIAN else "little"
-    if f"{byte_order}-endian" not in printed["vectors_test"]:
-        sys.exit(f"{architecture} should be {byte_order}-endian")
+        for cpu, option in processor.builds.items():
+            for program, arguments in C_PROGRAMS.items():
+                path = Path(folder) / program
+                source = ROOT / "tests" / "c" / f"{program}.c"
+                build(processor, path, *FLAGS, option, "-static", source)
+                printed = run([f"qemu-{name}", "-cpu", cpu, path, *arguments]).strip()
+                print(f"{name}: {program}, {option}: {printed}", flush=True)
+            build(processor, Path(folder) / "core.so", *DISASSEMBLED, option)
+            found = check_instructions(processor, Path(folder) / "core.so")
+            print(f"{name}: instructions, {option}: {found}", flush=True)
+    if f"{processor.byte_order}-endian" not in printed:
+        sys.exit(f"{name} should be {processor.byte_order}-endian")
 
 
-def check_instructions(library: Path) -> None:
-    """Count NEON instructions in the kernels; refuse fused multiplications and additions."""
+def check_instructions(processor: Processor, library: Path) -> str:
+    """Count vector instructions in the kernels; refuse fused multiplications and additions."""
     counts: Counter[str] = Counter()
     fused = []
     function = ""
-    disassembled = run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", library])
-    for line in disassembled.splitlines():
+    disassemble = [f"{processor.triple}-objdump", "-d", "--no-show-raw-insn", library]
+    for line in run(disassemble).splitlines():
         if found := re.match(r"[0-9a-f]+ <(\w+)", line):
             function = found[1]
-        elif not function.startswith("_"):  # Cython's, C's
-            counts[function] += bool(VECTOR_OPERAND.search(line))
+        else:
+            counts[function] += bool(VECTOR_REGISTER.search(line))
             fused += [f"{function}: {line}"] if FUSED.search(line) else []
-    vectorised = {name: count for name, count in counts.most_common() if count}
-    print(
-        f"aarch64: {sum(vectorised.values())} NEON instructions, {len(fused)} fused ones:", end=" "
-    )
-    print(", ".join(f"{name} {count}" for name, count in vectorised.items()), flush=True)
-    if missing := set(VECTORISED) - set(vectorised):
-        sys.exit(f"no NEON instructions in {', '.join(missing)}")
     if fused:
         sys.exit("rounded once instead of twice:\n" + "\n".join(fused))
+    missing = [kernel for kernel in VECTORISED if not counts[kernel]]
+    if processor.has_vectors and missing:
+        sys.exit(f"no vectors in {', '.join(missing)}")
+    return f"{counts.total()} of vectors, 0 fused"
 
 
-def write_apt_configuration(folder: Path) -> Path:
-    """Configure apt for arm64 only, with the system's sources and separate lists."""
+# ---- the package ----
+
+
+def configure_apt(folder: Path, debian: str) -> dict[str, str]:
+    """Configure apt for one architecture and suite, apart from the system's; return variables."""
     for name in ["lists/partial", "archives/partial"]:
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(parents=True)
     (folder / "status").touch()
-    main = Path("/etc/apt/sources.list.d/debian.sources")
-    sources = main if main.exists() else Path("/etc/apt/sources.list")
+    (folder / "debian.list").write_text(APT_SOURCES, encoding="utf-8")
     configuration = folder / "apt.conf"
-    configuration.write_text(
-        f"""APT::Architecture "arm64";
-        APT::Architectures {{ "arm64"; }};
-        APT::Sandbox::User "root";
-        Dir::State "{folder}";
-        Dir::State::status "{folder}/status";
-        Dir::Cache "{folder}";
-        Dir::Etc::sourcelist "{sources}";
-        Dir::Etc::sourceparts "/dev/null";
-        """,
-        encoding="utf-8",
-    )
-    return configuration
+    text = APT_CONFIGURATION.format(debian=debian, folder=folder)
+    configuration.write_text(text, encoding="utf-8")
+    return {"APT_CONFIG": str(configuration)}
 
 
-def unpack_python(target: Path) -> None:
-    """Unpack Debian's Python for aarch64; put a script in its place that starts it under qemu."""
-    print("unpacking Python for aarch64", flush=True)
+def unpack_python(name: str, target: Path) -> None:
+    """Unpack Debian's Python; put a script in its place that starts it under qemu."""
+    print(f"{name}: unpacking Python", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        configuration = {"APT_CONFIG": str(write_apt_configuration(Path(folder)))}
-        run(["apt-get", "update"], **configuration)
-        run(["env", "-C", folder, "apt-get", "download", *DEBIAN_PACKAGES.split()], **configuration)
-        for package in sorted(Path(folder).glob("*.deb")):
+        variables = configure_apt(Path(folder), PROCESSORS[name].debian)
+        run(["apt-get", "update"], **variables)
+        options = ["--yes", "--download-only", "--no-install-recommends"]
+        run(["apt-get", "install", *options, "python3-numpy"], **variables)
+        for package in sorted(Path(folder).glob("archives/*.deb")):
             run(["dpkg", "-x", package, target])
+    for link in ["lib", "lib64"]:  # as Debian's base-files has them
+        (target / link).symlink_to(f"usr/{link}")
+    for library in target.glob("usr/lib/*/*/lib*.so.3"):  # BLAS and LAPACK, as their scripts do
+        (library.parents[1] / library.name).symlink_to(f"{library.parent.name}/{library.name}")
     python = target / "usr/bin/python"
-    python.write_text(PYTHON, encoding="utf-8")
+    python.write_text(PYTHON.format(name=name, version=PYTHON_VERSION), encoding="utf-8")
     python.chmod(0o755)
 
 
-def install_packages(target: Path) -> None:
-    """Install packages from PyPI that were built for aarch64, or are pure Python."""
-    print("installing", *PYPI_PACKAGES, flush=True)
-    platforms = [f"--platform={platform}" for platform in PYPI_PLATFORMS]
-    run([sys.executable, "-m", "pip", "install", "--quiet", "--target", target, *platforms,
-         "--python-version=3.11", "--only-binary=:all:", *PYPI_PACKAGES])  # fmt: skip
+def install_packages(name: str, target: Path) -> None:
+    """Install packages from PyPI that were built for the processor, or are pure Python."""
+    packages = [*PYPI_PACKAGES, *(WHEELS if PROCESSORS[name].has_wheels else [])]
+    print(f"{name}: installing", *packages, flush=True)
+    platforms = [f"--platform=manylinux_2_{minor}_{name}" for minor in (17, 27, 28)]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", target, *platforms]
+    run([*pip, f"--python-version={PYTHON_VERSION}", "--only-binary=:all:", *packages])
 
 
-def install_t5bucket(python_root: Path, target: Path) -> None:
-    """Cross-build the package from the working tree, and unpack it."""
-    include = python_root / "usr/include"
+def install_t5bucket(name: str, target: Path) -> None:
+    """Cross-build the package from the working tree, and unpack it.
+
+    This Python's headers serve: the stable ABI is the same on all 64-bit Linuxes.
+    """
+    compiler = PROCESSORS[name].compiler
     shutil.rmtree(target, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         run(
             [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, ROOT],
-            _PYTHON_HOST_PLATFORM="linux-aarch64",
-            CC=get_compiler("aarch64"),
-            LDSHARED=f"{get_compiler('aarch64')} -shared",
-            CPPFLAGS=f"-I{include}/python3.11 -I{include}",
+            _PYTHON_HOST_PLATFORM=f"linux-{name}",
+            CC=compiler,
+            LDSHARED=f"{compiler} -shared",
         )
         (wheel,) = Path(folder).glob("*.whl")
         shutil.unpack_archive(wheel, target, "zip")
-    (extension,) = (target / "t5bucket").glob("_core.*.so")
-    check_instructions(extension)
 
 
-def emulate_python(pytest_arguments: list[str]) -> int:
-    """Run the tests; return pytest's exit code."""
-    require_tools("aarch64")
-    python_root, site, own = CACHE / "python", CACHE / "site", CACHE / "t5bucket"
+def make_python(name: str) -> tuple[Path, dict[str, str]]:
+    """Install Python the first time, and t5bucket; return the program, and variables for it."""
+    python_root, site, own = (CACHE / name / part for part in ("python", "site", "t5bucket"))
     for folder, make in [(python_root, unpack_python), (site, install_packages)]:
         if not folder.exists():
             unfinished = folder.with_name("unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            make(unfinished)
+            make(name, unfinished)
             unfinished.rename(folder)
-    install_t5bucket(python_root, own)
-    options = ["--all", "--hypothesis-profile=brief", "-p", "no:cacheprovider"]
-    if not pytest_arguments:
-        options += [f"--deselect=tests/{test}" for test in NOT_EMULATED]
-        for test, reason in NOT_EMULATED.items():
-            print(f"aarch64: not emulated: {test}: {reason}", flush=True)
-    begin = time.perf_counter()
-    code = subprocess.run(
-        [python_root / "usr/bin/python", "-P", "-m", "pytest", *options, *pytest_arguments],
-        env={**os.environ, "PYTHONPATH": f"{own}:{site}", "PYTHONDONTWRITEBYTECODE": "1"},
-        cwd=ROOT,
-        check=False,
-    ).returncode
-    print(f"aarch64: pytest: {time.perf_counter() - begin:.0f} s")
-    return code
+    install_t5bucket(name, own)
+    variables = {"PYTHONPATH": f"{own}:{site}", "PYTHONDONTWRITEBYTECODE": "1"}
+    return python_root / "usr/bin/python", variables
 
 
-def main() -> int:
+def emulate_python(name: str, pytest_arguments: Sequence[str]) -> None:
+    """Run the tests; exit if one fails."""
+    require_tools(name)
+    python, variables = make_python(name)
+    print(f"{name}: info: {run([python, '-P', '-m', 't5bucket', 'info', '--json'], **variables)}")
+    plain, capable = PROCESSORS[name].builds
+    deselected = [f"--deselect=tests/{test}" for test in NOT_EMULATED]
+    kernels = [*KERNELS, *deselected]
+    suites: dict[str, tuple[str, Sequence[str]]] = {f"kernels on {plain}": (plain, kernels)}
+    if pytest_arguments:
+        suites = {"chosen tests": (capable, pytest_arguments)}
+    elif PROCESSORS[name].has_wheels:
+        suites["the suite"] = (capable, ["--all", *deselected])
+    options = ["--hypothesis-profile=brief", "-q", "--color=no", "-p", "no:cacheprovider"]
+    for suite, (cpu, arguments) in suites.items():
+        print(f"{name}: running {suite}", flush=True)
+        command = [str(python), "-P", "-m", "pytest", *options, *arguments]
+        environment = {**os.environ, **variables, "QEMU_CPU": cpu}
+        if code := subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode:
+            sys.exit(code)
+
+
+def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["c", "python"])
-    parser.add_argument("architectures", nargs="+", choices=C_ARCHITECTURES)
+    parser.add_argument(
+        "processors", nargs="+", choices=PROCESSORS, metavar="PROCESSOR", help=", ".join(PROCESSORS)
+    )
     own = sys.argv[1:]
     pytest_arguments: list[str] = []
     if "--" in own:
         split = own.index("--")
         own, pytest_arguments = own[:split], own[split + 1 :]
     arguments = parser.parse_args(own)
-    if arguments.what == "python":
-        if arguments.architectures != ["aarch64"]:
-            parser.error("python is emulated only on aarch64")
-        return emulate_python(pytest_arguments)
-    if pytest_arguments:
+    if arguments.what == "c" and pytest_arguments:
         parser.error("only python takes pytest's arguments")
-    for architecture in arguments.architectures:
-        emulate_c(architecture)
-    return 0
+    for name in arguments.processors:
+        if arguments.what == "c":
+            emulate_c(name)
+        else:
+            emulate_python(name, pytest_arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

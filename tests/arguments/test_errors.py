@@ -1,6 +1,7 @@
 # test_errors.py - bad input: the right error, a message that names the parameter, nothing written.
 # SPDX-License-Identifier: BSD-3-Clause
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -135,12 +136,12 @@ POSITIONS: list[Case] = [
     (lambda: BUCKETS(np.array([1], object)), TypeError, "must be integers, got dtype object"),
     (lambda: BUCKETS([-1, 2**63]), ValueError, f"must fit in int64, got {2**63}"),
     (
-        lambda: BUCKETS(np.broadcast_to(np.int8(0), (2**31, 2**31))),
+        lambda: BUCKETS(np.broadcast_to(np.int8(0), (2, sys.maxsize // 8))),
         MemoryError,
         "must fit in memory",
     ),
     (
-        lambda: BUCKETS(np.broadcast_to(np.int8(0), (2**20, 2**23))),
+        lambda: BUCKETS(np.broadcast_to(np.int8(0), (2, min(2**42, sys.maxsize // 8)))),
         MemoryError,
         "must fit in memory",
     ),

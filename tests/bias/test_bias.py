@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import copy
 import pickle
+import sys
 import tracemalloc
 from typing import Any
 
@@ -159,8 +160,20 @@ def test_weights_of_any_layout_are_copied_and_never_changed(layout: str) -> None
 
 def test_an_empty_view_of_any_length_costs_nothing() -> None:
     bias = tb.RelativeAttentionBias(np.ones((32, 2)), tb.Buckets())
-    assert bias.view(0, 2**40).shape == (2, 0, 2**40)
-    assert bias.view(2**40, 0).shape == (2, 2**40, 0)
+    length = sys.maxsize // 2**6
+    assert bias.view(0, length).shape == (2, 0, length)
+    assert bias.view(length, 0).shape == (2, length, 0)
+
+
+def test_a_view_must_fit_in_addresses_though_it_takes_no_memory() -> None:
+    bias = tb.RelativeAttentionBias(np.ones((32, 2), np.float32), tb.Buckets())
+    assert bias.view(2**13, 2**13).shape == (2, 2**13, 2**13)
+    if sys.maxsize > 2**32:
+        assert bias.view(2**15, 2**15).shape == (2, 2**15, 2**15)
+        return
+    for q, k in [(2**15, 2**15), (0, sys.maxsize), (2**31, 0)]:
+        with pytest.raises(MemoryError, match="must fit in memory"):
+            bias.view(q, k)
 
 
 def test_attributes_are_read_only() -> None:

@@ -184,7 +184,7 @@ def test_large_sums_stay_exact(dtype: Any) -> None:
     gradient = (0.1 + np.abs(normal((2, 2048, 2048), np.float32))).astype(dtype)
     found = bias.weight_gradient(gradient)
     wide = np.zeros((32, 2))
-    grid = reference.t5()(reference.consecutive(2048, 2048)).ravel()
+    grid = reference.t5()(reference.consecutive(2048, 2048)).ravel().astype(np.intp)
     for head in range(2):
         wide[:, head] = np.bincount(grid, gradient[head].ravel().astype(np.float64), 32)
     with np.errstate(over="ignore"):  # float16 ends at 65504

@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,16 +110,32 @@ def test_the_requested_number_of_threads_is_used(monkeypatch: pytest.MonkeyPatch
     assert started == []
 
 
+@pytest.mark.parametrize("num_threads", [4, None])
+@pytest.mark.parametrize(
+    "call",
+    [
+        partial(BIAS.matrix, 2048, 1024),
+        partial(BIAS.matrix_at, np.arange(2048), np.arange(1024), causal=True),
+        partial(BIAS.weight_gradient, np.ones((12, 2048, 1024), np.float32)),
+        partial(tb.Buckets(), np.arange(1 << 23)),
+    ],
+    ids=["matrix", "matrix_at", "weight_gradient", "buckets"],
+)
 def test_a_thread_that_cannot_start_leaves_its_part_to_the_caller(
-    monkeypatch: pytest.MonkeyPatch,
+    call: partial[Any], num_threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = BIAS.matrix(1024, 1024, num_threads=1)
+    expected = call(num_threads=1)
+    refused = []
 
     def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+        refused.append(thread)
+        raise RuntimeError("can't start new thread")  # as WebAssembly does for every thread
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert np.array_equal(BIAS.matrix(1024, 1024, num_threads=4), expected)
+    monkeypatch.delenv("T5BUCKET_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_threads, "available_cpus", lambda: 3)
+    assert np.array_equal(call(num_threads=num_threads), expected)
+    assert refused
 
 
 def test_small_outputs_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

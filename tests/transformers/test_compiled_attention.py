@@ -61,14 +61,21 @@ def count_ours(counts: Counter[str]) -> tuple[int, int]:
     return counts["t5bucket.attention"], counts["t5bucket.bias"]
 
 
-@pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    ("padded", "exact"),
+    [
+        pytest.param(False, True, marks=pytest.mark.slow),
+        (True, True),
+        pytest.param(True, False, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("family", "attentions"), FAMILIES)
 def test_a_compiled_model_attends_without_a_matrix(
-    family: str, attentions: int, padded: bool
+    family: str, attentions: int, padded: bool, exact: bool
 ) -> None:
     case = make(family, padded)
     expected = run(case)
-    eager = run(case._replace(model=accelerate(case.model)))
+    eager = run(case._replace(model=accelerate(case.model, exact=exact)))
     compiled, counts = compile_and_count(case.model, fullgraph=True)
     found = run(case._replace(model=compiled))
     assert count_ours(counts) == (attentions, 0)

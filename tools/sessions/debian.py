@@ -6,20 +6,20 @@ import os
 import shutil
 
 import nox
+from processors import PROCESSORS
 
 PACKAGES = {  # by a program in them
-    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "clang": "clang",
+    "emcc": "emscripten",
     "llvm-cov": "llvm",
     "musl-gcc": "musl-tools",
     "npx": "npm",
     "qemu-aarch64": "qemu-user",
-    "s390x-linux-gnu-gcc": "gcc-s390x-linux-gnu libc6-dev-s390x-cross",
     "setpriv": "util-linux",
     "valgrind": "valgrind",
     "wine": "wine wine64",
     "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
-}
+} | {processor.compiler: " ".join(processor.packages) for processor in PROCESSORS.values()}
 
 
 def require(session: nox.Session, *programs: str) -> None:

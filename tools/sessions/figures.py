@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nox
+if TYPE_CHECKING:
+    import nox  # which workflows that use this module have not
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "trust"

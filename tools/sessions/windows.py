@@ -12,16 +12,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import nox
 
+from .cross import ROOT, copy_package, translate_extension
 from .figures import last_line
 
-ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "windows"
 PROGRAMS = {"vectors_test": [], "epilogues_test": ["7"], "guard_test": []}  # every seventh case
 MINGW = ["x86_64-w64-mingw32-gcc", "-Isrc_c"]
@@ -186,32 +185,12 @@ def find_python(session: nox.Session) -> Path:
     return python
 
 
-def build_extension(session: nox.Session, python: Path, folder: Path, target: Path) -> None:
-    """Compile the extension module with MinGW, for the stable ABI."""
-    include = folder / "include"
-    shutil.rmtree(include, ignore_errors=True)
-    shutil.copytree(sysconfig.get_path("include"), include)
-    (include / "pyconfig.h").write_text(PYCONFIG, encoding="utf-8")
-    source = folder / "_core.c"
-    session.run("cython", "t5bucket/_core.pyx", "-o", str(source))
-    definitions = ["-DPy_LIMITED_API=0x030B0000", "-DNDEBUG"]
-    inputs = [str(source), *sorted(map(str, ROOT.glob("src_c/*.c"))), str(python / "python3.dll")]
-    command = [*MINGW, *definitions, "-O3", "-s", "-shared", "-static-libgcc", f"-I{include}"]
-    session.run(*command, *inputs, "-o", str(target), external=True)
-
-
 def install_package(session: nox.Session, python: Path, folder: Path) -> None:
-    """Put the package beside the others: what this session has installed, the module aside."""
-    printed = session.run(
-        "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True
-    )
-    installed, site = Path(last_line(printed)), python / "Lib" / "site-packages"
-    for old in site.glob("t5bucket*"):
-        shutil.rmtree(old)
-    for path in installed.glob("t5bucket*"):
-        ignored = shutil.ignore_patterns("*.so", "__pycache__")
-        shutil.copytree(path, site / path.name, ignore=ignored)
-    build_extension(session, python, folder, site / "t5bucket" / "_core.pyd")
+    """Put the package beside the others, with a module that MinGW compiles."""
+    module = copy_package(session, python / "Lib" / "site-packages") / "_core.pyd"
+    inputs = [*translate_extension(session, folder, PYCONFIG), str(python / "python3.dll")]
+    command = [*MINGW, "-s", "-shared", "-static-libgcc", *inputs, "-o", str(module)]
+    session.run(*command, external=True)
 
 
 def run_suite(session: nox.Session, python: Path) -> dict[str, str]:
