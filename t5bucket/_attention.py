@@ -64,7 +64,10 @@ class Inputs(NamedTuple):
         """Take an example's query, key and value, in the dtype to compute in, for BLAS."""
         for array in self:
             own = take_example(array, index, 3)
-            is_ready = own.dtype.name in ("float32", "float64") and is_direct(own)
+            is_wide = own.dtype.name in ("float32", "float64")
+            # Older versions of NumPy multiply by slow loops if rows overlap, or go backwards.
+            are_apart = own.strides[1] >= own.shape[2] * own.itemsize
+            is_ready = is_wide and is_direct(own) and are_apart
             yield own if is_ready else np.ascontiguousarray(own, computing_dtype(own.dtype))
 
 
