@@ -9,12 +9,14 @@ the code for MSVC runs. CPython for Windows comes out of a source distribution o
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -208,3 +210,12 @@ def run_suite(session: nox.Session, python: Path) -> dict[str, str]:
             session.error(f"{room}: exit code {code}")
         found[room] = last_line(output)
     return found
+
+
+def read_info_by_wine(session: nox.Session, python: Path) -> dict[str, Any]:
+    """Run `t5bucket info --json` on Python for Windows."""
+    code, output = run_by_wine(python / "python.exe", "-P", "-m", "t5bucket", "info", "--json")
+    if code:
+        session.error(f"t5bucket info: exit code {code}\n{output}")
+    info: dict[str, Any] = json.loads(last_line(output))
+    return info
