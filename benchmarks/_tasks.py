@@ -197,6 +197,38 @@ def add_to(implementation: str, dtype: str = "float32", length: int = 2048) -> C
     return bench.add_to(bias.dtype, length)[implementation]
 
 
+def numpy_attention(implementation: str, case: str = "no mask", length: int = 1024) -> Call:
+    """Attend with 8 heads of 64 features, by NumPy; its BLAS chooses its threads.
+
+    *ready matrix* is the formula with a matrix that was masked before.
+    """
+    rng = np.random.default_rng(0)
+    bias = tb.RelativeAttentionBias(
+        rng.standard_normal((NUM_BUCKETS, 8), np.float32), tb.Buckets(NUM_BUCKETS)
+    )
+    query, key, value = rng.standard_normal((3, 8, length, 64), np.float32)
+    keys = np.arange(length)
+    masks: dict[str, dict[str, Any]] = {
+        "no mask": {},
+        "causal": {"causal": True},
+        "padding": {"mask": keys < length * 3 // 4},
+        "documents": {"segment_ids": keys * 4 // length},
+    }
+    if implementation == "t5bucket":
+        return lambda: bias.attend(query, key, value, **masks[case])
+    matrix = bias.matrix(length, length, **masks[case])
+
+    def attend() -> Any:
+        scores = query @ key.swapaxes(1, 2)
+        scores += matrix
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=-1, keepdims=True)
+        return scores @ value
+
+    return attend
+
+
 def weight_gradient(implementation: str, length: int = 2048) -> Call:
     """Sum a gradient of 12 heads by bucket, for consecutive positions."""
     if implementation == "torch":

@@ -8,7 +8,7 @@ NumPy's BLAS multiplies matrices, and the C core adds biases and masks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
-from t5bucket._arrays import Index, allocate, broadcast, is_direct, round_floats, take_example
+from t5bucket._arrays import allocate, broadcast, is_direct, round_floats, take_example
 from t5bucket._masks import Masks
 from t5bucket._threads import run
 
@@ -28,9 +28,9 @@ COST_OF_EXP = 8  # times that of writing a score
 
 
 class Part(NamedTuple):
-    """A strip's place in the scores (..., num_heads, q, k)."""
+    """A strip's place in the scores (..., num_heads, q, k); all examples if that is `...`."""
 
-    example: Index
+    example: Any
     heads: slice
     rows: slice
     keys: slice
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 # Adds bias and masks to the scores of a part.
 AddBias = Callable[[Part, NDArray[Any]], object]
 # Finds the keys that some queries of an example see.
-FindKeys = Callable[[Index, slice], slice]
+FindKeys = Callable[[Any, slice], slice]
 
 
 class Inputs(NamedTuple):
@@ -60,15 +60,14 @@ class Inputs(NamedTuple):
         num_heads, query_length = self.query.shape[-3:-1]
         return num_heads, query_length, self.key.shape[-2]
 
-    def take(self, index: Index) -> Iterator[NDArray[Any]]:
+    def take(self, example: Any, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
         """Take an example's query, key and value, in the dtype to compute in, for BLAS."""
         for array in self:
-            own = take_example(array, index, 3)
-            is_wide = own.dtype.name in ("float32", "float64")
-            # Older versions of NumPy multiply by slow loops if rows overlap, or go backwards.
-            are_apart = own.strides[1] >= own.shape[2] * own.itemsize
-            is_ready = is_wide and is_direct(own) and are_apart
-            yield own if is_ready else np.ascontiguousarray(own, computing_dtype(own.dtype))
+            own = array if example is ... else take_example(array, example, 3)
+            # Old versions of NumPy do not use BLAS if rows overlap or are in reverse order.
+            has_rows = own.strides[-2] >= own.shape[-1] * own.itemsize
+            is_ready = own.dtype == dtype and is_direct(own) and has_rows
+            yield own if is_ready else np.ascontiguousarray(own, dtype)
 
 
 def computing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -135,48 +134,64 @@ def attend(
     dtype = inputs.query.dtype.newbyteorder("=")
     scale = _checks.scale(scale, dtype == np.float64)
     shape = (*masks.batch_shape, *inputs.query.shape[-3:-1], inputs.value.shape[-1])
-    result = _checks.output(out, shape, dtype)
+    target = result = _checks.output(out, shape, dtype)
     sources = (*inputs, *masks.arrays, *positions)
-    if out is not None and any(np.may_share_memory(source, result) for source in sources):
+    if out is not None and any(np.may_share_memory(source, target) for source in sources):
         result = allocate(shape, dtype)
-    with np.errstate(all="ignore"):
-        _write(inputs, result, add_bias, find_keys, scale, num_threads)
-    if out is None:
-        return result
-    if not np.may_share_memory(out, result):
-        np.copyto(_checks.base_array("out", out), result)
-    return out
+    try:
+        with np.errstate(all="ignore"):
+            is_uniform = not (masks.causal or masks.arrays or positions)
+            _write(inputs, result, is_uniform, add_bias, find_keys, scale, num_threads)
+    except MemoryError:
+        shapes = ", ".join(str(array.shape) for array in inputs)
+        raise MemoryError(
+            f"parts of query, key and value must fit in memory, got shapes {shapes} of {dtype}"
+        ) from None
+    if result is not target:
+        np.copyto(target, result)
+    return target if out is None else out
 
 
 def _write(
     inputs: Inputs,
     out: NDArray[Any],
+    is_uniform: bool,
     add_bias: AddBias,
     find_keys: FindKeys,
     scale: float,
     num_threads: int,
 ) -> None:
-    """Write ``out`` (..., num_heads, q, size), strip by strip."""
+    """Write ``out`` (..., num_heads, q, size), strip by strip.
+
+    If all examples have the same bias, and their scores fit in one strip, compute all at once.
+    """
     if out.size == 0:
         return
     dtype = computing_dtype(out.dtype)
     num_heads, num_rows = _choose_strip(inputs.shape, dtype.itemsize)
-    memory = allocate((num_heads * num_rows * inputs.shape[2],), dtype)
-    for index in np.ndindex(out.shape[:-3]):
-        query, key, value = inputs.take(index)
+    examples: Iterable[Any] = np.ndindex(out.shape[:-3])
+    length = num_heads * num_rows * inputs.shape[2]
+    total = math.prod((*out.shape[:-1], inputs.shape[2]))
+    if is_uniform and total * dtype.itemsize <= STRIP_NBYTES:
+        (num_heads, num_rows, _), examples, length = inputs.shape, [...], total
+    memory = allocate((length,), dtype)
+    for example in examples:
+        query, key, value = inputs.take(example, dtype)
+        batch_shape = out[example].shape[:-3]
         for heads, rows in _list_strips(inputs.shape, num_heads, num_rows):
-            keys = find_keys(index, rows)
-            shape = tuple(place.stop - place.start for place in (heads, rows, keys))
+            keys = find_keys(example, rows)
+            lengths = (place.stop - place.start for place in (heads, rows, keys))
+            shape = (*batch_shape, *lengths)
             scores = memory[: math.prod(shape)].reshape(shape)
-            strip = query[heads, rows]
+            strip = query[..., heads, rows, :]
             if scale != 1:
                 strip = strip * dtype.type(scale)
-            np.matmul(strip, key[heads, keys].swapaxes(1, 2), out=scores)
-            add_bias(Part(index, heads, rows, keys), scores)
+            np.matmul(strip, key[..., heads, keys, :].swapaxes(-1, -2), out=scores)
+            add_bias(Part(example, heads, rows, keys), scores)
             sums = _exponentiate(scores, num_threads)
-            attended = np.matmul(scores, value[heads, keys])
+            attended = np.matmul(scores, value[..., heads, keys, :])
             attended /= sums
-            out[index][heads, rows] = round_floats(attended, out.dtype)
+            out[example][..., heads, rows, :] = round_floats(attended, out.dtype)
 
 
 def _choose_strip(shape: tuple[int, int, int], itemsize: int) -> tuple[int, int]:
@@ -198,13 +213,13 @@ def _list_strips(
 
 def _exponentiate(scores: NDArray[Any], num_threads: int) -> NDArray[Any]:
     """Replace scores by their exponentials, less the largest of each row; return the sums."""
-    if scores.shape[2] == 0:
-        return np.ones((*scores.shape[:2], 1), scores.dtype)
-    rows = scores.reshape(-1, scores.shape[2])
+    if scores.shape[-1] == 0:
+        return np.ones((*scores.shape[:-1], 1), scores.dtype)
+    rows = scores.reshape(-1, scores.shape[-1])
     sums = np.empty((len(rows), 1), scores.dtype)
     work = partial(_exponentiate_rows, rows, sums)
     run(work, len(rows), COST_OF_EXP * scores.nbytes, num_threads)
-    return sums.reshape(*scores.shape[:2], 1)
+    return sums.reshape(*scores.shape[:-1], 1)
 
 
 def _exponentiate_rows(rows: NDArray[Any], sums: NDArray[Any], begin: int, end: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
-from t5bucket._arrays import allocate, cut_example, round_floats
+from t5bucket._arrays import Index, allocate, cut_example, round_floats
 from t5bucket._attention import (
     Part,
     attend,
@@ -739,13 +739,14 @@ class RelativeAttentionBias:
 
         Notes
         -----
-        The scores of up to 512 queries at a time are computed, up to 8 MiB. Keys that
-        `causal`, padding or segments hide from all of them are skipped. 16-bit types are
-        computed in float32. The result is equal to that of the formula up to rounding; its
-        last bits depend on NumPy's BLAS.
+        The scores of up to 512 queries at a time are computed, up to 8 MiB, or those of 16
+        queries and one head. Keys that `causal`, padding or segments hide from all of them
+        are skipped. 16-bit types are computed in float32. The result is equal to that of the
+        formula up to rounding; its last bits depend on NumPy's BLAS.
 
         A query whose keys are all masked gets the mean of all values, and zeros if an
-        additive mask is ``-inf`` for all keys, as from PyTorch with the matrix.
+        additive mask is ``-inf`` for all keys, as from PyTorch with the matrix. Also as there,
+        a masked value that is NaN or infinite makes the result NaN, unless its key is skipped.
 
         Examples
         --------
@@ -822,6 +823,10 @@ class RelativeAttentionBias:
         MemoryError
             If the result does not fit in memory.
 
+        Notes
+        -----
+        As in `attend`, but hidden keys are not skipped if `causal` is true.
+
         Examples
         --------
         >>> import numpy as np
@@ -854,14 +859,18 @@ class RelativeAttentionBias:
             table = tables(part.heads)
             write_explicit(table, scores, of_query, of_key, threads, False, own, True)
 
-        every = slice(0, inputs.shape[2])
-        return attend(inputs, masks, positions[:2], add_bias, lambda *_: every, scale, out, threads)
+        def find_keys(index: Index, rows: slice) -> slice:
+            if masks.causal:  # positions decide which keys each query sees
+                return slice(0, inputs.shape[2])
+            return masks.find_keys(index, rows, 0)
+
+        return attend(inputs, masks, positions[:2], add_bias, find_keys, scale, out, threads)
 
     def _widened_by_heads(self) -> Callable[[slice], RelativeTable]:
         """Return a function that makes the table of some heads, in the dtype to compute in."""
         dtype = computing_dtype(self._dtype)
 
-        @lru_cache(maxsize=1)
+        @cache
         def make_table(start: int, stop: int) -> RelativeTable:
             if (start, stop) == (0, self._num_heads) and dtype == self._dtype:
                 return self._table

@@ -158,6 +158,7 @@ class Masks:
             if not np.isin(own, ids).all():
                 return every
             first = keys[begins[np.searchsorted(ids, own)]]
+        offset = max(-length, min(offset, rows.stop))  # further away, all or none are seen
         last_seen = np.arange(rows.start, rows.stop) - offset if self.causal else length
         if keys.size == 0 or np.any(first > last_seen):
             return every

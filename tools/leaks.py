@@ -55,7 +55,24 @@ ADDED = np.zeros((8, 8), np.float32)
 SEGMENTS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 LARGE = np.zeros((4, 128, 128), np.float32)  # enough for two threads
 LARGE_GRADIENT = np.broadcast_to(np.ones((4, 128, 128), np.float32), (130, 4, 128, 128))
-SHARED = (WEIGHT, POSITIONS, OUT, GRID, GRADIENT, KEPT, ADDED, SEGMENTS, LARGE, BUCKETS, BIAS)
+VECTOR = np.ones((4, 8, 8), np.float32)
+VECTORS = VECTOR, VECTOR, VECTOR  # query, key and value
+LARGE_VECTORS = (np.ones((4, 128, 8), np.float32),) * 3
+SHARED = (
+    VECTOR,
+    *LARGE_VECTORS,
+    WEIGHT,
+    POSITIONS,
+    OUT,
+    GRID,
+    GRADIENT,
+    KEPT,
+    ADDED,
+    SEGMENTS,
+    LARGE,
+    BUCKETS,
+    BIAS,
+)
 # Without float64: NumPy's zeros keeps a reference to it.
 DTYPES = tuple(map(np.dtype, ("bool", "uint8", "float32", "int32", "int64")))
 
@@ -158,6 +175,10 @@ def calls_of_bias() -> Iterator[Case]:
     yield Case("add_to", lambda: BIAS.add_to(OUT))
     yield Case("add_to, columns", lambda: BIAS.add_to(OUT.transpose(0, 2, 1)), 3)
     yield Case("add_to, two threads", lambda: BIAS.add_to(LARGE, **two), 100)
+    yield Case("attend", lambda: BIAS.attend(*VECTORS, mask=KEPT, causal=True), 10)
+    yield Case("attend, out", lambda: BIAS.attend(*VECTORS, out=VECTOR, segment_ids=SEGMENTS), 10)
+    yield Case("attend, two threads", lambda: BIAS.attend(*LARGE_VECTORS, **two), 300)
+    yield Case("attend_at", lambda: BIAS.attend_at(*VECTORS, eight, scale=2), 10)
     yield Case("weight_gradient", lambda: BIAS.weight_gradient(GRADIENT, causal=True))
     yield Case(
         "weight_gradient, threads", lambda: BIAS.weight_gradient(LARGE_GRADIENT, **two), 1000
@@ -225,6 +246,8 @@ def calls_refused() -> Iterator[Case]:
         "view": lambda: BIAS.view(8, bad),
         "tiles": lambda: BIAS.tiles(8, 8, tile=0),
         "add_to": lambda: BIAS.add_to(bad),
+        "attend": lambda: BIAS.attend(*VECTORS, out=read_only),
+        "attend_at": lambda: BIAS.attend_at(*VECTORS, POSITIONS),
         "weight_gradient": lambda: BIAS.weight_gradient(GRID),
         "weight_gradient_at": lambda: BIAS.weight_gradient_at(GRADIENT, [0.5]),
         "load": lambda: tb.RelativeAttentionBias.load("missing.txt"),

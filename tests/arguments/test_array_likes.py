@@ -24,7 +24,23 @@ VALUES: dict[str, np.ndarray[Any, Any]] = {
     "key_segment_ids": np.array([1, 2, 2, 1]),
     "gradient": np.linspace(0, 1, NUM_HEADS * Q * K, dtype=np.float32).reshape(NUM_HEADS, Q, K),
 }
+RANDOM = np.random.default_rng(0)
+for name, length in (("query", Q), ("key", K), ("value", K)):
+    VALUES[name] = RANDOM.standard_normal((NUM_HEADS, length, 5), np.float32)
 QUERY, SEGMENTS = VALUES["query_positions"], VALUES["segment_ids"]
+
+
+def attend(**given: Any) -> Any:
+    """Attend with the values, and those that are given."""
+    own = {name: VALUES[name] for name in ("query", "key", "value")}
+    return BIAS.attend(**(own | given))
+
+
+def attend_at(**given: Any) -> Any:
+    own = {name: VALUES[name] for name in ("query", "key", "value")}
+    at = {name: VALUES[name] for name in ("query_positions", "key_positions")}
+    return BIAS.attend_at(**(own | at | given))
+
 
 # For each public function, each of its array arguments.
 FUNCTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -39,16 +55,20 @@ FUNCTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "query_positions": {
         "grid_at": BUCKETS.grid_at,
         "matrix_at": BIAS.matrix_at,
+        "attend_at": lambda x: attend_at(query_positions=x),
         "weight_gradient_at": lambda x: BIAS.weight_gradient_at(VALUES["gradient"][..., :Q], x),
     },
     "key_positions": {
         "grid_at": lambda x: BUCKETS.grid_at(QUERY, x),
         "matrix_at": lambda x: BIAS.matrix_at(QUERY, x),
+        "attend_at": lambda x: attend_at(key_positions=x),
         "weight_gradient_at": lambda x: BIAS.weight_gradient_at(VALUES["gradient"], QUERY, x),
     },
     "mask": {
         "matrix": lambda x: BIAS.matrix(Q, K, mask=x),
         "matrix_at": lambda x: BIAS.matrix_at(QUERY, range(K), mask=x),
+        "attend": lambda x: attend(mask=x),
+        "attend_at": lambda x: attend_at(mask=x),
         "weight_gradient": lambda x: BIAS.weight_gradient(VALUES["gradient"], mask=x),
         "weight_gradient_at": lambda x: BIAS.weight_gradient_at(
             VALUES["gradient"], QUERY, range(K), mask=x
@@ -57,12 +77,14 @@ FUNCTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "segment_ids": {
         "matrix": lambda x: BIAS.matrix(Q, Q, segment_ids=x),
         "matrix_at": lambda x: BIAS.matrix_at(QUERY, segment_ids=x),
+        "attend": lambda x: attend(segment_ids=x, key_segment_ids=VALUES["key_segment_ids"]),
         "weight_gradient": lambda x: BIAS.weight_gradient(
             VALUES["gradient"][..., :Q], segment_ids=x
         ),
     },
     "key_segment_ids": {
         "matrix": lambda x: BIAS.matrix(Q, K, segment_ids=SEGMENTS, key_segment_ids=x),
+        "attend": lambda x: attend(segment_ids=SEGMENTS, key_segment_ids=x),
         "weight_gradient": lambda x: BIAS.weight_gradient(
             VALUES["gradient"], segment_ids=SEGMENTS, key_segment_ids=x
         ),
@@ -71,6 +93,9 @@ FUNCTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "weight_gradient": BIAS.weight_gradient,
         "weight_gradient_at": lambda x: BIAS.weight_gradient_at(x, QUERY, range(K)),
     },
+    "query": {"attend": lambda x: attend(query=x), "attend_at": lambda x: attend_at(query=x)},
+    "key": {"attend": lambda x: attend(key=x)},
+    "value": {"attend": lambda x: attend(value=x)},
 }
 CASES = [(name, function) for name, functions in FUNCTIONS.items() for function in functions]
 
@@ -278,6 +303,8 @@ OUT: dict[str, Callable[[Any], Any]] = {
     "matrix": lambda out: BIAS.matrix(2, 2, out=out),
     "matrix_at": lambda out: BIAS.matrix_at([1, 2], out=out),
     "compute_bias": lambda out: tb.compute_bias(WEIGHT, 2, 2, max_distance=9, out=out),
+    "attend": lambda out: attend(out=out),
+    "attend_at": lambda out: attend_at(out=out),
     "add_to": BIAS.add_to,
 }
 

@@ -222,6 +222,108 @@ GRIDS: list[Case] = [
     (lambda: BIAS.view(2**40, 1), MemoryError, "must fit in memory"),
 ]
 
+VECTORS = np.ones((2, 3, 4), np.float32)  # query, key and value: 2 heads, 3 tokens of 4 features
+
+
+def attention(attend: Callable[..., Any]) -> list[Case]:
+    """Cases that hold for attention at consecutive and at explicit positions."""
+
+    def call(query: Any = VECTORS, key: Any = VECTORS, value: Any = VECTORS, **options: Any) -> Any:
+        return attend(query, key, value, **options)
+
+    def zeros(*shape: int) -> Any:
+        return np.broadcast_to(np.float32(0), shape)
+
+    return [
+        (
+            lambda: call(VECTORS[:1]),
+            ValueError,
+            "query must have shape (..., 2, length, size), got",
+        ),
+        (
+            lambda: call(key=VECTORS[0]),
+            ValueError,
+            "key must have shape (..., 2, length, size), got",
+        ),
+        (lambda: call(value=3.0), TypeError, "value must have dtype float32, got float64"),
+        (lambda: call(None), TypeError, "query must have dtype float32, got object"),
+        (
+            lambda: call(VECTORS.astype("f2")),
+            TypeError,
+            "query must have dtype float32, got float16",
+        ),
+        (
+            lambda: call(key=VECTORS[..., :2]),
+            ValueError,
+            "key must have query's size, 4, got shape",
+        ),
+        (
+            lambda: call(value=zeros(2, 5, 4)),
+            ValueError,
+            "value must have key's length, 3, got shape",
+        ),
+        (
+            lambda: call(zeros(5, 2, 3, 4), zeros(6, 2, 3, 4)),
+            ValueError,
+            "query, key and value must broadcast on their batch axes, got (5,), (6,), ()",
+        ),
+        (lambda: call(causal=1), TypeError, "causal must be True or False, got 1"),
+        (
+            lambda: call(mask=np.ones(4, bool)),
+            ValueError,
+            "mask must broadcast to (..., 2, 3, 3), got",
+        ),
+        (
+            lambda: call(zeros(5, 2, 3, 4), mask=np.ones((6, 1, 1, 3), bool)),
+            ValueError,
+            "mask must broadcast with a batch of shape (5,), got a batch of shape (6,)",
+        ),
+        (lambda: call(segment_ids=[1]), ValueError, "segment_ids must have 3 ids on the last axis"),
+        (
+            lambda: call(key_segment_ids=[1]),
+            ValueError,
+            "segment_ids must come with key_segment_ids",
+        ),
+        (lambda: call(scale=None), TypeError, "scale must be a real number, got None"),
+        (lambda: call(scale=np.inf), ValueError, "scale must be finite in float32, got inf"),
+        (lambda: call(num_threads=0), ValueError, "num_threads must be at least 1, got 0"),
+        (
+            lambda: call(zeros(2**20, 2, 3, 4), value=zeros(2, 3, sys.maxsize // 64)),
+            MemoryError,
+            "the result must fit in memory, got",
+        ),
+    ]
+
+
+def attend_at(*inputs: Any, positions: Any = ([1, 2, 3],), **options: Any) -> Any:
+    return BIAS.attend_at(*inputs, *positions, **options)
+
+
+ATTENTION: list[Case] = [
+    *attention(BIAS.attend),
+    *attention(attend_at),
+    (
+        lambda: BIAS.attend(VECTORS, VECTORS, VECTORS, query_offset=0.5),
+        TypeError,
+        "query_offset must be an integer, got 0.5",
+    ),
+    (
+        lambda: attend_at(VECTORS, VECTORS, VECTORS, positions=([1, 2],)),
+        ValueError,
+        "query_positions must have shape (..., 3), got (2,)",
+    ),
+    (
+        lambda: attend_at(VECTORS, VECTORS, VECTORS, positions=([1, 2, 3], [1, 2])),
+        ValueError,
+        "key_positions must have shape (..., 3), got (2,)",
+    ),
+    (
+        lambda: attend_at(np.stack([VECTORS] * 2), VECTORS, VECTORS, positions=([[1, 2, 3]] * 3,)),
+        ValueError,
+        "query_positions and key_positions must broadcast with a batch of shape (2,), got a batch",
+    ),
+]
+
 WEIGHTS: list[Case] = [
     (lambda: tb.RelativeAttentionBias(np.ones(32), BUCKETS), ValueError, "must have two axes"),
     (lambda: tb.RelativeAttentionBias(1.5, BUCKETS), ValueError, "must have two axes"),
@@ -277,7 +379,8 @@ if np.dtype("g").itemsize > 8:  # elsewhere it is float64
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "message"), SCHEMES + POSITIONS + DTYPES_AND_THREADS + GRIDS + WEIGHTS + PLOTS
+    ("call", "error", "message"),
+    SCHEMES + POSITIONS + DTYPES_AND_THREADS + GRIDS + ATTENTION + WEIGHTS + PLOTS,
 )
 def test_bad_input_is_refused_with_a_message_that_names_it(
     call: Callable[[], Any], error: type[Exception], message: str
@@ -299,6 +402,8 @@ WRITERS: list[tuple[Callable[[Any], Any], tuple[int, ...], Any]] = [
     ),
     (lambda out: BIAS.matrix(2, 3, out=out), (2, 2, 3), np.float32),
     (lambda out: tb.compute_bias(WEIGHT, 2, 3, out=out), (2, 2, 3), np.float32),
+    (lambda out: BIAS.attend(VECTORS, VECTORS, VECTORS, out=out), (2, 3, 4), np.float32),
+    (lambda out: attend_at(VECTORS, VECTORS, VECTORS, out=out), (2, 3, 4), np.float32),
 ]
 
 
@@ -333,6 +438,8 @@ def test_options_are_keyword_only() -> None:
         lambda: BUCKETS.grid_at([1], [1], np.int64),
         lambda: BIAS.matrix(2, 2, 0),
         lambda: BIAS.view(2, 2, 0),
+        lambda: BIAS.attend(VECTORS, VECTORS, VECTORS, True),
+        lambda: BIAS.attend_at(VECTORS, VECTORS, VECTORS, [1, 2, 3], None, True),
         lambda: tb.compute_bias(WEIGHT, 2, 2, True),
         lambda: tb.RelativeAttentionBias(WEIGHT, BUCKETS, True),
     ]

@@ -1,5 +1,6 @@
 # test_attending.py - attention by NumPy, compared with its formula in float64.
 # SPDX-License-Identifier: BSD-3-Clause
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from reference import BFLOAT16, needs_bfloat16
 from strategies import (
     FLOAT_DTYPES,
     draw_masks,
@@ -38,9 +40,10 @@ def attend(query: Any, key: Any, value: Any, matrix: Any, scale: float = 1) -> N
     minimum = reference.MINIMUM[matrix.dtype.name]
     wide = np.asarray(matrix.astype(np.float64))
     products = scale * query.astype(np.float64) @ key.astype(np.float64).swapaxes(-1, -2)
-    scores = np.where(wide == minimum, -1e300, products + wide)
+    scores = np.where(wide == minimum, np.finfo(np.float64).min, products + wide)
     most = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    powers = np.exp(scores - np.where(most == -np.inf, 0, most))
+    with np.errstate(over="ignore"):  # from a masked pair to a large score
+        powers = np.exp(scores - np.where(most == -np.inf, 0, most))
     sums = powers.sum(axis=-1, keepdims=True)
     return np.asarray(powers / np.where(sums == 0, 1, sums) @ value.astype(np.float64))
 
@@ -110,8 +113,11 @@ def test_attention_at_positions_agrees_with_its_formula(
 
 PADDING = np.arange(60) >= np.array([0, 7, 60, 59])[:, None]
 DOCUMENTS = np.repeat([5, 1, 5, 9], [20, 10, 10, 20])
+FAR = 2**63 - 1
 MASKS: dict[str, Any] = {
     "none": {},
+    "causal, far after the keys": {"causal": True, "query_offset": FAR, "key_offset": -FAR},
+    "causal, far before the keys": {"causal": True, "query_offset": -FAR, "key_offset": FAR},
     "causal": {"causal": True},
     "causal, before the keys": {"causal": True, "query_offset": -5},
     "causal, after a cache": {"causal": True, "query_offset": 30},
@@ -142,15 +148,35 @@ def test_keys_that_no_query_sees_are_skipped_and_change_nothing(masks: Any) -> N
     )
     query, key, value = draw_inputs(np.float32, 60, 60, (4,))
     matrix = bias.matrix(60, 60, **masks)
-    assert_near(bias.attend(query, key, value, **masks), attend(query, key, value, matrix))
+    expected = attend(query, key, value, matrix)
+    assert_near(bias.attend(query, key, value, **masks), expected)
+    offsets = [masks.get(name, 0) for name in ("query_offset", "key_offset")]
+    if FAR not in offsets:
+        positions = (np.arange(60) + offset for offset in offsets)
+        hidden = {name: array for name, array in masks.items() if "offset" not in name}
+        assert_near(bias.attend_at(query, key, value, *positions, **hidden), expected)
 
 
-def test_hidden_keys_are_not_read() -> None:
+@pytest.mark.parametrize("positions", [[], [np.arange(60)]], ids=["attend", "attend_at"])
+def test_hidden_keys_are_not_read(positions: list[Any]) -> None:
     bias = tb.RelativeAttentionBias(np.ones((32, HEADS), np.float32), tb.Buckets())
     query, key, value = draw_inputs(np.float32, 60, 60)
-    expected = bias.attend(query, key, value, mask=PADDING[1])
+    attend: Any = bias.attend_at if positions else bias.attend
+    expected = attend(query, key, value, *positions, mask=PADDING[1])
     key[:, :7], value[:, :7] = np.nan, np.inf
-    assert np.array_equal(bias.attend(query, key, value, mask=PADDING[1]), expected)
+    assert np.array_equal(attend(query, key, value, *positions, mask=PADDING[1]), expected)
+
+
+def test_batch_axes_broadcast() -> None:
+    bias = tb.RelativeAttentionBias(
+        reference.normal_weight(32, HEADS, np.float32), tb.Buckets(32, 40)
+    )
+    query, _, _ = draw_inputs(np.float32, 11, 11, (2, 1))
+    _, key, value = draw_inputs(np.float32, 11, 13, (3,))
+    expected = attend(query, key, value, bias.matrix(11, 13))
+    assert expected.shape == (2, 3, HEADS, 11, 7)
+    assert_near(bias.attend(query, key, value), expected)
+    assert_near(bias.attend(query[:, 0], key[0], value[:1]), expected[:, 0])
 
 
 def test_a_query_without_a_key_gets_the_mean_of_all_values_or_zeros() -> None:
@@ -208,9 +234,62 @@ def test_the_result_may_overlap_what_it_is_computed_from(overlap: Overlap) -> No
     assert np.array_equal(memory, expected)
 
 
+class Hostile(np.ndarray):
+    """An array whose own methods and functions of NumPy must not be called."""
+
+    shape: Any = property(lambda self: (1,))
+
+    def __array_function__(self, *_: Any) -> Any:
+        raise AssertionError("a function of the subclass was called")
+
+    def __setitem__(self, *_: Any) -> None:
+        raise AssertionError("a method of the subclass was called")
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_the_result_may_be_a_subclass_that_overrides_everything(is_shared: bool) -> None:
+    bias = tb.RelativeAttentionBias(reference.normal_weight(32, HEADS, np.float32), tb.Buckets())
+    query, key, _ = draw_inputs(np.float32, 9, 9)
+    expected = bias.attend(query, key, key)
+    memory = key if is_shared else np.empty_like(query)
+    out = memory.view(Hostile)
+    assert bias.attend(query, key, key, out=out) is out
+    assert np.array_equal(memory, expected)
+
+
+@needs_bfloat16
+def test_a_tensor_and_its_bfloat16_are_read() -> None:
+    torch = pytest.importorskip("torch")
+    given = [torch.randn(2, HEADS, 7, 4, requires_grad=True) for _ in range(3)]
+    for tensors, dtype in ((given, np.float32), ([x.bfloat16() for x in given], BFLOAT16)):
+        bias = tb.RelativeAttentionBias(np.ones((32, HEADS), dtype), tb.Buckets())
+        arrays = [x.detach().float().numpy().astype(dtype) for x in tensors]
+        assert np.array_equal(bias.attend(*tensors), bias.attend(*arrays))
+
+
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_threads_change_nothing(num_threads: int) -> None:
     bias = tb.RelativeAttentionBias(reference.normal_weight(32, HEADS, np.float32), tb.Buckets())
     query, key, value = draw_inputs(np.float32, 300, 400)
     expected = bias.attend(query, key, value)
     assert np.array_equal(bias.attend(query, key, value, num_threads=num_threads), expected)
+
+
+@pytest.mark.parametrize("function", ["attend", "attend_at"])
+def test_memory_grows_linearly(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_attention, "STRIP_NBYTES", 1 << 16)
+    monkeypatch.setattr(_attention, "QUERIES", 64)
+    bias = tb.RelativeAttentionBias(np.ones((32, HEADS), np.float16), tb.Buckets())
+
+    def measure_peak(length: int) -> int:
+        inputs = [np.ones((HEADS, length, 4), np.float16)] * 3
+        positions = [np.arange(length)] if function == "attend_at" else []
+        tracemalloc.start()
+        try:
+            getattr(bias, function)(*inputs, *positions, causal=True)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    measure_peak(16)
+    assert measure_peak(2048) < 2.2 * measure_peak(1024) < 0.1 * HEADS * 2048**2

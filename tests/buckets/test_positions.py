@@ -129,6 +129,7 @@ def test_a_subclass_that_overrides_attributes_is_read_as_its_base() -> None:
         lambda: bias.matrix(4, 4, out=liar, accumulate=True),
         lambda: bias.matrix_at(np.arange(4), out=liar),
         lambda: bias.add_to(liar),
+        lambda: bias.attend(*np.ones((3, 2, 4, 4), np.float32), out=liar),
         lambda: bias.weight_gradient(liar),
     ]
     for call in calls:

@@ -32,6 +32,7 @@ bias = tb.RelativeAttentionBias(np.ones((32, 4), np.float32), buckets)
 out = bias.matrix(64, 64, causal=True, num_threads=2)
 bias.matrix_at(np.arange(64), out=out, accumulate=True)
 bias.weight_gradient(out)
+bias.attend(*np.ones((3, 4, 64, 8), np.float32), num_threads=2)
 print(getattr(sys, "_is_gil_enabled", lambda: True)())
 """
 
@@ -164,3 +165,16 @@ def test_threads_share_one_gradient_and_its_masks() -> None:
         lambda thread: bias.weight_gradient(gradient, mask=mask, num_threads=1 + thread % 3)
     )
     assert all(np.array_equal(found, expected) for found in sums)
+
+
+def test_threads_share_one_bias_and_attend() -> None:
+    bias = tb.RelativeAttentionBias(reference.normal_weight(32, 4, np.float16), tb.Buckets())
+    query, key, value = np.random.default_rng(4).standard_normal((3, 2, 4, 90, 8)).astype("f2")
+    masks: dict[str, Any] = {"mask": np.arange(90) < 80, "causal": True}
+    calls: list[Callable[..., Any]] = [
+        partial(bias.attend, query, key, value, **masks),
+        partial(bias.attend_at, query, key, value, np.arange(90), **masks),
+    ]
+    expected = [call() for call in calls]
+    found = at_once(lambda thread: calls[thread % 2](num_threads=1 + thread % 3))
+    assert all(np.array_equal(x, expected[thread % 2]) for thread, x in enumerate(found))

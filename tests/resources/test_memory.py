@@ -114,6 +114,10 @@ def too_large_calls(
     broad_weight = np.broadcast_to(WEIGHT[:, :1], (32, 1 << 20))
     distant = tb.RelativeAttentionBias(WEIGHT[:, :1], tb.Buckets(32, 1 << 27))
     long_gradient = np.broadcast_to(np.float32(0), (1, 1 << 24, 1))
+    eight = np.ones((12, 8, 4), np.float32)
+    million = np.broadcast_to(np.float32(1), (12, 1 << 22, 4))
+    half_bias = tb.RelativeAttentionBias(WEIGHT.astype(np.float16), BUCKETS)
+    halves = eight.astype(np.float16), *[np.broadcast_to(np.float16(1), million.shape)] * 2
     return {
         "call": lambda: BUCKETS(many, **n),
         "relative_position_bucket": lambda: tb.relative_position_bucket(many),
@@ -129,6 +133,12 @@ def too_large_calls(
         "tiles": lambda: next(BIAS.tiles(4096, 4096, tile=4096, **n)),
         "add_to, its diagonals": lambda: BIAS.add_to(long, **n),
         "add_to, a copy of scores": lambda: BIAS.add_to(wide, **n),
+        "attend": lambda: BIAS.attend(million, eight, eight, **n),
+        "attend, its scores": lambda: BIAS.attend(eight, million, million, **n),
+        "attend, copies": lambda: half_bias.attend(*halves, **n),
+        "attend_at": lambda: BIAS.attend_at(
+            eight, million, million, zeros[:8], many[: 1 << 22], **n
+        ),
         "weight_gradient": lambda: BIAS.weight_gradient(wide, **n),
         "weight_gradient, its sums": lambda: distant.weight_gradient(long_gradient, **n),
         "weight_gradient_at": lambda: BIAS.weight_gradient_at(wide, zeros, **n),
@@ -253,7 +263,10 @@ def test_an_error_in_a_helper_is_the_callers_and_keeps_nothing_alive() -> None:
 
 
 def calls_of_one_thread(folder: Path) -> dict[str, Callable[[], Any]]:
-    """Calls of a thread, many of which make the tables that they need."""
+    """Calls of a thread, many of which make the tables that they need.
+
+    Not attention: NumPy's arithmetic and its BLAS crash if a small allocation fails.
+    """
     load = tb.RelativeAttentionBias.load
     half = np.full(60, 1 << 62)
     columns = np.arange(400)[::2].reshape(-1, 4).T

@@ -38,8 +38,16 @@ with target.instrumented():
 
 import reference
 import strategies
+import test_attending
 
-MODULES = ["test_positions", "test_scheme", "test_bias", "test_gradients", "test_masks"]
+MODULES = [
+    "test_positions",
+    "test_scheme",
+    "test_bias",
+    "test_gradients",
+    "test_masks",
+    "test_attending",
+]
 ERRORS = (TypeError, ValueError, MemoryError)
 MESSAGE = re.compile(r".+ must .+, got .*", re.DOTALL)
 MAX_COMPARED = 5000  # items
@@ -343,6 +351,31 @@ def gradient_call(data: st.DataObject) -> Call:
     return Call(bias.weight_gradient_at if is_at else bias.weight_gradient, arguments, expected)
 
 
+def attention_call(data: st.DataObject) -> Call:
+    """`attend` and `attend_at`."""
+    bias = data.draw(st.sampled_from(BIASES))
+    is_at = data.draw(st.booleans())
+    arguments = draw_pairs(data) if is_at else draw_grid(data)
+    shape = (2, *lengths_of(arguments))
+    masks = data.draw(strategies.draw_masks(shape))
+    masks.pop("masked_value", None)
+    vectors = test_attending.draw_inputs(bias.dtype, *shape[1:], size=4)
+    names = ("query", "key", "value")
+    arguments |= dict(zip(names, (array[:2] for array in vectors), strict=True))
+    arguments |= masks | draw_threads(data)
+    for name in ("query_length", "key_length"):
+        arguments.pop(name, None)
+
+    def expected(taken: dict[str, Any]) -> Any:
+        query, key, value = (np.asarray(taken[name]) for name in names)
+        lengths = {"query_length": query.shape[-2], "key_length": key.shape[-2]}
+        relative = pairs_of(taken) if is_at else grid_of(lengths | taken)
+        matrix = matrix_of(bias, taken | {"scale": None}, relative, None)
+        return test_attending.attend(query, key, value, matrix, float(taken.get("scale", 1)))
+
+    return Call(bias.attend_at if is_at else bias.attend, arguments, expected)
+
+
 CALLS = [
     scheme_call,
     element_call,
@@ -351,6 +384,7 @@ CALLS = [
     view_call,
     scores_call,
     gradient_call,
+    attention_call,
 ]
 
 
@@ -377,9 +411,11 @@ def compare(call: Call, found: Any) -> None:
     expected = np.asarray(call.expected(call.arguments))
     array = np.asarray(found)
     assert array.shape == expected.shape, (array.shape, expected.shape)
-    if getattr(call.function, "__name__", "").startswith("weight_gradient"):
+    name = getattr(call.function, "__name__", "")
+    if name.startswith(("weight_gradient", "attend")):
         if np.isfinite(expected.astype(np.float64)).all():
-            reference.assert_close(array, expected)
+            is_gradient = name.startswith("weight_gradient")
+            (reference.assert_close if is_gradient else test_attending.assert_near)(array, expected)
     else:
         with np.errstate(all="ignore"):
             same = (array == expected) | ((array != array) & (expected != expected))
