@@ -62,13 +62,21 @@ from sessions.wheels import (  # noqa: E402
     hide_compilers,
     repair,
 )  # fmt: skip
+from sessions.windows import (  # noqa: E402
+    PROGRAMS,
+    install_package,
+    list_cores,
+    read_info_by_wine,
+    run_programs,
+    run_suite,
+)
 from sessions.windows import find_python as find_windows_python  # noqa: E402
-from sessions.windows import install_package, list_cores, run_programs, run_suite  # noqa: E402
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
 nox.options.stop_on_first_error = True
 os.environ.setdefault("PIP_NO_COMPILE", "1")  # most modules of large packages are never imported
+os.environ.pop("FORCE_COLOR", None)  # sessions read what programs print; nox has chosen its own
 
 # Both tiers run two sessions at a time, in this order: the longest first.
 GATE = [
@@ -398,8 +406,12 @@ def windows(session: nox.Session) -> None:
     install(session)
     python = find_windows_python(session)
     install_package(session, python, folder)
-    for room, found in run_suite(session, python).items():
+    rooms = run_suite(session, python)
+    for room, found in rooms.items():
         record(session, f"Windows: `tests/{room}`, by Wine", found)
+    suite = f"for NumPy: {count_outcomes(*rooms.values())}"
+    info = read_info_by_wine(session, python)
+    record_platform(session, info, "Wine", c_tests=", ".join(PROGRAMS), suite=suite)
 
 
 @nox.session(default=False)

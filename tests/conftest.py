@@ -63,6 +63,11 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("all" if config.getoption("--all") else "quick")
 
 
+def pytest_sessionstart() -> None:
+    # Tests read what commands print: without colours. Pytest has chosen its own before.
+    os.environ.pop("FORCE_COLOR", None)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--all"):
         return

@@ -59,7 +59,9 @@ def test_a_wrong_value_of_a_configuration_is_named_with_its_file(
     loading: list[Any] = [lambda: load(tmp_path / "x.npy"), lambda: load(tmp_path)]
     reading: list[Any] = [lambda: from_config(path), lambda: from_config(tmp_path)]
     for call in loading + reading:
-        with pytest.raises((TypeError, ValueError), match=f"^{message} {path}") as caught:
+        with pytest.raises(
+            (TypeError, ValueError), match=f"^{message} {re.escape(str(path))}"
+        ) as caught:
             call()
         assert len(str(caught.value)) < 700
     assert load(tmp_path, buckets=tb.Buckets()).num_heads == 2
@@ -72,7 +74,9 @@ def test_a_number_of_buckets_that_is_no_integer_is_refused(value: str, tmp_path:
     np.save(tmp_path / "x.npy", make_weight())
     calls: list[Any] = [lambda: load(tmp_path), lambda: from_config(path)]
     for call in calls:
-        with pytest.raises(TypeError, match=rf"num_buckets must be an integer, got .* in {path}"):
+        with pytest.raises(
+            TypeError, match=rf"num_buckets must be an integer, got .* in {re.escape(str(path))}"
+        ):
             call()
 
 
@@ -82,7 +86,9 @@ def test_a_number_of_buckets_that_no_model_has_is_refused_at_once(
 ) -> None:
     path = tmp_path / "config.json"
     path.write_text(f'{{"relative_attention_num_buckets": {value}}}', encoding="utf-8")
-    with pytest.raises((TypeError, ValueError), match=rf"^num_buckets must be .* in {path}$"):
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"^num_buckets must be .* in {re.escape(str(path))}$"
+    ):
         from_config(path)
 
 
@@ -125,7 +131,7 @@ def test_integers_are_refused_alike_in_every_format(tmp_path: Path) -> None:
         paths += [tmp_path / f"{dtype}.gguf"]
         paths[-1].write_bytes(gguf_file((T5, kind)))
     for path in paths:
-        message = rf"weight must be float16, .*, got int\d+ in '{T5}' of {path}"
+        message = rf"weight must be float16, .*, got int\d+ in '{T5}' of {re.escape(str(path))}"
         with pytest.raises(TypeError, match=message):
             load(path)
 
@@ -194,14 +200,16 @@ def test_a_repeated_key_is_named_with_its_file(tmp_path: Path) -> None:
         f'{{"weight_map": {{"{T5}": "a.bin", "{T5}": "b.bin"}}}}', encoding="utf-8"
     )
     for path in paths:
-        with pytest.raises(ValueError, match=rf"got {path} .*it has '{T5}' twice"):
+        with pytest.raises(ValueError, match=rf"got {re.escape(str(path))} .*it has '{T5}' twice"):
             load(path)
     config = tmp_path / "config.json"
     config.write_text(
         '{"relative_attention_num_buckets": 8, "relative_attention_num_buckets": 9}',
         encoding="utf-8",
     )
-    message = rf"config must be a JSON file, got {config} \(it has 'relative_\w+' twice\)"
+    message = (
+        rf"config must be a JSON file, got {re.escape(str(config))} \(it has 'relative_\w+' twice\)"
+    )
     with pytest.raises(ValueError, match=message):
         from_config(config)
 

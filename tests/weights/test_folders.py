@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,9 @@ def test_an_index_leads_to_files_next_to_it_alone(file: Any, tmp_path: Path) -> 
     write_index(folder, {T5: file})
     (folder / "other.index.json").write_text("{}", encoding="utf-8")
     index = folder / "model.safetensors.index.json"
-    with pytest.raises(ValueError, match=f"must be in a file next to {index}, got "):
+    with pytest.raises(
+        ValueError, match=f"must be in a file next to {re.escape(str(index))}, got "
+    ):
         load(index)
 
 
@@ -307,7 +310,7 @@ def test_a_link_out_of_the_folder_is_refused(name: str, tmp_path: Path) -> None:
     save_safetensors(folder / "model.safetensors", {T5: tensors()[T5]})
     write_config(folder)
     (folder / name).rename(tmp_path / name)
-    (folder / name).symlink_to(f"../{name}")
+    (folder / name).symlink_to(Path("..", name))
     with pytest.raises(ValueError, match="must not be a link out of its folder, got one to"):
         load(folder)
     save_safetensors(tmp_path / "model.safetensors", {T5: tensors()[T5]})
@@ -320,8 +323,9 @@ def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(sharded: Path) -> N
         "weight_map"
     ]
     (sharded / files[T5]).rename(sharded.parent / "elsewhere")
-    (sharded / files[T5]).symlink_to("../elsewhere")
-    with pytest.raises(ValueError, match=f"^{sharded / files[T5]} must not be a link out of its"):
+    (sharded / files[T5]).symlink_to(Path("..", "elsewhere"))
+    path = re.escape(str(sharded / files[T5]))
+    with pytest.raises(ValueError, match=f"^{path} must not be a link out of its"):
         load(sharded, tensor="encoder")
 
 
@@ -341,7 +345,7 @@ def test_a_cache_of_hugging_face_is_links_to_its_blobs_and_no_others(tmp_path: P
     snapshot.mkdir(parents=True)
     blobs.mkdir()
     save_safetensors(blobs / "beef", {T5: tensors()[T5]})
-    (snapshot / "model.safetensors").symlink_to("../../../blobs/beef")
+    (snapshot / "model.safetensors").symlink_to(Path("..", "..", "..", "blobs", "beef"))
     assert load(snapshot).num_heads == 2
     shutil.move(blobs / "beef", tmp_path / "beef")
     (blobs / "beef").symlink_to(tmp_path / "beef")

@@ -328,6 +328,8 @@ def test_a_cache_without_the_main_revision_names_its_folders(cache: Path, snapsh
     ref = cache / "models--org--sharded" / "refs" / "main"
     for change in (lambda: ref.write_text("fedcba", encoding="utf-8"), ref.unlink):
         change()
-        with pytest.raises(ImportError, match=f"no snapshot of refs/main, .* folders {snapshot}$"):
+        with pytest.raises(
+            ImportError, match=f"no snapshot of refs/main, .* folders {re.escape(str(snapshot))}$"
+        ):
             from_pretrained("org/sharded")
     assert from_pretrained(snapshot).num_heads == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +16,8 @@ RECORDED: dict[str, dict[str, str]] = {}  # by session; this process's only
 
 
 def last_line(output: object) -> str:
-    """Return the last line that a program printed, without pytest's ornaments and colours."""
-    line = str(output).strip().splitlines()[-1]
-    return re.sub("\x1b\\[[0-9]*m", "", line).strip("= ")
+    """Return the last line that a program printed, without pytest's ornaments."""
+    return str(output).strip().splitlines()[-1].strip("= ")
 
 
 def record(session: nox.Session, promise: str, figure: str) -> None:

@@ -39,10 +39,9 @@ def run_session(name: str, *arguments: str) -> Outcome:
 
 
 def read_log(name: str, pattern: str = "") -> str:
-    """Read the lines that a session printed, or those with a pattern, without colours."""
+    """Read the lines that a session printed, or those with a pattern."""
     text = (FOLDER / f"{name}.log").read_text(errors="replace", encoding="utf-8")
-    lines = re.sub("\x1b\\[[0-9;]*m", "", text).splitlines()
-    return "\n".join(line for line in lines if re.search(pattern, line))
+    return "\n".join(line for line in text.splitlines() if re.search(pattern, line))
 
 
 def run_tier(session: nox.Session, names: Sequence[str], brief: Collection[str] = ()) -> None:
