@@ -64,10 +64,14 @@ class Inputs(NamedTuple):
         """Take an example's query, key and value, in the dtype to compute in, for BLAS."""
         for array in self:
             own = array if example is ... else take_example(array, example, 3)
-            # Old versions of NumPy do not use BLAS if rows overlap or are in reverse order.
-            has_rows = own.strides[-2] >= own.shape[-1] * own.itemsize
-            is_ready = own.dtype == dtype and is_direct(own) and has_rows
-            yield own if is_ready else np.ascontiguousarray(own, dtype)
+            yield own if _is_ready(own, dtype) else np.ascontiguousarray(own, dtype)
+
+
+def _is_ready(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    """Whether BLAS can read an array (..., num_heads, length, size)."""
+    # Old versions of NumPy do not use BLAS if rows overlap or are in reverse order.
+    has_rows = array.strides[-2] >= array.shape[-1] * array.itemsize
+    return array.dtype == dtype and is_direct(array) and has_rows
 
 
 def computing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -163,7 +167,8 @@ def _write(
 ) -> None:
     """Write ``out`` (..., num_heads, q, size), strip by strip.
 
-    If all examples have the same bias, and their scores fit in one strip, compute all at once.
+    If all examples have the same bias, need no copies, and their scores fit in one strip,
+    compute all at once.
     """
     if out.size == 0:
         return
@@ -172,7 +177,8 @@ def _write(
     examples: Iterable[Any] = np.ndindex(out.shape[:-3])
     length = num_heads * num_rows * inputs.shape[2]
     total = math.prod((*out.shape[:-1], inputs.shape[2]))
-    if is_uniform and total * dtype.itemsize <= STRIP_NBYTES:
+    is_ready = all(_is_ready(array, dtype) for array in inputs)
+    if is_uniform and is_ready and total * dtype.itemsize <= STRIP_NBYTES:
         (num_heads, num_rows, _), examples, length = inputs.shape, [...], total
     memory = allocate((length,), dtype)
     for example in examples:

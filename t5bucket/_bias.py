@@ -745,8 +745,8 @@ class RelativeAttentionBias:
         formula up to rounding; its last bits depend on NumPy's BLAS.
 
         A query whose keys are all masked gets the mean of all values, and zeros if an
-        additive mask is ``-inf`` for all keys, as from PyTorch with the matrix. Also as there,
-        a masked value that is NaN or infinite makes the result NaN, unless its key is skipped.
+        additive mask is ``-inf`` for all keys. A masked value that is NaN or infinite makes the
+        result NaN, unless its key is skipped.
 
         Examples
         --------

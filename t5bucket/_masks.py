@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from t5bucket._arrays import (
     round_floats,
 )
 from t5bucket._checks import as_array, flag, mask_shape, real
-from t5bucket._positions import check_pair, segment_pairs, to_comparable
+from t5bucket._positions import check_pair, number_ids, segment_pairs
 
 
 class Masks:
@@ -129,7 +130,7 @@ class Masks:
         if self._addend is not None:
             part._addend = cut_example(self._addend, index, *places).astype(dtype, copy=False)
         if self._segments is not None:
-            query, key = self._segments
+            query, key = self._numbered
             part._segments = cut_example(query, index, rows), cut_example(key, index, keys)
         return part
 
@@ -149,10 +150,8 @@ class Masks:
             keys = keys[np.broadcast_to(keep.reshape(-1), length)]
         first: Any = keys[:1]  # that each query sees
         if self._segments is not None:
-            query, key = self._segments
-            own, others = to_comparable(
-                cut_example(query, index, rows), cut_example(key, index, every)
-            )
+            query, key = self._numbered
+            own, others = cut_example(query, index, rows), cut_example(key, index, every)
             keys = keys[np.isin(others[keys], own)]
             ids, begins = np.unique(others[keys], return_index=True)
             if not np.isin(own, ids).all():
@@ -163,6 +162,12 @@ class Masks:
         if keys.size == 0 or np.any(first > last_seen):
             return every
         return slice(int(keys[0]), min(int(keys[-1]), int(np.max(last_seen))) + 1)
+
+    @cached_property
+    def _numbered(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The segments of queries and keys, in one dtype."""
+        assert self._segments is not None
+        return number_ids(*self._segments)
 
     def _flatten_mask(self, mask: NDArray[Any] | None) -> NDArray[Any] | None:
         """View a mask as ``(batch, num_heads, q, k)``, with contiguous keys."""

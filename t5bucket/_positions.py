@@ -52,14 +52,17 @@ def segment_pairs(
     query_ids: NDArray[Any], key_ids: NDArray[Any], batch_shape: tuple[int, ...]
 ) -> _core.Pairs:
     """Segment ids, or other numbers that are equal exactly where the ids are equal."""
-    query, key = _flatten(query_ids, key_ids, batch_shape)
+    return _core.Pairs(*_flatten(*number_ids(query_ids, key_ids), batch_shape))
+
+
+def number_ids(query_ids: NDArray[Any], key_ids: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return ids in int64, or if it does not hold them, numbers in their place."""
+    query, key = _to_int64(query_ids, key_ids)
     if query.dtype == object:
         _, numbers = np.unique(np.concatenate([query.ravel(), key.ravel()]), return_inverse=True)
         numbers = numbers.ravel()
-        query, key = _narrow(
-            numbers[: query.size].reshape(query.shape), numbers[query.size :].reshape(key.shape)
-        )
-    return _core.Pairs(query, key)
+        query, key = numbers[: query.size], numbers[query.size :]
+    return query.reshape(query_ids.shape), key.reshape(key_ids.shape)
 
 
 class Part(NamedTuple):
@@ -133,7 +136,7 @@ def _flatten_batch(integers: NDArray[Any], batch_shape: tuple[int, ...]) -> NDAr
 
 
 def _narrow(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    query, key = to_comparable(query, key)
+    query, key = _to_int64(query, key)
     if query.dtype == object or query.size == 0 or key.size == 0:
         return query, key
     lowest = min(int(query.min()), int(key.min()))
@@ -143,7 +146,7 @@ def _narrow(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArr
     return (query - lowest).astype(np.int32), (key - lowest).astype(np.int32)
 
 
-def to_comparable(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _to_int64(query: NDArray[Any], key: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Convert both to int64, moved by 2^63 if they exceed it, or to Python integers."""
     both = (query, key)
     if all(x.dtype.str[1:] != "u8" or x.max(initial=0) <= INT64_MAX for x in both):

@@ -37,6 +37,7 @@ from t5bucket.torch._tensors import broadcast_batch
 SMALL_NBYTES = 1 << 20  # a matrix of at most this size is a strip itself
 LEAST_SIZE = 8  # of heads: the math kernel computes smaller heads in another way
 FLASH = 1  # the number of the kernel in PyTorch
+FARTHEST = 2**62 + 2**48  # all keys so far away are in the same bucket
 
 
 def attend(inputs: Inputs, source: Source, exact: bool, is_trained: bool) -> torch.Tensor:
@@ -75,6 +76,10 @@ def flatten(inputs: Inputs, source: Source) -> tuple[Inputs, Source, tuple[int, 
             tensor = tensor.reshape((1,) * (num_axes - tensor.ndim) + tensor.shape)
             has_batch = tensor.shape[:-num_axes].numel() != 1
             given[name] = _flatten(tensor, batch if has_batch else (), num_axes)
+    # Only the distance counts. So no position of a part leaves int64.
+    distance = source.query_offset - source.key_offset
+    given["query_offset"] = max(-FARTHEST, min(distance, FARTHEST))
+    given["key_offset"] = 0
     return Inputs(query, key, value, inputs.scale), Source(**given), batch
 
 

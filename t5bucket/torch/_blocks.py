@@ -110,12 +110,18 @@ def cut_inputs(inputs: Inputs, piece: Piece) -> Inputs:
 
 def cut_source(source: Source, piece: Piece) -> Source:
     """Cut a source of consecutive positions; its mask has one row for all queries."""
-    mask = source.mask
+    mask, segments = source.mask, (source.segment_ids, source.key_segment_ids)
     if mask is not None:
         mask = take(mask, piece.batch)
         mask = mask if mask.shape[-1] == 1 else mask[..., piece.keys]
+    segment_ids, key_segment_ids = (
+        None if ids is None else take(ids, piece.batch)[:, place]
+        for ids, place in zip(segments, piece[1:], strict=True)
+    )
     return source._replace(
         mask=mask,
+        segment_ids=segment_ids,
+        key_segment_ids=key_segment_ids,
         query_offset=source.query_offset + piece.rows.start,
         key_offset=source.key_offset + piece.keys.start,
     )

@@ -19,12 +19,14 @@ by_pytorch: Any = torch.nn.functional.scaled_dot_product_attention
 BUCKETS = tb.Buckets()
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 4e-2, torch.float16: 4e-3}
 NUM_HEADS = 2
+PIECE_COST = _documents.PIECE_COST
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat small matrices as large ones."""
+    """Treat small matrices as large ones, and calls as if they took no time."""
     monkeypatch.setattr(_attend, "SMALL_NBYTES", 0)
+    monkeypatch.setattr(_documents, "PIECE_COST", 0)
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
         return record
 
-    for name in ("attend_by_diagonals", "attend_by_matrix"):
+    for name in ("attend_by_blocks", "attend_by_matrix"):
         monkeypatch.setattr(_documents, name, recording(getattr(_documents, name)))
     return found
 
@@ -77,7 +79,11 @@ CASES: dict[str, tuple[Any, Any, list[tuple[int, ...]]]] = {
         TWO,
         [(1, n, n) for n in (70, 5, 200, 125, 100, 100, 100, 100)],
     ),
-    "one document": (ONE * 0, ONE * 0, [(2, 400, 400)]),
+    "one example goes in strips": (
+        TWO,
+        torch.stack([ONE, ONE.flip(0).roll(7)]),
+        [(1, n, n) for n in (70, 5, 200, 125)],
+    ),
     "other keys": (
         ONE[:275],
         lengths_to_ids(9, 300, 91),
@@ -103,10 +109,10 @@ def test_documents_are_computed_one_by_one(
     assert difference <= TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("offset", [0, 30, -(2**63)])
+@pytest.mark.parametrize("offset", [0, 30, -(2**63), 2**63 - 1])
 def test_causal_documents_keep_their_positions(offset: int, sizes: list[tuple[int, ...]]) -> None:
     inputs = make_inputs(400, 400)
-    options = {"query_offset": offset, "key_offset": offset - (offset == 30)}
+    options = {"query_offset": offset, "key_offset": offset - (offset > 0)}
     found = attend(inputs, segment_ids=ONE, is_causal=True, **options)
     assert len(sizes) == 4
     expected = expect(inputs, ONE, ONE, causal=True, **options)
@@ -129,6 +135,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "key_offset": 1,
     },
     "a mask, too": {"segment_ids": torch.arange(300) // 100, "attn_mask": torch.ones(300, 1)},
+    "one document": {"segment_ids": torch.ones_like(SPLIT)},
 }
 
 
@@ -146,3 +153,36 @@ def test_what_documents_cannot_do_goes_in_strips(
 def test_exact_attention_computes_no_documents(sizes: list[tuple[int, ...]]) -> None:
     scaled_dot_product_attention(*make_inputs(400, 400), buckets=BUCKETS, segment_ids=ONE)
     assert not sizes
+
+
+def test_short_documents_go_in_strips(
+    sizes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_documents, "PIECE_COST", PIECE_COST)
+    inputs = make_inputs(1024, 1024)
+    ids = torch.arange(1024)
+    attend(inputs, segment_ids=ids // 8)
+    assert not sizes
+    attend(inputs, segment_ids=ids // 256)
+    assert len(sizes) == 4
+
+
+def test_a_mask_that_shows_all_keys_is_no_mask(sizes: list[tuple[int, ...]]) -> None:
+    inputs = make_inputs(400, 400)
+    mask = torch.ones(2, 1, 1, 400, dtype=torch.bool)
+    found = attend(inputs, segment_ids=ONE, attn_mask=mask)
+    assert len(sizes) == 4
+    assert torch.equal(found, attend(inputs, segment_ids=ONE))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_positions_at_the_ends_of_their_type_do_not_overflow(exact: bool) -> None:
+    inputs = make_inputs(400, 400)
+    for ids in (None, ONE):
+        options: dict[str, Any] = {"segment_ids": ids, "buckets": BUCKETS, "exact": exact}
+        near = scaled_dot_product_attention(*inputs, **options)
+        last: dict[str, Any] = {"query_offset": 2**63 - 1, "key_offset": 2**63 - 1}
+        assert torch.equal(scaled_dot_product_attention(*inputs, **options, **last), near)
+        far: dict[str, Any] = {"query_offset": -(2**63), "key_offset": 2**63 - 1}
+        expected = scaled_dot_product_attention(*inputs, **options, key_offset=2**40)
+        assert torch.equal(scaled_dot_product_attention(*inputs, **options, **far), expected)
