@@ -65,12 +65,20 @@ def test_an_interrupt_leaves_no_thread_and_no_writer(num_threads: int) -> None:
     out = np.zeros((12, 2048, 2048), np.float32)
     before = count_alive()
     for delay in np.linspace(0.0, 0.008, 12):
-        timer = threading.Timer(float(delay), signal.raise_signal, [signal.SIGINT])
+        begun = threading.Event()  # Python itself does not survive an interrupt while it starts one
+
+        def interrupt(begun: threading.Event = begun, delay: float = float(delay)) -> None:
+            begun.wait()
+            time.sleep(delay)
+            signal.raise_signal(signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
         with contextlib.suppress(KeyboardInterrupt):
-            timer.start()
+            begun.set()
             for _ in range(1000):
                 BIAS.matrix(2048, 2048, out=out, num_threads=num_threads)
-        timer.join()
+        interrupter.join()
         out[:] = 7
         assert (out == 7).all()
         deadline = time.monotonic() + 5

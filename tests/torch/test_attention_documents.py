@@ -177,12 +177,13 @@ def test_a_mask_that_shows_all_keys_is_no_mask(sizes: list[tuple[int, ...]]) -> 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_positions_at_the_ends_of_their_type_do_not_overflow(exact: bool) -> None:
-    inputs = make_inputs(400, 400)
+    query, key, value, weight = make_inputs(400, 400)
+    inputs = {"query": query, "key": key, "value": value, "weight": weight}
     for ids in (None, ONE):
         options: dict[str, Any] = {"segment_ids": ids, "buckets": BUCKETS, "exact": exact}
-        near = scaled_dot_product_attention(*inputs, **options)
+        near = scaled_dot_product_attention(**inputs, **options)
         last: dict[str, Any] = {"query_offset": 2**63 - 1, "key_offset": 2**63 - 1}
-        assert torch.equal(scaled_dot_product_attention(*inputs, **options, **last), near)
+        assert torch.equal(scaled_dot_product_attention(**inputs, **options, **last), near)
         far: dict[str, Any] = {"query_offset": -(2**63), "key_offset": 2**63 - 1}
-        expected = scaled_dot_product_attention(*inputs, **options, key_offset=2**40)
-        assert torch.equal(scaled_dot_product_attention(*inputs, **options, **far), expected)
+        expected = scaled_dot_product_attention(**inputs, **options, key_offset=2**40)
+        assert torch.equal(scaled_dot_product_attention(**inputs, **options, **far), expected)
