@@ -72,6 +72,7 @@ NOT_EMULATED = {  # pytest's node ids in tests/, or their beginnings, and the re
     "c/test_c_and_cython.py": "the same",
     "resources/test_memory.py": "qemu ignores limits of memory, and allocators are the host's",
     "cli/test_cli.py": "each test starts Python anew, which takes seconds",
+    "docs/test_pages.py::test_the_program_runs": "the same",
     "buckets/test_scheme.py::test_the_usual_scheme_is_built_well": "it tests a processor's speed",
     "resources/test_threads.py::test_children_of_a_fork": "qemu's threads do not outlive a fork",
     "resources/test_threads.py::test_ctrl_c_ends": "it depends on a second of processor time",
