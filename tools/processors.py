@@ -28,7 +28,7 @@ PROCESSORS = {
     "aarch64": Processor(
         "arm64",
         "aarch64-linux-gnu",
-        {"cortex-a53": "-march=armv8-a", "max": "-march=armv8.2-a+fp16+sve"},
+        {"cortex-a53": "-march=armv8-a", "max,pauth-impdef=on": "-march=armv8.2-a+fp16+sve"},
         has_wheels=True,
     ),
     "riscv64": Processor(
