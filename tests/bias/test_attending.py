@@ -199,11 +199,16 @@ def test_nans_stay_in_their_rows() -> None:
     assert np.allclose(found, expected)
 
 
-@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
-@pytest.mark.parametrize("layout", ["fortran", "byte-swapped", "strided", "unaligned"])
+LAYOUTS = [
+    (dtype, layout)
+    for dtype in FLOAT_DTYPES
+    for layout in ("fortran", "byte-swapped", "strided", "unaligned")
+    if (dtype.name, layout) != ("bfloat16", "byte-swapped")  # ml_dtypes has none
+]
+
+
+@pytest.mark.parametrize(("dtype", "layout"), LAYOUTS)
 def test_inputs_and_results_have_any_layout(dtype: Any, layout: str) -> None:
-    if np.dtype(dtype) == reference.BFLOAT16 and layout == "byte-swapped":
-        pytest.skip("ml_dtypes has no byte-swapped bfloat16")
     bias = tb.RelativeAttentionBias(reference.normal_weight(32, HEADS, dtype), tb.Buckets())
     query, key, value = draw_inputs(dtype, 33, 21, (2,))
     expected = bias.attend(query, key, value, scale=0.5).astype(np.float64)
