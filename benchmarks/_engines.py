@@ -85,7 +85,7 @@ def make_row(length: int, peer: str, at_most: float) -> Row:
 
     def measure() -> Result:
         _models.import_frameworks()
-        return Result(*_methods.run_in_process(compare, task, peer, environment={}))
+        return Result(*_methods.run_in_process(compare, task, peer))
 
     return Row(f"t5-small, 1 x {length}, compiled", peer, at_most, measure)
 

@@ -79,8 +79,8 @@ def _list_examples(inputs: Inputs, source: Source) -> list[Example]:
     count = max(len(source.segment_ids), len(source.key_segment_ids))
     examples = []
     for example in range(count):
-        batch = slice(example, example + 1) if count > 1 else slice(0, batch_size)
         only = slice(example, example + 1)
+        batch = only if count > 1 else slice(0, batch_size)
         whole = Piece(batch, slice(0, q), slice(0, inputs.key.shape[2]))
         key_runs = _find_runs(take(source.key_segment_ids, only)[0])
         keys = dict(key_runs)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nox
 
-from .cross import ROOT, copy_package, translate_extension
+from .cross import ROOT, copy_package, make_once, translate_extension
 from .figures import last_line
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "wasm"
@@ -98,14 +98,7 @@ def unpack_numpy(session: nox.Session, target: Path) -> Path:
 
 def find_pyodide(session: nox.Session) -> Path:
     """Find Pyodide and packages for it; unpack them the first time."""
-    found = CACHE / PYODIDE
-    if not found.exists():
-        unfinished = CACHE / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        unpack_pyodide(session, unfinished)
-        unfinished.rename(found)
-    return found
+    return make_once(CACHE / PYODIDE, session, unpack_pyodide)
 
 
 def install_in_pyodide(session: nox.Session, site: Path, folder: Path) -> None:

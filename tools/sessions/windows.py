@@ -20,7 +20,7 @@ from typing import Any
 
 import nox
 
-from .cross import ROOT, copy_package, translate_extension
+from .cross import ROOT, copy_package, make_once, translate_extension
 from .figures import last_line
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "windows"
@@ -177,14 +177,7 @@ def unpack_python(session: nox.Session, target: Path) -> None:
 
 def find_python(session: nox.Session) -> Path:
     """Find the Python for Windows; unpack it the first time."""
-    python = CACHE / "python"
-    if not python.exists():
-        unfinished = CACHE / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        unpack_python(session, unfinished)
-        unfinished.rename(python)
-    return python
+    return make_once(CACHE / "python", session, unpack_python)
 
 
 def install_package(session: nox.Session, python: Path, folder: Path) -> None:
