@@ -49,8 +49,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.run is None:
         print_first_page()
         return USAGE
-    signal.signal(signal.SIGTERM, _terminate)  # exit in a way that removes unfinished files
-    options.run(options)
+    previous = signal.signal(signal.SIGTERM, _terminate)  # exit so that unfinished files go
+    try:
+        options.run(options)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     return OK
 
 

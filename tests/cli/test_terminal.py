@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,20 @@ def test_ctrl_c_ends_quietly(
     assert main(["bias", "--out", str(tmp_path / "x.npy")]) == 130
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_is_handled_during_a_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    during = []
+
+    def fail(*arguments: Any) -> Any:
+        during.append(signal.getsignal(signal.SIGTERM))
+        raise MemoryError
+
+    monkeypatch.setattr(bias, "fill", fail)
+    assert main(["bias", "--query-length", "4"]) == 1
+    assert during != [before]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_errors_are_one_line_each(
