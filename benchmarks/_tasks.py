@@ -202,11 +202,7 @@ def numpy_attention(implementation: str, case: str = "no mask", length: int = 10
 
     *ready matrix* is the formula with a matrix that was masked before.
     """
-    rng = np.random.default_rng(0)
-    bias = tb.RelativeAttentionBias(
-        rng.standard_normal((NUM_BUCKETS, 8), np.float32), tb.Buckets(NUM_BUCKETS)
-    )
-    query, key, value = rng.standard_normal((3, 8, length, 64), np.float32)
+    inputs = np.random.default_rng(1).standard_normal((3, 8, length, 64), np.float32)
     keys = np.arange(length)
     masks: dict[str, dict[str, Any]] = {
         "no mask": {},
@@ -214,12 +210,30 @@ def numpy_attention(implementation: str, case: str = "no mask", length: int = 10
         "padding": {"mask": keys < length * 3 // 4},
         "documents": {"segment_ids": keys * 4 // length},
     }
+    return _attend(implementation, inputs, masks[case])
+
+
+def numpy_decoder_step(implementation: str, length: int = 64, batch: int = 32) -> Call:
+    """Attend from one token of each text, by NumPy, to a cache whose beginning is padding."""
+    rng = np.random.default_rng(1)
+    query = rng.standard_normal((batch, 8, 1, 64), np.float32)
+    key, value = rng.standard_normal((2, batch, 8, length, 64), np.float32)
+    mask = np.arange(length) >= rng.integers(0, length, (batch, 1, 1, 1))
+    masks: dict[str, Any] = {"mask": mask, "query_offset": length - 1}
+    return _attend(implementation, (query, key, value), masks)
+
+
+def _attend(implementation: str, inputs: Any, masks: dict[str, Any]) -> Call:
+    """Attend by `RelativeAttentionBias.attend`, or by the formula with a ready matrix."""
+    query, key, value = inputs
+    weight = np.random.default_rng(0).standard_normal((NUM_BUCKETS, 8), np.float32)
+    bias = tb.RelativeAttentionBias(weight, tb.Buckets(NUM_BUCKETS))
     if implementation == "t5bucket":
-        return lambda: bias.attend(query, key, value, **masks[case])
-    matrix = bias.matrix(length, length, **masks[case])
+        return lambda: bias.attend(query, key, value, **masks)
+    matrix = bias.matrix(query.shape[-2], key.shape[-2], **masks)
 
     def attend() -> Any:
-        scores = query @ key.swapaxes(1, 2)
+        scores = query @ key.swapaxes(-1, -2)
         scores += matrix
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)

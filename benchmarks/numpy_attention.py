@@ -22,3 +22,17 @@ class NumpyAttention:
 
     def time_attention(self, implementation: str, case: str, length: int) -> None:
         self.call()
+
+
+class NumpyDecoderStep:
+    """One token of each of 32 texts, and a cache of `length` keys, padded at its beginning."""
+
+    param_names = ("implementation", "length")
+    params = (["t5bucket", "ready matrix"], [64, 512])
+
+    def setup(self, implementation: str, length: int) -> None:
+        self.call = _tasks.numpy_decoder_step(implementation, length)
+        self.call()
+
+    def time_step(self, implementation: str, length: int) -> None:
+        self.call()

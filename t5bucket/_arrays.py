@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from t5bucket import _core
 
-Index = tuple[int, ...]  # of an example in the batch axes
+Examples = tuple[slice, ...]  # places on the batch axes
 
 
 def allocate(
@@ -158,21 +158,11 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
     return tuple(result)
 
 
-def take_example(array: NDArray[Any], index: Index, num_axes: int) -> NDArray[Any]:
-    """View one example of an array whose batch axes broadcast; the others are the last ones."""
-    batch_shape = array.shape[: array.ndim - num_axes]
-    own = index[len(index) - len(batch_shape) :]
-    chosen = (0 if length == 1 else i for length, i in zip(batch_shape, own, strict=True))
-    example: NDArray[Any] = array[tuple(chosen)]
-    return example
-
-
-def cut_example(array: NDArray[Any], index: Index, *places: slice) -> NDArray[Any]:
-    """View places of one example's axes, where these do not broadcast."""
-    array = array.reshape((1,) * (len(places) - array.ndim) + array.shape)
-    example = take_example(array, index, len(places))
-    sizes = zip(example.shape, places, strict=True)
-    return example[tuple(slice(None) if size == 1 else place for size, place in sizes)]
+def cut(array: NDArray[Any], *places: slice) -> NDArray[Any]:
+    """View places on an array's last axes, where these do not broadcast."""
+    own = places[len(places) - array.ndim :]
+    sizes = zip(array.shape, own, strict=True)
+    return array[tuple(slice(None) if size == 1 else place for size, place in sizes)]
 
 
 def bfloat16() -> np.dtype[Any]:

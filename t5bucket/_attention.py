@@ -1,6 +1,6 @@
 # _attention.py - attention with a bias by NumPy alone, in strips of queries.
 # SPDX-License-Identifier: BSD-3-Clause
-"""A strip holds the scores of some queries and heads of one example. It fits in the cache.
+"""A strip holds the scores of some queries and heads of one example, or of some small examples.
 
 NumPy's BLAS multiplies matrices, and the C core adds biases and masks.
 """
@@ -8,7 +8,7 @@ NumPy's BLAS multiplies matrices, and the C core adds biases and masks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
-from t5bucket._arrays import allocate, broadcast, is_direct, round_floats, take_example
+from t5bucket._arrays import Examples, allocate, broadcast, cut, is_direct, round_floats
 from t5bucket._masks import Masks
 from t5bucket._threads import run
 
@@ -24,22 +24,29 @@ STRIP_NBYTES = 8 << 20
 QUERIES = 512  # of a strip, unless so many are too large: fewer make products of matrices slow
 LEAST_QUERIES = 16
 CHUNK_NBYTES = 1 << 20  # of scores: smaller ones make two threads wait for each other
+SMALL_COUNT = 1 << 14  # of an example's scores
 COST_OF_EXP = 8  # times that of writing a score
 
 
 class Part(NamedTuple):
-    """A strip's place in the scores (..., num_heads, q, k); all examples if that is `...`."""
+    """A strip's place in the scores (..., num_heads, q, k)."""
 
-    example: Any
+    examples: Examples
     heads: slice
     rows: slice
     keys: slice
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the strip."""
+        places = (*self.examples, self.heads, self.rows, self.keys)
+        return tuple(place.stop - place.start for place in places)
 
 
 # Adds bias and masks to the scores of a part.
 AddBias = Callable[[Part, NDArray[Any]], object]
 # Finds the keys that some queries of an example see.
-FindKeys = Callable[[Any, slice], slice]
+FindKeys = Callable[[Examples, slice], slice]
 
 
 class Inputs(NamedTuple):
@@ -60,10 +67,11 @@ class Inputs(NamedTuple):
         num_heads, query_length = self.query.shape[-3:-1]
         return num_heads, query_length, self.key.shape[-2]
 
-    def take(self, example: Any, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-        """Take an example's query, key and value, in the dtype to compute in, for BLAS."""
+    def take(self, examples: Examples, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+        """Take query, key and value of examples, in the dtype to compute in, for BLAS."""
+        every = slice(None)
         for array in self:
-            own = array if example is ... else take_example(array, example, 3)
+            own = cut(array, *examples, every, every, every)
             yield own if _is_ready(own, dtype) else np.ascontiguousarray(own, dtype)
 
 
@@ -165,47 +173,65 @@ def _write(
     scale: float,
     num_threads: int,
 ) -> None:
-    """Write ``out`` (..., num_heads, q, size), strip by strip.
-
-    If all examples have the same bias, need no copies, and their scores fit in one strip,
-    compute all at once.
-    """
+    """Write ``out`` (..., num_heads, q, size), strip by strip."""
     if out.size == 0:
         return
     dtype = computing_dtype(out.dtype)
-    num_heads, num_rows = _choose_strip(inputs.shape, dtype.itemsize)
-    examples: Iterable[Any] = np.ndindex(out.shape[:-3])
-    length = num_heads * num_rows * inputs.shape[2]
-    total = math.prod((*out.shape[:-1], inputs.shape[2]))
-    is_ready = all(_is_ready(array, dtype) for array in inputs)
-    if is_uniform and is_ready and total * dtype.itemsize <= STRIP_NBYTES:
-        (num_heads, num_rows, _), examples, length = inputs.shape, [...], total
-    memory = allocate((length,), dtype)
-    for example in examples:
-        query, key, value = inputs.take(example, dtype)
-        batch_shape = out[example].shape[:-3]
+    batch_shape, every = out.shape[:-3], slice(0, inputs.shape[2])
+    num_examples, num_heads, num_rows = _choose_strip(inputs, is_uniform, dtype.itemsize)
+    num_examples = min(num_examples, math.prod(batch_shape))
+    memory = allocate((num_examples * num_heads * num_rows * inputs.shape[2],), dtype)
+    for examples in _list_examples(batch_shape, num_examples):
+        query, key, value = inputs.take(examples, dtype)
+        target = out[examples]
         for heads, rows in _list_strips(inputs.shape, num_heads, num_rows):
-            keys = find_keys(example, rows)
-            lengths = (place.stop - place.start for place in (heads, rows, keys))
-            shape = (*batch_shape, *lengths)
+            keys = find_keys(examples, rows) if num_examples == 1 else every
+            part = Part(examples, heads, rows, keys)
+            shape = part.shape
             scores = memory[: math.prod(shape)].reshape(shape)
             strip = query[..., heads, rows, :]
             if scale != 1:
                 strip = strip * dtype.type(scale)
             np.matmul(strip, key[..., heads, keys, :].swapaxes(-1, -2), out=scores)
-            add_bias(Part(example, heads, rows, keys), scores)
+            add_bias(part, scores)
             sums = _exponentiate(scores, num_threads)
             attended = np.matmul(scores, value[..., heads, keys, :])
             attended /= sums
-            out[example][..., heads, rows, :] = round_floats(attended, out.dtype)
+            target[..., heads, rows, :] = round_floats(attended, out.dtype)
 
 
-def _choose_strip(shape: tuple[int, int, int], itemsize: int) -> tuple[int, int]:
-    """Choose how many heads and queries a strip has, for scores of a shape."""
-    num_heads, q, k = shape
+def _choose_strip(inputs: Inputs, is_uniform: bool, itemsize: int) -> tuple[int, int, int]:
+    """Choose how many examples, heads and queries a strip has.
+
+    More examples than one if all have the same bias, or if these are so small that calls take
+    longer than the arithmetic. No keys are skipped then.
+    """
+    num_heads, q, k = inputs.shape
     count = STRIP_NBYTES // itemsize
+    size = num_heads * q * k
+    if size <= (count if is_uniform else SMALL_COUNT):
+        largest = max(1, size, *(math.prod(array.shape[-3:]) for array in inputs))
+        return max(1, count // largest), num_heads, q
     num_rows = min(q, QUERIES, max(LEAST_QUERIES, count // max(1, k)))
-    return min(num_heads, max(1, count // max(1, num_rows * k))), num_rows
+    return 1, min(num_heads, max(1, count // max(1, num_rows * k))), num_rows
+
+
+def _list_examples(batch_shape: tuple[int, ...], count: int) -> Iterator[Examples]:
+    """Divide a batch into groups of at most `count` examples."""
+    axis, num_inner = len(batch_shape), 1
+    while axis > 0 and num_inner * batch_shape[axis - 1] <= count:
+        axis -= 1
+        num_inner *= batch_shape[axis]
+    inner = tuple(slice(0, length) for length in batch_shape[axis:])
+    if axis == 0:
+        yield inner
+        return
+    *outer_shape, length = batch_shape[:axis]
+    step = max(1, count // num_inner)
+    for index in np.ndindex(*outer_shape):
+        outer = tuple(slice(i, i + 1) for i in index)
+        for first in range(0, length, step):
+            yield (*outer, slice(first, min(length, first + step)), *inner)
 
 
 def _list_strips(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t5bucket import _checks
-from t5bucket._arrays import Index, allocate, cut_example, round_floats
+from t5bucket._arrays import Examples, allocate, cut, round_floats
 from t5bucket._attention import (
     Part,
     attend,
@@ -741,8 +741,9 @@ class RelativeAttentionBias:
         -----
         The scores of up to 512 queries at a time are computed, up to 8 MiB, or those of 16
         queries and one head. Keys that `causal`, padding or segments hide from all of them
-        are skipped. 16-bit types are computed in float32. The result is equal to that of the
-        formula up to rounding; its last bits depend on NumPy's BLAS.
+        are skipped, unless small examples of a batch are computed together. 16-bit types are
+        computed in float32. The result is equal to that of the formula up to rounding; its
+        last bits depend on NumPy's BLAS.
 
         A query whose keys are all masked gets the mean of all values, and zeros if an
         additive mask is ``-inf`` for all keys. A masked value that is NaN or infinite makes the
@@ -854,15 +855,15 @@ class RelativeAttentionBias:
 
         def add_bias(part: Part, scores: NDArray[Any]) -> None:
             own = masks.cut(*part, scores.dtype)
-            of_query = cut_example(positions[0], part.example, part.rows)
-            of_key = cut_example(positions[1], part.example, part.keys)
+            of_query = cut(positions[0], *part.examples, part.rows)
+            of_key = cut(positions[1], *part.examples, part.keys)
             table = tables(part.heads)
             write_explicit(table, scores, of_query, of_key, threads, False, own, True)
 
-        def find_keys(index: Index, rows: slice) -> slice:
+        def find_keys(example: Examples, rows: slice) -> slice:
             if masks.causal:  # positions decide which keys each query sees
                 return slice(0, inputs.shape[2])
-            return masks.find_keys(index, rows, 0)
+            return masks.find_keys(example, rows, 0)
 
         return attend(inputs, masks, positions[:2], add_bias, find_keys, scale, out, threads)
 

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from t5bucket import _core
 from t5bucket._arrays import (
     FLOAT_NAMES,
-    Index,
+    Examples,
     broadcast,
-    cut_example,
+    cut,
     finite_minimum,
     float_code,
     is_direct,
@@ -118,23 +118,23 @@ class Masks:
         )
 
     def cut(
-        self, index: Index, heads: slice, rows: slice, keys: slice, dtype: np.dtype[Any]
+        self, examples: Examples, heads: slice, rows: slice, keys: slice, dtype: np.dtype[Any]
     ) -> Masks:
-        """Cut a part out of one example, for a matrix of a dtype that is as wide or wider."""
-        places = (heads, rows, keys)
-        num_heads, q, k = (place.stop - place.start for place in places)
-        part = Masks((num_heads, q, k), dtype)
+        """Cut out a part, for a matrix of a dtype that is as wide or wider."""
+        places = (*examples, heads, rows, keys)
+        *batch_shape, num_heads, q, k = (place.stop - place.start for place in places)
+        part = Masks((num_heads, q, k), dtype, tuple(batch_shape))
         part.causal = self.causal
         if self._keep is not None:
-            part._keep = cut_example(self._keep, index, *places)
+            part._keep = cut(self._keep, *places)
         if self._addend is not None:
-            part._addend = cut_example(self._addend, index, *places).astype(dtype, copy=False)
+            part._addend = cut(self._addend, *places).astype(dtype, copy=False)
         if self._segments is not None:
             query, key = self._numbered
-            part._segments = cut_example(query, index, rows), cut_example(key, index, keys)
+            part._segments = cut(query, *examples, rows), cut(key, *examples, keys)
         return part
 
-    def find_keys(self, index: Index, rows: slice, offset: int) -> slice:
+    def find_keys(self, example: Examples, rows: slice, offset: int) -> slice:
         """Find the keys from the first to the last that some queries of an example see.
 
         All keys, unless each of the queries sees one: if a query sees none, its attention
@@ -146,12 +146,12 @@ class Masks:
             return every
         keys = np.arange(length)
         if self._keep is not None:
-            keep = cut_example(self._keep, index, slice(0, 1), slice(0, 1), every)
+            keep = cut(self._keep, *example, slice(0, 1), slice(0, 1), every)
             keys = keys[np.broadcast_to(keep.reshape(-1), length)]
         first: Any = keys[:1]  # that each query sees
         if self._segments is not None:
             query, key = self._numbered
-            own, others = cut_example(query, index, rows), cut_example(key, index, every)
+            own, others = cut(query, *example, rows).ravel(), cut(key, *example, every).ravel()
             keys = keys[np.isin(others[keys], own)]
             ids, begins = np.unique(others[keys], return_index=True)
             if not np.isin(own, ids).all():

@@ -54,14 +54,20 @@ def assert_near(found: NDArray[Any], expected: NDArray[Any]) -> None:
     assert (error <= TOLERANCE[found.dtype.name] * (1 + np.abs(expected))).all()
 
 
-@pytest.fixture(autouse=True, params=[None, (200, 4, 2)], ids=["whole", "in strips"])
+STRIPS = {
+    "whole": {},
+    "groups of examples": {"STRIP_NBYTES": 4096},
+    "parts of examples": {
+        "STRIP_NBYTES": 200, "SMALL_COUNT": 0, "QUERIES": 4, "LEAST_QUERIES": 2
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, params=STRIPS)
 def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute these small cases both in one strip, and in many."""
-    if request.param is not None:
-        nbytes, queries, least = request.param
-        monkeypatch.setattr(_attention, "STRIP_NBYTES", nbytes)
-        monkeypatch.setattr(_attention, "QUERIES", queries)
-        monkeypatch.setattr(_attention, "LEAST_QUERIES", least)
+    for name, number in STRIPS[request.param].items():
+        monkeypatch.setattr(_attention, name, number)
 
 
 @given(settings_of_schemes(), float_dtypes, lengths, lengths, offsets, offsets, st.data())
