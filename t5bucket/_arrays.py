@@ -192,6 +192,8 @@ def finite_minimum(dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def round_floats(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Convert floats with one rounding; values beyond the dtype's range become infinite."""
+    if array.dtype == dtype:
+        return array
     with np.errstate(all="ignore"):
         if dtype.name != "bfloat16" or array.dtype.name != "float64":
             return array.astype(dtype, copy=False)

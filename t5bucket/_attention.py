@@ -84,7 +84,7 @@ def _is_ready(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
 
 def computing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype to compute in: 16-bit types are widened."""
-    return np.dtype(np.float64 if dtype.name == "float64" else np.float32)
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def check_inputs(

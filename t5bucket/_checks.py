@@ -338,6 +338,6 @@ def output(
 
 def same_dtype(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Check that an array has this dtype, in any byte order."""
-    if array.dtype.name != dtype.name:
+    if array.dtype != dtype and array.dtype.name != dtype.name:  # names are slow
         raise TypeError(f"{name} must have dtype {dtype}, got {array.dtype}")
     return array
