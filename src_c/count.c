@@ -62,6 +62,37 @@ void t5b_count_buckets_portable(const t5b_scheme *scheme, const void *relative_p
 }
 
 #if HAS_AVX2
+/* Write the buckets of `count` positions, which are whole vectors. */
+typedef void write_vectors(const void *scheme, const unsigned char *source, t5b_integer type,
+                           size_t count, size_t itemsize, unsigned char *items);
+
+static int fits_vectors(const t5b_scheme *scheme, t5b_integer type)
+{
+    return fits_lanes(scheme, INT8_MAX) && (type == T5B_INT32 || type == T5B_INT64);
+}
+
+/* Write as many vectors as there are; return how many buckets that are. */
+static size_t count_vectors(write_vectors *write, const void *scheme, size_t num_lanes,
+                            const void *relative_position, t5b_integer type, size_t count,
+                            size_t itemsize, int streaming, void *items)
+{
+    const unsigned char *source = (const unsigned char *)relative_position;
+    unsigned char *target = (unsigned char *)items;
+    const size_t whole = count - count % num_lanes;
+    const size_t most = streaming ? CHUNK_LENGTH : whole;
+    int64_t chunk[CHUNK_LENGTH]; /* items that will be streamed */
+
+    for (size_t begin = 0; begin < whole; begin += most) {
+        const size_t length = whole - begin < most ? whole - begin : most;
+        unsigned char *to = target + begin * itemsize;
+        write(scheme, source + begin * get_nbytes(type), type, length, itemsize,
+              streaming ? (unsigned char *)chunk : to);
+        if (streaming)
+            stream_row(to, (const unsigned char *)chunk, length * itemsize);
+    }
+    return whole;
+}
+
 #include "count_avx2.h"
 
 /* The usual case is computed in registers; the loops above compute the others, with twice as
@@ -70,26 +101,36 @@ AVX2 void t5b_count_buckets_avx2(const t5b_scheme *scheme, const void *relative_
                                  t5b_integer type, size_t count, size_t itemsize, int streaming,
                                  void *items)
 {
-    const unsigned char *source = (const unsigned char *)relative_position;
-    unsigned char *target = (unsigned char *)items;
+    size_t done = 0;
 
-    if (fits_lanes(scheme, INT8_MAX) && (type == T5B_INT32 || type == T5B_INT64)) {
+    if (fits_vectors(scheme, type) && count >= NUM_LANES) {
         const lane_scheme lanes = make_lane_scheme(scheme);
-        int64_t chunk[CHUNK_LENGTH]; /* items that will be streamed */
-
-        while (count >= NUM_LANES) {
-            const size_t whole = count - count % NUM_LANES;
-            const size_t length = streaming && whole > CHUNK_LENGTH ? CHUNK_LENGTH : whole;
-            count_whole_vectors(&lanes, source, type, length, itemsize,
-                                streaming ? (unsigned char *)chunk : target);
-            END_AVX2();
-            if (streaming)
-                stream_row(target, (const unsigned char *)chunk, length * itemsize);
-            source += length * get_nbytes(type);
-            target += length * itemsize;
-            count -= length;
-        }
+        done = count_vectors(count_whole_vectors, &lanes, NUM_LANES, relative_position, type,
+                             count, itemsize, streaming, items);
     }
-    count_buckets(scheme, source, type, count, itemsize, streaming, target);
+    count_buckets(scheme, (const unsigned char *)relative_position + done * get_nbytes(type),
+                  type, count - done, itemsize, streaming,
+                  (unsigned char *)items + done * itemsize);
+}
+#endif
+
+#if HAS_AVX512
+#include "count_avx512.h"
+
+/* Twice as fast as AVX2 in the cache. */
+AVX512 void t5b_count_buckets_avx512(const t5b_scheme *scheme, const void *relative_position,
+                                     t5b_integer type, size_t count, size_t itemsize,
+                                     int streaming, void *items)
+{
+    size_t done = 0;
+
+    if (fits_vectors(scheme, type) && count >= LEAST_WIDE_COUNT) {
+        const wide_table table = make_wide_table(scheme);
+        done = count_vectors(look_up_whole_vectors, &table, NUM_WIDE_LANES, relative_position,
+                             type, count, itemsize, streaming, items);
+    }
+    t5b_count_buckets_avx2(
+        scheme, (const unsigned char *)relative_position + done * get_nbytes(type), type,
+        count - done, itemsize, streaming, (unsigned char *)items + done * itemsize);
 }
 #endif

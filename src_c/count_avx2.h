@@ -107,19 +107,23 @@ AVX2 ALWAYS_INLINE void count_sized(const lane_scheme *lanes, const unsigned cha
     }
 }
 
+/* Compiled for each pair of sizes: a constant size leaves no branch. */
+#define FOR_COUNTED_SIZES(COUNT) \
+    switch (itemsize) { \
+    case 1: type == T5B_INT32 ? COUNT(T5B_INT32, 1) : COUNT(T5B_INT64, 1); break; \
+    case 2: type == T5B_INT32 ? COUNT(T5B_INT32, 2) : COUNT(T5B_INT64, 2); break; \
+    case 4: type == T5B_INT32 ? COUNT(T5B_INT32, 4) : COUNT(T5B_INT64, 4); break; \
+    default: type == T5B_INT32 ? COUNT(T5B_INT32, 8) : COUNT(T5B_INT64, 8); break; \
+    }
+
 #define COUNT(type, itemsize) count_sized(lanes, source, type, count, itemsize, items)
 
-/* The same, compiled for each pair of sizes: a constant size leaves no branch. */
-AVX2 static void count_whole_vectors(const lane_scheme *lanes, const unsigned char *source,
+AVX2 static void count_whole_vectors(const void *lanes, const unsigned char *source,
                                      t5b_integer type, size_t count, size_t itemsize,
                                      unsigned char *items)
 {
-    switch (itemsize) {
-    case 1: type == T5B_INT32 ? COUNT(T5B_INT32, 1) : COUNT(T5B_INT64, 1); break;
-    case 2: type == T5B_INT32 ? COUNT(T5B_INT32, 2) : COUNT(T5B_INT64, 2); break;
-    case 4: type == T5B_INT32 ? COUNT(T5B_INT32, 4) : COUNT(T5B_INT64, 4); break;
-    default: type == T5B_INT32 ? COUNT(T5B_INT32, 8) : COUNT(T5B_INT64, 8); break;
-    }
+    FOR_COUNTED_SIZES(COUNT)
+    END_AVX2();
 }
 
 #undef COUNT

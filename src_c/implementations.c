@@ -34,12 +34,24 @@ static int has_avx2(void)
 }
 #endif
 
+#if HAS_AVX512
+static int has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi");
+}
+#endif
+
 static int has_anything(void)
 {
     return 1;
 }
 
 static const t5b_implementation implementations[] = {
+#if HAS_AVX512
+    {"avx512", has_avx512, t5b_count_buckets_avx512, t5b_add_items_avx2},
+#endif
 #if HAS_AVX2
     {"avx2", has_avx2, t5b_count_buckets_avx2, t5b_add_items_avx2},
 #endif

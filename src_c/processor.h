@@ -46,6 +46,15 @@
 #define HAS_AVX2 0
 #endif
 
+/* AVX512 marks the same with AVX-512 up to VBMI, as Ice Lake and Zen 4 have it. GCC for Windows does
+ * not align the stack for its registers, and MSVC is left out with it. */
+#if HAS_AVX2 && defined(__GNUC__) && !defined(_WIN32)
+#define HAS_AVX512 1
+#define AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")))
+#else
+#define HAS_AVX512 0
+#endif
+
 /* Clang's immintrin.h leaves these out where Clang takes MSVC's place. Their order matters. */
 #if defined(__clang__) && IS_MSVC_X64
 /* clang-format off */

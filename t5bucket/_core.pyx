@@ -18,12 +18,18 @@ from t5bucket.capi cimport (
 
 
 cdef const t5b_implementation *choose_implementation(disabled):
+    """Choose the first that is supported, after those that contain a disabled instruction set."""
     cdef size_t index = 0
     cdef const t5b_implementation *candidate = t5b_get_implementation(0)
-    while candidate.name.decode() in disabled or not candidate.is_supported():
+    cdef const t5b_implementation *chosen = NULL
+    while candidate is not NULL:
+        if candidate.name.decode() in disabled:
+            chosen = NULL
+        elif chosen is NULL and candidate.is_supported():
+            chosen = candidate
         index += 1
         candidate = t5b_get_implementation(index)
-    return candidate
+    return chosen
 
 
 # Chosen once, at import. "portable" runs on all processors and cannot be disabled.

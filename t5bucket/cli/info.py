@@ -32,7 +32,7 @@ VARIABLES = (
 )  # fmt: skip
 EPILOG = """\
 instruction set   the best kernels that this processor has ("portable" ones run on any), and its
-                  name; T5BUCKET_DISABLE_CPU=avx2 turns the AVX2 ones off
+                  name; T5BUCKET_DISABLE_CPU=avx512 or =avx2 turns some off
 processors        those that this process may use
 threads           those of a large call; T5BUCKET_NUM_THREADS sets them
 last-level cache  outputs larger than half of it are written past the caches

@@ -521,9 +521,15 @@ def test_info_has_what_a_bug_report_needs() -> None:
         assert printed[name] == expected
 
 
-def test_a_processor_feature_can_be_disabled() -> None:
-    result = run("info", env=os.environ | {"T5BUCKET_DISABLE_CPU": "avx2, portable"})
-    assert "portable on " in result.stdout
+def test_an_instruction_set_can_be_disabled_with_those_that_contain_it() -> None:
+    chosen = {
+        names: json.loads(run("info", "--json", env=os.environ | disabled).stdout)["instruction set"]
+        for names in ("", "avx512", "avx2, portable", "portable,avx2 avx512")
+        for disabled in ({"T5BUCKET_DISABLE_CPU": names},)
+    }
+    assert chosen["avx2, portable"].startswith("portable on ")
+    assert chosen["portable,avx2 avx512"].startswith("portable on ")
+    assert chosen["avx512"] == chosen[""].replace("avx512", "avx2")
 
 
 def test_the_installed_command_is_the_module() -> None:

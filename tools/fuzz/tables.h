@@ -23,10 +23,12 @@ static inline size_t take_itemsize(void)
 
 static inline const t5b_implementation *take_implementation(void)
 {
-    const t5b_implementation *implementation = t5b_get_implementation(take_below(2));
+    size_t index = take_below(3);
+    const t5b_implementation *found = t5b_get_implementation(index);
 
-    return implementation && implementation->is_supported() ? implementation
-                                                            : t5b_get_implementation(0);
+    while (!found || !found->is_supported())
+        found = t5b_get_implementation(index = found ? index + 1 : 0);
+    return found;
 }
 
 static inline int64_t clamp(wide value, wide lowest, wide highest)
