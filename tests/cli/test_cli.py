@@ -522,14 +522,12 @@ def test_info_has_what_a_bug_report_needs() -> None:
 
 
 def test_an_instruction_set_can_be_disabled_with_those_that_contain_it() -> None:
-    chosen = {
-        names: json.loads(run("info", "--json", env=os.environ | disabled).stdout)["instruction set"]
-        for names in ("", "avx512", "avx2, portable", "portable,avx2 avx512")
-        for disabled in ({"T5BUCKET_DISABLE_CPU": names},)
-    }
-    assert chosen["avx2, portable"].startswith("portable on ")
-    assert chosen["portable,avx2 avx512"].startswith("portable on ")
-    assert chosen["avx512"] == chosen[""].replace("avx512", "avx2")
+    def choose(disabled: str) -> str:
+        result = run("info", "--json", env=os.environ | {"T5BUCKET_DISABLE_CPU": disabled})
+        return str(json.loads(result.stdout)["instruction set"]).partition(" on ")[0]
+
+    assert choose("avx2, portable") == choose("portable,avx2 avx512") == "portable"
+    assert choose("avx512") == choose("").replace("avx512", "avx2")
 
 
 def test_the_installed_command_is_the_module() -> None:
