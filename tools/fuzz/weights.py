@@ -46,7 +46,7 @@ except ImportError:
 with target.instrumented():
     import t5bucket as tb
     import t5bucket._weights
-    from t5bucket._weights.names import NoTableError
+    from t5bucket._weights.names import AmbiguousTableError, NoTableError
 
 MAX_SECONDS = 2
 MAX_NBYTES = 64 << 20
@@ -304,7 +304,8 @@ def check_contents(weight: NDArray[Any], path: Path) -> None:
 
 def check_refusal(error: Exception) -> None:
     """Check that an error has a documented type and says what is required."""
-    documented = (ValueError, NoTableError, TypeError, FileNotFoundError, ImportError)
+    of_tables = (NoTableError, AmbiguousTableError)  # ValueErrors with details
+    documented = (ValueError, *of_tables, TypeError, FileNotFoundError, ImportError)
     assert type(error) in documented, type(error)
     assert " must " in str(error) or "pip install 't5bucket[gguf]'" in str(error), str(error)
 
