@@ -40,7 +40,9 @@ MAX_LENGTHS = {"api": 1024, "weights": 4096}  # bytes of an input; 256 for C tar
 TARGETS = [*C_TARGETS, *PYTHON_TARGETS]
 MAX_RECORDED = 40_000  # bytes of the recorded inputs of a target
 
-PUBLIC = "_bias,_buckets,_attention,_writing,_table,_masks,_gradient,_checks,_arrays,_positions,_rule"
+PUBLIC = (
+    "_bias,_buckets,_attention,_writing,_table,_masks,_gradient,_checks,_arrays,_positions,_rule"
+)
 
 
 class Result(NamedTuple):
