@@ -364,8 +364,10 @@ def leaks(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def paths(session: nox.Session) -> None:
-    """The suite without AVX2, and with each call divided among several threads."""
+    """Each instruction set, and each call divided among several threads."""
     install(session)
+    found = run_tests(session, BRIEFLY, "tests/buckets", T5BUCKET_DISABLE_CPU="avx512")
+    record(session, "Tests of buckets without AVX-512", found)
     found = run_tests(session, "--all", BRIEFLY, *NOT_OF_THE_BUILD, T5BUCKET_DISABLE_CPU="avx2")
     record(session, "The suite with portable loops alone", found)
     kernels = [BRIEFLY, *KERNELS, "-k=not without_a_temporary"]  # 64 threads need memory, too
