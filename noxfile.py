@@ -284,6 +284,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("cython-lint", "t5bucket")
+    session.run("codespell")
     session.run("clang-format", "--dry-run", "--Werror", *sources)
     typed = session.run("mypy", silent=True)
     record(session, "`mypy --strict`", last_line(typed))

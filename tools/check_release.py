@@ -23,6 +23,7 @@ LABELS = ["Changelog", "Documentation", "Issues", "Repository"]  # of [project.u
 HAVE_ADDRESS = [
     "CITATION.cff", "README.md", "RELEASING.md", "docs/conf.py", "packaging/conda/recipe.yaml",
 ]  # fmt: skip
+FROM_CHECKOUT = "pip install '.["
 RELATIVE_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 
 
@@ -39,8 +40,14 @@ def find_missing_addresses(root: Path, project: dict[str, Any], repository: str)
         text = (root / name).read_text(encoding="utf-8")
         if not address or address not in text or PLACEHOLDER in text:
             yield f"{name} must have the repository's address, and no {PLACEHOLDER}"
-    if links := RELATIVE_LINK.findall((root / "README.md").read_text(encoding="utf-8")):
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    if links := RELATIVE_LINK.findall(readme):
         yield f"README.md must have no relative links, for PyPI, got {len(links)}: {links[0]} ..."
+    if "pip install t5bucket" not in readme:
+        yield "README.md must say: pip install t5bucket"
+    for path in sorted(root.glob("docs/**/*.md")):
+        if FROM_CHECKOUT in path.read_text(encoding="utf-8"):
+            yield f"{path.relative_to(root).as_posix()} must install from PyPI, not {FROM_CHECKOUT}"
 
 
 def find_wrong_versions(root: Path, version: str, tag: str) -> Iterator[str]:

@@ -20,8 +20,9 @@ Repository = "{ADDRESS}"
 """,
     "CHANGELOG.md": "# Changelog\n\n## [1.2.3] - 2026-01-02\n",
     "CITATION.cff": f"repository-code: {ADDRESS}\n",
-    "README.md": f"[Trust]({ADDRESS}/blob/main/docs/trust.md), [above](#top)\n",
+    "README.md": f"pip install t5bucket\n[Trust]({ADDRESS}/docs/trust.md), [above](#top)\n",
     "RELEASING.md": f"pypi-attestations verify pypi --repository {ADDRESS}\n",
+    "docs/how_to/jax.md": "pip install 't5bucket[jax]'\n",
     "docs/conf.py": f'html_theme_options = {{"github_url": "{ADDRESS}"}}\n',
     "packaging/conda/recipe.yaml": f'version: "1.2.3"\nrepository: {ADDRESS}\n',
 }
@@ -55,8 +56,10 @@ def test_a_release_may_go_when_everything_is_filled_in(filled_in: Path) -> None:
         ("pyproject.toml", "[project.urls]", "[project.other]"),
         ("CHANGELOG.md", "2026-01-02", "unreleased"),
         ("CITATION.cff", ADDRESS, ""),
-        ("README.md", f"{ADDRESS}/blob/main/", f"{ADDRESS}) and [more]("),
+        ("README.md", f"{ADDRESS}/docs/", f"{ADDRESS}) and [more]("),
+        ("README.md", "pip install t5bucket", ""),
         ("RELEASING.md", "someone", "OWNER"),
+        ("docs/how_to/jax.md", "t5bucket[", ".["),
         ("docs/conf.py", ADDRESS, ""),
         ("packaging/conda/recipe.yaml", "someone", "OWNER"),
         ("packaging/conda/recipe.yaml", "1.2.3", "1.2.2"),
@@ -86,4 +89,5 @@ def test_every_place_exists_and_has_one_version() -> None:
     assert not [line for line in lines if "recipe.yaml must have version" in line]
     releasing = (ROOT / "RELEASING.md").read_text(encoding="utf-8")
     for name in FILLED_IN:
-        assert f"`{name}`" in releasing, f"RELEASING.md does not name {name}"
+        place = "docs" if name.startswith("docs/how_to/") else name
+        assert f"`{place}`" in releasing, f"RELEASING.md does not name {place}"
