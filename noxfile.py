@@ -84,8 +84,8 @@ GATE = [
 ]  # fmt: skip
 NIGHTLY = [
     "wheels", "versions", "emulation", "optional", "users", "paths", "leaks", "free_threading",
-    "fuzz", "parallel", "windows", "sanitizers", "benchmarks", "oldest", "docs", "wasm", "lint",
-    "audit", "core", "corpora",
+    "fuzz", "parallel", "windows", "newest", "sanitizers", "benchmarks", "oldest", "docs", "wasm",
+    "lint", "audit", "core", "corpora",
 ]  # fmt: skip
 
 OPTIONAL_PACKAGES = [
@@ -364,6 +364,16 @@ def leaks(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def newest(session: nox.Session) -> None:
+    """The wheel's module, of the oldest Python's ABI, with the newest Python of Debian."""
+    output = str(session.run("python", "tools/emulate.py", "python", "x86_64", silent=True))
+    (info,) = re.findall(r"^\w+: info: (.*)$", output, re.MULTILINE)
+    (found,) = re.findall(r"^\d+ passed.*$", output, re.MULTILINE)
+    record(session, f"The suite with Python {json.loads(info)['Python']}", found)
+    record_platform(session, json.loads(info), "native", suite=count_outcomes(found))
+
+
+@nox.session(default=False)
 def paths(session: nox.Session) -> None:
     """Each instruction set, and each call divided among several threads."""
     install(session)
@@ -380,7 +390,7 @@ def paths(session: nox.Session) -> None:
 @nox.session(default=False)
 def emulation(session: nox.Session) -> None:
     """Other processors by qemu: the C core, and Python, with and without more instructions."""
-    for name in PROCESSORS:
+    for name in [name for name, processor in PROCESSORS.items() if processor.builds]:
         output = session.run("python", "tools/emulate.py", "c", name, silent=True)
         ran = re.findall(r"^\w+: (\S+), (.*?): (.*)$", str(output), re.MULTILINE)
         for program, option, found in ran:

@@ -6,6 +6,8 @@ c PROCESSOR ...        the C core, static: vectors_test.c and every fifth case o
                        built for a plain processor, and for one with more instructions
 python PROCESSOR ...   the package: pytest, with Python and NumPy of Debian, or NumPy of PyPI
 
+`python x86_64` runs on x86-64 alone, without qemu: it tests the newest Python of Debian.
+
 Missing Debian packages are installed if this runs as root, and named otherwise. Python for
 another processor is unpacked into the cache folder; the system's architectures are not changed.
 Arguments after `--` are pytest's, as in `emulate.py python aarch64 -- tests/masks -x`.
@@ -59,11 +61,13 @@ APT_SOURCES = (
     "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
     f"http://deb.debian.org/debian {SUITE} main\n"
 )
-# This script's name becomes sys.executable, so that child processes of tests are emulated, too.
+# This script's name becomes sys.executable, so that child processes of tests run alike.
 PYTHON = """#!/bin/sh
 root=${{0%/usr/bin/python}}
-exec qemu-{name} -L "$root" -0 "$0" "$root/usr/bin/python{version}" "$@"
+exec {start} "$root/usr/bin/python{version}" "$@"
 """
+BY_QEMU = 'qemu-{name} -L "$root" -0 "$0"'
+BY_LOADER = '"$root"/lib64/ld-linux-*.so.* --library-path "$root/usr/lib/{triple}" --argv0 "$0"'
 
 KERNELS = ["tests/bias", "tests/buckets", "tests/gradients", "tests/masks"]
 
@@ -97,6 +101,8 @@ def run(command: Sequence[object], **environment: str) -> str:
 def require_tools(name: str) -> None:
     """Install missing packages, or name them."""
     processor = PROCESSORS[name]
+    if not processor.builds:
+        return  # as for any build of the package
     headers = Path(f"/usr/{processor.triple}/include/stdio.h")
     has_compiler = shutil.which(processor.compiler) and headers.exists()
     missing = [] if has_compiler else processor.packages
@@ -190,7 +196,9 @@ def unpack_python(name: str, target: Path) -> None:
     for library in target.glob("usr/lib/*/*/lib*.so.3"):  # BLAS and LAPACK, as their scripts do
         (library.parents[1] / library.name).symlink_to(f"{library.parent.name}/{library.name}")
     python = target / "usr/bin/python"
-    python.write_text(PYTHON.format(name=name, version=PYTHON_VERSION), encoding="utf-8")
+    processor = PROCESSORS[name]
+    start = (BY_QEMU if processor.builds else BY_LOADER).format(name=name, triple=processor.triple)
+    python.write_text(PYTHON.format(start=start, version=PYTHON_VERSION), encoding="utf-8")
     python.chmod(0o755)
 
 
@@ -241,14 +249,16 @@ def emulate_python(name: str, pytest_arguments: Sequence[str]) -> None:
     require_tools(name)
     python, variables = make_python(name)
     print(f"{name}: info: {run([python, '-P', '-m', 't5bucket', 'info', '--json'], **variables)}")
-    plain, capable = PROCESSORS[name].builds
-    deselected = [f"--deselect=tests/{test}" for test in NOT_EMULATED]
-    kernels = [*KERNELS, *deselected]
-    suites: dict[str, tuple[str, Sequence[str]]] = {f"kernels on {plain}": (plain, kernels)}
+    plain, capable = PROCESSORS[name].builds or ("", "")
+    deselected = [f"--deselect=tests/{test}" for test in NOT_EMULATED if PROCESSORS[name].builds]
+    suites: dict[str, tuple[str, Sequence[str]]] = {}
     if pytest_arguments:
-        suites = {"chosen tests": (capable, pytest_arguments)}
-    elif PROCESSORS[name].has_wheels:
-        suites["the suite"] = (capable, ["--all", *deselected])
+        suites["chosen tests"] = (capable, pytest_arguments)
+    else:
+        if plain:
+            suites[f"kernels on {plain}"] = (plain, [*KERNELS, *deselected])
+        if PROCESSORS[name].has_wheels:
+            suites["the suite"] = (capable, ["--all", *deselected])
     options = ["--hypothesis-profile=brief", "-q", "--color=no", "-p", "no:cacheprovider"]
     for suite, (cpu, arguments) in suites.items():
         print(f"{name}: running {suite}", flush=True)
@@ -277,6 +287,8 @@ def main() -> None:
         parser.error("only python takes pytest's arguments")
     for name in arguments.processors:
         if arguments.what == "c":
+            if not PROCESSORS[name].builds:
+                parser.error(f"c emulates; `nox -s core` tests {name}")
             emulate_c(name)
         else:
             emulate_python(name, pytest_arguments)

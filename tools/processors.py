@@ -1,4 +1,4 @@
-# processors.py - the processors that tools/emulate.py builds for.
+# processors.py - the processors that tools/emulate.py builds and tests for.
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import NamedTuple
 
@@ -8,7 +8,8 @@ class Processor(NamedTuple):
 
     debian: str  # Debian's name
     triple: str  # of Debian's compiler
-    builds: dict[str, str]  # qemu's CPU and the compiler's options: a plain one, and one with more
+    builds: dict[str, str]  # qemu's CPU and the compiler's options: a plain one, and one with more;
+    # none for this machine's
     byte_order: str = "little"
     has_vectors: bool = True  # whether compilers use vectors
     has_wheels: bool = False  # whether PyPI has wheels of NumPy
@@ -48,4 +49,5 @@ PROCESSORS = {
         {"qemu": "-march=z13", "max": "-march=z14"},
         byte_order="big",
     ),
+    "x86_64": Processor("amd64", "x86_64-linux-gnu", {}, has_wheels=True),
 }

@@ -19,7 +19,7 @@ PACKAGES = {  # by a program in them
     "valgrind": "valgrind",
     "wine": "wine wine64",
     "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
-} | {processor.compiler: " ".join(processor.packages) for processor in PROCESSORS.values()}
+} | {each.compiler: " ".join(each.packages) for each in PROCESSORS.values() if each.builds}
 
 
 def require(session: nox.Session, *programs: str) -> None:
