@@ -34,28 +34,44 @@ AVX2 static inline __m256i join_halves(__m128i low, __m128i high)
     return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
 }
 
+/* Eight int64 -> int32, saturated as by narrow_four_int64, in the order 0 1 4 5 2 3 6 7. */
+AVX2 static inline __m256i narrow_eight_apart(const __m256i *from)
+{
+    const __m256 first = _mm256_castsi256_ps(_mm256_loadu_si256(from));
+    const __m256 second = _mm256_castsi256_ps(_mm256_loadu_si256(from + 1));
+    const __m256 lower = _mm256_shuffle_ps(first, second, _MM_SHUFFLE(2, 0, 2, 0));
+    const __m256 upper = _mm256_shuffle_ps(first, second, _MM_SHUFFLE(3, 1, 3, 1));
+    const __m256i low = _mm256_castps_si256(lower), high = _mm256_castps_si256(upper);
+    const __m256i fits = _mm256_cmpeq_epi32(high, _mm256_srai_epi32(low, 31));
+    const __m256i end =
+        _mm256_xor_si256(_mm256_srai_epi32(high, 31), _mm256_set1_epi32(INT32_MAX));
+
+    return _mm256_blendv_epi8(end, low, fits);
+}
+
 /* Relative positions, saturated to [-INT8_MAX, INT8_MAX]. */
 AVX2 static inline __m256i narrow_vector(const void *source, t5b_integer type)
 {
-    const __m256i low = _mm256_set1_epi16(-INT8_MAX);
+    const __m256i *from = (const __m256i *)source, low = _mm256_set1_epi16(-INT8_MAX);
     __m256i first, second;
 
     if (type == T5B_INT32) {
-        const __m256i *from = (const __m256i *)source;
         first = _mm256_packs_epi32(_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1));
         second = _mm256_packs_epi32(_mm256_loadu_si256(from + 2), _mm256_loadu_si256(from + 3));
     } else {
-        const int64_t *from = (const int64_t *)source;
-        first = join_halves(narrow_eight_int64(from), narrow_eight_int64(from + 16));
-        second = join_halves(narrow_eight_int64(from + 8), narrow_eight_int64(from + 24));
+        first = _mm256_packs_epi32(narrow_eight_apart(from), narrow_eight_apart(from + 2));
+        second = _mm256_packs_epi32(narrow_eight_apart(from + 4), narrow_eight_apart(from + 6));
     }
     first = _mm256_max_epi16(first, low);
     second = _mm256_max_epi16(second, low);
     const __m256i packed = _mm256_packs_epi16(first, second);
-    /* Packing works within halves of 128 bits: put the groups of four int32 back in order. */
-    return type == T5B_INT32
-               ? _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
-               : packed;
+    /* Packing works within halves of 128 bits: put the groups of four int32 back in order, or the
+     * pairs of int64, which alternate between the halves. */
+    if (type == T5B_INT32)
+        return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m128i even = _mm256_castsi256_si128(packed),
+                  odd = _mm256_extracti128_si256(packed, 1);
+    return join_halves(_mm_unpacklo_epi16(even, odd), _mm_unpackhi_epi16(even, odd));
 }
 
 AVX2 static inline __m256i count_vector(const lane_scheme *lanes, __m256i position)
