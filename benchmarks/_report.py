@@ -86,7 +86,7 @@ def measure_import() -> Result:
 MATRIX, STEP = bench.MATRIX, "decoding step, 12 x 1 x 128"
 AT, GRADIENT = "matrix_at float32 12 x 709 x 709", "weight_gradient 12 x 2048 x 2048"
 PADDING = "padding mask 4 x 12 x 512 x 512"
-INT32 = ("int32", "int32")
+INT32, INT64 = ("int32", "int32"), ("int64", "int64")
 ROWS = (
     *bench.ROWS,
     row(MATRIX, "transformers", 0.025, _tasks.matrix),
@@ -95,6 +95,7 @@ ROWS = (
     row(f"{MATRIX}, two threads", "memset", 1.4, _tasks.matrix, "float32", 2048, 0, 2),
     # With two free processors this takes two thirds of the time.
     row(f"{MATRIX}, fresh", "numpy full", 1.3, _tasks.fresh_matrix),
+    row("256 K buckets, int64", "numpy copyto", 1.6, _tasks.elementwise, *INT64, 1 << 18),
     row("4 M buckets, int32", "jax", 0.85, _tasks.elementwise, *INT32, 1 << 22),
     row("16 M buckets, int32", "numpy copyto", 1.1, _tasks.elementwise, *INT32, 1 << 24),
     row(STEP, "transformers", 0.03, _tasks.decode_step),
