@@ -20,8 +20,8 @@ AVX512 static wide_table make_wide_table(const t5b_scheme *scheme)
     wide_table table;
 
     for (int first = INT8_MIN; first <= INT8_MAX; first += NUM_LANES) {
-        for (int i = 0; i < NUM_LANES;
-             i++) /* -128 has no distance in int8; its bucket is -127's */
+        /* -128 has no distance in int8; its bucket is -127's. */
+        for (int i = 0; i < NUM_LANES; i++)
             position[i] = (int8_t)(first + i < -INT8_MAX ? -INT8_MAX : first + i);
         const __m256i counted = count_vector(&lanes, _mm256_loadu_si256((__m256i *)position));
         _mm256_storeu_si256((__m256i *)(bucket + (first - INT8_MIN)), counted);
