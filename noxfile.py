@@ -29,6 +29,7 @@ import nox
 ROOT = Path(__file__).parent
 sys.path.append(str(ROOT / "tools"))
 
+from cache import CACHE  # noqa: E402
 from platforms import (  # noqa: E402
     count_outcomes,
     read_info,
@@ -481,7 +482,7 @@ def parallel(session: nox.Session) -> None:
 @nox.session(python=False, default=False)
 def free_threading(session: nox.Session) -> None:
     """The suite without the GIL."""
-    prefix = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "free"
+    prefix = CACHE / "free"
     session.run("tools/build_free_threaded_python.sh", str(prefix), external=True)
     python = make_environment(session, str(prefix / "bin/python3"), "venv")
     packages = ["--only-binary=:all:", f"{copy_source(session)}[test]", "pytest-run-parallel"]

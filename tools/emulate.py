@@ -26,12 +26,13 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from cache import CACHE, make_once
 from processors import PROCESSORS, Processor
 
 ROOT = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "emulate"
 C_PROGRAMS = {"epilogues_test": ["5"], "vectors_test": []}  # every fifth case
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Werror"]
 # Options for disassembly: as in setup.py, where the compiler may fuse; tables look like code
@@ -232,14 +233,11 @@ def install_t5bucket(name: str, target: Path) -> None:
 
 def make_python(name: str) -> tuple[Path, dict[str, str]]:
     """Install Python the first time, and t5bucket; return the program, and variables for it."""
-    python_root, site, own = (CACHE / name / part for part in ("python", "site", "t5bucket"))
+    python_root, site, own = (
+        CACHE / "emulate" / name / part for part in ("python", "site", "t5bucket")
+    )
     for folder, make in [(python_root, unpack_python), (site, install_packages)]:
-        if not folder.exists():
-            unfinished = folder.with_name("unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-            make(name, unfinished)
-            unfinished.rename(folder)
+        make_once(folder, partial(make, name))
     install_t5bucket(name, own)
     variables = {"PYTHONPATH": f"{own}:{site}", "PYTHONDONTWRITEBYTECODE": "1"}
     return python_root / "usr/bin/python", variables

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 
 import nox
@@ -12,19 +11,6 @@ import nox
 from .figures import last_line
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def make_once(
-    folder: Path, session: nox.Session, make: Callable[[nox.Session, Path], None]
-) -> Path:
-    """Make a folder the first time; one that is not complete never has its name."""
-    if not folder.exists():
-        unfinished = folder.with_name("unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        make(session, unfinished)
-        unfinished.rename(folder)
-    return folder
 
 
 def translate_extension(session: nox.Session, folder: Path, pyconfig: str) -> list[str]:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import nox
+from cache import CACHE, make_once
 
-from .cross import ROOT, copy_package, make_once, translate_extension
+from .cross import ROOT, copy_package, translate_extension
 from .figures import last_line
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "wasm"
+FOLDER = CACHE / "wasm"
 PROGRAMS = ["vectors_test", "epilogues_test"]  # guard_test protects pages, which do not exist
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wno-sign-conversion", "-Werror"]
 # Debian's packages of Node are where another Node does not look.
@@ -98,7 +99,7 @@ def unpack_numpy(session: nox.Session, target: Path) -> Path:
 
 def find_pyodide(session: nox.Session) -> Path:
     """Find Pyodide and packages for it; unpack them the first time."""
-    return make_once(CACHE / PYODIDE, session, unpack_pyodide)
+    return make_once(FOLDER / PYODIDE, partial(unpack_pyodide, session))
 
 
 def install_in_pyodide(session: nox.Session, site: Path, folder: Path) -> None:

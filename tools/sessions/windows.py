@@ -15,15 +15,17 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nox
+from cache import CACHE, make_once
 
-from .cross import ROOT, copy_package, make_once, translate_extension
+from .cross import ROOT, copy_package, translate_extension
 from .figures import last_line
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "t5bucket" / "windows"
+FOLDER = CACHE / "windows"
 PROGRAMS = {"vectors_test": [], "epilogues_test": ["7"], "guard_test": []}  # every seventh case
 MINGW = ["x86_64-w64-mingw32-gcc", "-Isrc_c"]
 
@@ -83,7 +85,7 @@ def run_by_wine(*command: object, **environment: str) -> tuple[int, str]:
 
     Its input is a pipe: Wine does not pass files on.
     """
-    CACHE.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     result = subprocess.run(
         ["prlimit", f"--as={ADDRESS_SPACE}", "wine", *map(str, command)],
         input="",
@@ -95,7 +97,7 @@ def run_by_wine(*command: object, **environment: str) -> tuple[int, str]:
         check=False,
         env={
             **os.environ,
-            "WINEPREFIX": str(CACHE / "wine"),
+            "WINEPREFIX": str(FOLDER / "wine"),
             "WINEDEBUG": "-all",
             **environment,
         },
@@ -177,7 +179,7 @@ def unpack_python(session: nox.Session, target: Path) -> None:
 
 def find_python(session: nox.Session) -> Path:
     """Find the Python for Windows; unpack it the first time."""
-    return make_once(CACHE / "python", session, unpack_python)
+    return make_once(FOLDER / "python", partial(unpack_python, session))
 
 
 def install_package(session: nox.Session, python: Path, folder: Path) -> None:
