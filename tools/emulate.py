@@ -248,8 +248,9 @@ def emulate_python(name: str, pytest_arguments: Sequence[str]) -> None:
     require_tools(name)
     python, variables = make_python(name)
     print(f"{name}: info: {run([python, '-P', '-m', 't5bucket', 'info', '--json'], **variables)}")
-    plain, capable = PROCESSORS[name].builds or ("", "")
-    chosen = NOT_EMULATED if PROCESSORS[name].builds else NOT_UNPACKED
+    processor = PROCESSORS[name]
+    plain, capable = processor.builds or ("", "")
+    chosen = NOT_EMULATED if processor.builds else NOT_UNPACKED
     deselected = [f"--deselect=tests/{test}" for test in chosen]
     suites: dict[str, tuple[str, Sequence[str]]] = {}
     if pytest_arguments:
@@ -257,7 +258,7 @@ def emulate_python(name: str, pytest_arguments: Sequence[str]) -> None:
     else:
         if plain:
             suites[f"kernels on {plain}"] = (plain, [*KERNELS, *deselected])
-        if PROCESSORS[name].has_wheels:
+        if processor.has_wheels:
             suites["the suite"] = (capable, ["--all", *deselected])
     options = ["--hypothesis-profile=brief", "-q", "--color=no", "-p", "no:cacheprovider"]
     for suite, (cpu, arguments) in suites.items():
